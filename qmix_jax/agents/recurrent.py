@@ -1,0 +1,126 @@
+"""The recurrent Q-network of every agent: a linear layer, a GRU, a linear layer (DRQN, as in PyMARL)."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+from jaxtyping import Array, Bool, Float, Int
+
+from qmix_jax.agents.gru import GateInputs, gru_step, gru_unroll
+from qmix_jax.config import AgentConfig
+from qmix_jax.types import Params, TeamSpec
+
+
+class AgentInput(NamedTuple):
+    """What the agents know at one time, or at T times (a leading axis)."""
+
+    obs: Float[Array, "*T B N O"]
+    last_action: Int[Array, "*T B N"]
+    """Ignored where `first` is true; num_actions stands for none."""
+    first: Bool[Array, "*T B"]
+    """The episode begins here: forget what came before."""
+
+
+class RecurrentAgents(NamedTuple):
+    """The team's networks as pure functions over `Params`.
+
+    Per agent: ReLU(W obs + row of its id + row of its last action) -> GRU -> Q of every action. The two rows are
+    what one-hot inputs would add to the first layer. With `share_parameters` all agents use the same weights;
+    without, every parameter has a leading axis N.
+    """
+
+    config: AgentConfig
+    spec: TeamSpec
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters."""
+        if self.config.share_parameters:
+            return self._init_one(key)
+        return jax.vmap(self._init_one)(jax.random.split(key, self.spec.num_agents))
+
+    def _init_one(self, key: jax.Array) -> Params:
+        size, spec, config = self.config.hidden_size, self.spec, self.config
+        keys = iter(jax.random.split(key, 6))
+        dense, rows = initializers.lecun_normal(), initializers.normal(0.05)
+        params = {
+            "obs": dense(next(keys), (spec.obs_size, size)),
+            "bias": jnp.zeros(size),
+            "gru_input": dense(next(keys), (size, 3 * size)),
+            "gru_bias": jnp.zeros(3 * size),
+            "gru_recurrent": initializers.orthogonal()(next(keys), (size, 3 * size)),
+            "gru_recurrent_bias": jnp.zeros(size),
+            "q": dense(next(keys), (size, spec.num_actions)),
+            "q_bias": jnp.zeros(spec.num_actions),
+        }
+        if config.use_agent_id and config.share_parameters:
+            params["agent_id"] = rows(next(keys), (spec.num_agents, size))
+        if config.use_last_action:
+            params["last_action"] = rows(next(keys), (spec.num_actions + 1, size))
+        if config.layer_norm:
+            params |= {"norm_scale": jnp.ones(size), "norm_bias": jnp.zeros(size)}
+        return params
+
+    def initial_hidden(self, num_envs: int) -> Float[Array, "B N H"]:
+        """The recurrent state before an episode: zeros."""
+        return jnp.zeros((num_envs, self.spec.num_agents, self.config.hidden_size))
+
+    def step(
+        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "B N H"], Float[Array, "B N A"]]:
+        """One time step: the next recurrent state, and Q of every action."""
+        x, first = self._gate_inputs(params, inputs), self._rows(inputs.first)
+        hidden = self._per_agent(_gru_step, params, hidden, x, first)
+        return hidden, self._per_agent(_head, params, hidden)
+
+    def unroll(
+        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "T B N H"], Float[Array, "T B N A"]]:
+        """T time steps from the recurrent state before the first: the state after every step, and Q."""
+        x, first = self._gate_inputs(params, inputs), self._rows(inputs.first)
+        hiddens = self._per_agent(_gru_unroll, params, hidden, x, first)
+        return hiddens, self._per_agent(_head, params, hiddens)
+
+    def _rows(self, first: Bool[Array, "*T B"]) -> Bool[Array, "*T B N 1"]:
+        return jnp.broadcast_to(first[..., None, None], (*first.shape, self.spec.num_agents, 1))
+
+    def _gate_inputs(self, params: Params, inputs: AgentInput) -> GateInputs:
+        """The GRU's input contributions of all times at once."""
+        last_action = jnp.where(inputs.first[..., None], self.spec.num_actions, inputs.last_action)
+        return self._per_agent(_embed, params, inputs.obs, last_action[..., None])
+
+    def _per_agent(self, function, params: Params, *trees: Any) -> Any:
+        """Call `function(params, *trees)` with the shared weights, or with each agent's own, along axis -2."""
+        if self.config.share_parameters:
+            return function(params, *trees)
+        move = functools.partial(jnp.moveaxis, source=-2, destination=0)
+        inputs = jax.tree.map(move, trees)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), jax.vmap(function)(params, *inputs))
+
+
+def _gru_step(params: Params, hidden: Array, x: GateInputs, first: Array) -> Array:
+    return gru_step((params["gru_recurrent"], params["gru_recurrent_bias"]), hidden, x, first[..., 0])
+
+
+def _gru_unroll(params: Params, hidden: Array, x: GateInputs, first: Array) -> Array:
+    return gru_unroll((params["gru_recurrent"], params["gru_recurrent_bias"]), hidden, x, first[..., 0])
+
+
+def _embed(params: Params, obs: Array, last_action: Array) -> GateInputs:
+    x = obs @ params["obs"] + params["bias"]
+    if "last_action" in params:
+        x = x + params["last_action"][last_action[..., 0]]
+    if "agent_id" in params:
+        x = x + params["agent_id"]
+    x, size = jax.nn.relu(x), params["bias"].shape[-1]
+    r, z, n = (x @ params["gru_input"][:, i * size : (i + 1) * size] for i in range(3))
+    b_r, b_z, b_n = jnp.split(params["gru_bias"], 3)
+    return r + b_r, z + b_z, n + b_n
+
+
+def _head(params: Params, hidden: Array) -> Array:
+    if "norm_scale" in params:
+        mean, variance = jnp.mean(hidden, -1, keepdims=True), jnp.var(hidden, -1, keepdims=True)
+        hidden = (hidden - mean) / jnp.sqrt(variance + 1e-6) * params["norm_scale"] + params["norm_bias"]
+    return hidden @ params["q"] + params["q_bias"]

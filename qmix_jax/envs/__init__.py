@@ -1,0 +1,29 @@
+"""Environments under one contract, made by name.
+
+A new environment is a class with `spec`, `reset`, `step` and `scene` (see `team.TeamEnv`), a settings class in
+`qmix_jax.config.ENVIRONMENTS`, one line in `make_env`, and a YAML in conf/env.
+"""
+
+from qmix_jax.config import EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
+from qmix_jax.envs.team import TeamEnv
+
+
+def make_env(config: EnvConfig) -> TeamEnv:
+    """The environment of a config; raises ConfigError where its settings name something unknown."""
+    from qmix_jax.envs import games
+
+    match config.settings:
+        case SmaxConfig() as settings:
+            from qmix_jax.envs.jaxmarl import Smax  # jaxmarl takes seconds to import
+
+            return Smax(settings)
+        case MpeConfig() as settings:
+            from qmix_jax.envs.jaxmarl import Mpe
+
+            return Mpe(settings)
+        case TwoStepConfig() as settings:
+            return games.TwoStep(settings)
+        case MatrixConfig() as settings:
+            return games.Matrix(settings)
+        case ProbeConfig() as settings:
+            return games.Probe(settings)

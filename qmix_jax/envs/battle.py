@@ -1,0 +1,356 @@
+"""JaxMARL's SMAX battle against the heuristic enemy, as array operations over all units at once.
+
+The rules, the constants and the order of events are those of `jaxmarl.environments.smax` (Rutherford et al. 2023);
+tests/test_battle.py holds both side by side. What differs is the cost: no unit is treated on its own, nothing is
+scattered or gathered, and one call draws all the random numbers of a step.
+
+Units number U: the N allies, then the E enemies. F features describe a unit to another one, G describe it to itself.
+Places are kept as one array a coordinate, because XLA's CPU loops do not vectorise over an axis of length two.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+NO_TARGET = -1
+STOP = 4
+"""The action that does nothing. Those before it move up, right, down and left; those after it shoot."""
+FIRST_SHOT = STOP + 1
+STRIDE = float(2 * np.float32(np.sqrt(0.5)) ** 2)
+"""The length of a movement: one, but for JaxMARL's rounding."""
+UNREACHABLE = 1e9
+
+
+class BattleState(NamedTuple):
+    """One battle between two steps."""
+
+    x: Float[Array, "U"]
+    y: Float[Array, "U"]
+    health: Float[Array, "U"]
+    unit_type: Int[Array, "U"]
+    cooldown: Float[Array, "U"]
+    """Seconds until the weapon is ready; negative where it has been."""
+    movement_x: Float[Array, "U"]
+    """The movement of the step before, as others see it."""
+    movement_y: Float[Array, "U"]
+    attack: Int[Array, "U"]
+    """The attacking action of the step before, 0 where there was none."""
+    default_x: Float[Array, "E"]
+    """Where an enemy goes that sees nobody; (0, 0) until its first decision."""
+    default_y: Float[Array, "E"]
+    last_attacked: Int[Array, "E"]
+    """Whom an enemy shot at last, counted as its actions count them, or -1."""
+    step: Int[Array, ""]
+
+    @property
+    def alive(self) -> Bool[Array, "U"]:
+        """Life is health."""
+        return self.health > 0
+
+
+class Chance(NamedTuple):
+    """All that is random in a step, as numbers in [0, 1) (the jitter: seconds)."""
+
+    jitter: Float[Array, "J U"]
+    """What a shot adds to the weapon's cooldown; a row a substep, or one row for all of them."""
+    follow: Float[Array, "E"]
+    """Picks the visible ally that an enemy follows."""
+    shoot: Float[Array, "E"]
+    """Picks the ally in range that an enemy shoots at, where `attack_mode` is "random"."""
+
+
+class Traits(NamedTuple):
+    """What a unit's type says of it, as an array over units each."""
+
+    speed: Any
+    damage: Any
+    attack_range: Any
+    sight_range: Any
+    radius: Any
+    health: Any
+    cooldown: Any
+
+
+class View(NamedTuple):
+    """What agents and mixer are given before a step."""
+
+    agents: Float[Array, "N O"]
+    available: Bool[Array, "N A"]
+    state: Float[Array, "Z"]
+
+
+class Step(NamedTuple):
+    """What a step leads to."""
+
+    state: BattleState
+    agents: Float[Array, "N O"]
+    available: Bool[Array, "N A"]
+    world: Float[Array, "Z"]
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]
+    truncated: Bool[Array, ""]
+    won: Bool[Array, ""]
+
+
+class Battle:
+    """The rules of one map.
+
+    Args:
+        env: a `jaxmarl` HeuristicEnemySMAX with discrete actions and unit-list observations. It gives the constants
+            and the starting positions.
+    """
+
+    def __init__(self, env: Any):
+        if env.action_type != "discrete" or env.observation_type != "unit_list" or env.use_self_play_reward:
+            raise ValueError("Battle knows only discrete actions, unit lists and the reward against a fixed enemy")
+        if env.attack_mode not in ("closest", "random"):
+            raise ValueError(f"attack_mode is closest or random, not {env.attack_mode!r}")
+        self._env = env
+        self.num_allies, self.num_enemies = int(env.num_allies), int(env.num_enemies)
+        self.num_units = self.num_allies + self.num_enemies
+        self.num_substeps, self.max_steps = int(env.world_steps_per_env_step), int(env.max_steps)
+        self.dt = float(env.time_per_step)
+        self.map_size = (float(env.map_width), float(env.map_height))
+        self.walls_kill, self.see_enemy_actions = bool(env.walls_cause_death), bool(env.see_enemy_actions)
+        self.enemy_shoots, self.shoots_closest = bool(env.enemy_shoots), env.attack_mode == "closest"
+        self.bonus, self.num_types = float(env.won_battle_bonus), int(env.unit_type_bits)
+        self._of_type = Traits(
+            speed=np.asarray(env.unit_type_velocities, np.float32) * self.dt,
+            damage=np.asarray(env.unit_type_attacks, np.float32),
+            attack_range=np.asarray(env.unit_type_attack_ranges, np.float32),
+            sight_range=np.asarray(env.unit_type_sight_ranges, np.float32),
+            radius=np.asarray(env.unit_type_radiuses, np.float32),
+            health=np.asarray(env.unit_type_health, np.float32),
+            cooldown=np.asarray(env.unit_type_weapon_cooldowns, np.float32),
+        )
+        self._types = None if env.smacv2_unit_type_generation else np.asarray(env.scenario, np.int32)
+        # The quickest weapon is ready again after so many substeps; if not within one step, one jitter a step will do.
+        reload = 1 + np.ceil((self._of_type.cooldown.min() - self.dt) / self.dt - 1e-3)
+        self.num_jitters = 1 if reload >= self.num_substeps else self.num_substeps
+
+    def reset(self, key: jax.Array) -> tuple[BattleState, Array, Array, Array]:
+        """A fresh battle: state, observations (N, O), legal actions (N, A), world state (Z,)."""
+        _, state = self._env.reset(key)
+        state = self.convert(state)
+        return state, *self.view(state)
+
+    def convert(self, state: Any) -> BattleState:
+        """JaxMARL's state of a battle as ours."""
+        units, memory = state.state, state.enemy_policy_state
+        return BattleState(
+            x=units.unit_positions[:, 0],
+            y=units.unit_positions[:, 1],
+            health=units.unit_health,
+            unit_type=units.unit_types.astype(jnp.int32),
+            cooldown=units.unit_weapon_cooldowns,
+            movement_x=units.prev_movement_actions[:, 0],
+            movement_y=units.prev_movement_actions[:, 1],
+            attack=units.prev_attack_actions.astype(jnp.int32),
+            default_x=memory.default_target[:, 0],
+            default_y=memory.default_target[:, 1],
+            last_attacked=memory.last_attacked_enemy.astype(jnp.int32),
+            step=units.step.astype(jnp.int32),
+        )
+
+    def step(self, key: jax.Array, state: BattleState, action: Int[Array, "N"]) -> Step:
+        """One step of eight substeps, with its chances drawn from `key`."""
+        return self.advance(state, action, self.draw(key))
+
+    def draw(self, key: jax.Array) -> Chance:
+        """The chances of one step, from one call of the generator."""
+        jitters, num_enemies = self.num_jitters * self.num_units, self.num_enemies
+        uniform = jax.random.uniform(key, (jitters + num_enemies * (1 if self.shoots_closest else 2),))
+        jitter = jnp.reshape(uniform[:jitters], (self.num_jitters, self.num_units)) * (3 * self.dt) - self.dt
+        return Chance(jitter, follow=uniform[jitters : jitters + num_enemies], shoot=uniform[-num_enemies:])
+
+    def advance(self, state: BattleState, action: Int[Array, "N"], chance: Chance) -> Step:
+        """One step with given chances."""
+        enemy_action, state = self.decide(state, chance)
+        action = jnp.concatenate([action.astype(jnp.int32), enemy_action])
+        health, over = state.health, state.step >= self.max_steps
+        state = self.simulate(state, action, chance.jitter)
+        state = state._replace(step=state.step + 1)
+        allies, enemies = jnp.any(state.alive[: self.num_allies]), jnp.any(state.alive[self.num_allies :])
+        terminated, won = ~allies | ~enemies, allies & ~enemies
+        lost = ((state.health - health) / self._traits(state).health)[self.num_allies :]
+        reward = jnp.abs(jnp.sum(lost)) / self.num_enemies + jnp.where(won, self.bonus, 0.0)
+        return Step(state, *self.view(state), reward, terminated, over & ~terminated, won)
+
+    def _traits(self, state: BattleState) -> Traits:
+        """Each unit's constants, as NumPy arrays where the map fixes the types."""
+        if self._types is not None:
+            return Traits(*(table[self._types] for table in self._of_type))
+        is_type = [state.unit_type == i for i in range(self.num_types)]
+        return Traits(*(jnp.select(is_type, list(table)) for table in self._of_type))
+
+    # The enemy
+
+    def decide(self, state: BattleState, chance: Chance) -> tuple[Int[Array, "E"], BattleState]:
+        """The enemies' actions, and the state with what they remember.
+
+        An enemy keeps shooting at one ally until that is dead or out of range, and then picks the closest (or any).
+        With nobody in range it follows a visible ally, each time any, or else goes to the point opposite its first.
+        """
+        near, traits = slice(self.num_allies, None), self._traits(state)
+        sight, attack_range = traits.sight_range[near, None], traits.attack_range[near, None]
+        x, y, alive = state.x[near], state.y[near], state.alive[near, None]
+        # Allies stand in the order of the actions, which is from the last to the first.
+        ally_x, ally_y, ally_alive = (a[: self.num_allies][::-1] for a in (state.x, state.y, state.alive))
+        dx, dy = ally_x - x[:, None], ally_y - y[:, None]
+        visible = (_length(dx, dy) < sight) & alive & ally_alive
+        dx, dy = dx / sight * sight, dy / sight * sight  # rounded as JaxMARL's enemies read it off their observation
+        distance = _length(dx, dy)
+        shootable = visible & (distance < attack_range)
+        target = self._choose_target(state.last_attacked, shootable, distance, chance.shoot)
+        fresh = (state.default_x == 0) & (state.default_y == 0) & (state.last_attacked == NO_TARGET)
+        place_x, place_y = jnp.where(alive[:, 0], x, 0.0), jnp.where(alive[:, 0], y, 0.0)
+        default_x = jnp.where(fresh, self.map_size[0] - place_x, state.default_x)
+        default_y = jnp.where(fresh, self.map_size[1] - place_y, state.default_y)
+        followed, sees = _pick(visible, chance.follow), jnp.any(visible, 1)
+        to_x = jnp.where(sees, jnp.sum(jnp.where(followed, dx, 0.0), 1), default_x - place_x)
+        to_y = jnp.where(sees, jnp.sum(jnp.where(followed, dy, 0.0), 1), default_y - place_y)
+        shoots = (target != NO_TARGET) & self.enemy_shoots
+        action = jnp.where(shoots, target + FIRST_SHOT, _direction(to_x, to_y))
+        return action, state._replace(default_x=default_x, default_y=default_y, last_attacked=target)
+
+    def _choose_target(self, last: Array, shootable: Array, distance: Array, uniform: Array) -> Int[Array, "E"]:
+        """The ally to shoot at, counted as the actions count them; -1 where none is in range."""
+        order = jnp.arange(self.num_allies, dtype=jnp.int32)
+        if self.shoots_closest:
+            closest = jnp.min(jnp.where(shootable, distance, UNREACHABLE), 1, keepdims=True)
+            candidate = shootable & (distance == closest)
+        else:
+            candidate = _pick(shootable, uniform)
+        new = jnp.min(jnp.where(candidate, order, self.num_allies), 1)
+        new = jnp.where(new == self.num_allies, NO_TARGET, new)
+        kept = jnp.any(shootable & (order == last[:, None]), 1)
+        return jnp.where(kept, last, new)
+
+    # The physics
+
+    def simulate(self, state: BattleState, action: Int[Array, "U"], jitter: Float[Array, "J U"]) -> BattleState:
+        """Eight substeps of one joint action, without chance; the clock and the enemies' memory stay."""
+        traits, ally = self._traits(state), np.arange(self.num_units) < self.num_allies
+        movement_x, movement_y = _stride(action == 1, action == 3), _stride(action == 0, action == 2)
+        shot = action - FIRST_SHOT
+        target = jnp.where(shot < 0, NO_TARGET, jnp.where(ally, self.num_allies + shot, self.num_allies - 1 - shot))
+        aims = target[:, None] == np.arange(self.num_units)
+        reach = jnp.where(aims, traits.attack_range[:, None], 0.0)
+        touch = traits.radius[:, None] + traits.radius
+        speed_x, speed_y = movement_x * traits.speed, movement_y * traits.speed
+
+        def substep(carry: tuple, noise: Array) -> tuple[tuple, None]:
+            x, y, health, cooldown = carry
+            alive = health > 0
+            hit = _length(x[:, None] - x, y[:, None] - y) < reach
+            hit = hit & ((cooldown <= 0) & alive)[:, None] & alive
+            harm = jnp.sum(jnp.where(hit, traits.damage[:, None], 0.0), 0)
+            reloaded = traits.cooldown + noise
+            cooldown = cooldown + jnp.where(jnp.any(hit, 1), reloaded - cooldown, -self.dt)
+            health = jnp.maximum(health - harm, 0.0)
+            x = jnp.where(alive, jnp.clip(x + speed_x, 0.0, self.map_size[0]), x)
+            y = jnp.where(alive, jnp.clip(y + speed_y, 0.0, self.map_size[1]), y)
+            if self.walls_kill:
+                inside = (x > 0) & (x < self.map_size[0]) & (y > 0) & (y < self.map_size[1])
+                health = jnp.where(inside, health, 0.0)
+            return (*_push_apart(x, y, health > 0, touch), health, cooldown), None
+
+        jitter = jnp.broadcast_to(jitter, (self.num_substeps, self.num_units))
+        carry = (state.x, state.y, state.health, state.cooldown)
+        (x, y, health, cooldown), _ = jax.lax.scan(substep, carry, jitter)
+        return state._replace(
+            x=x,
+            y=y,
+            health=health,
+            cooldown=cooldown,
+            movement_x=movement_x,
+            movement_y=movement_y,
+            attack=jnp.where(shot < 0, 0, action),
+        )
+
+    # What is seen
+
+    def view(self, state: BattleState) -> View:
+        """Observations, legal actions and the world state of a moment."""
+        traits, alive = self._traits(state), state.alive
+        watcher = slice(0, self.num_allies)
+        distance = _length(state.x[watcher, None] - state.x, state.y[watcher, None] - state.y)
+        both_alive = alive[watcher, None] & alive
+        visible = (distance < traits.sight_range[watcher, None]) & both_alive
+        shootable = (distance < traits.attack_range[watcher, None]) & both_alive
+        available = self._available(alive[watcher], shootable[:, self.num_allies :])
+        health, ready = state.health / traits.health, jnp.clip(state.cooldown / traits.cooldown, 0.0, 1.0)
+        types = state.unit_type if self._types is None else self._types
+        bits = jnp.asarray(types[:, None] == np.arange(self.num_types), jnp.float32)
+        others = self._observe_others(state, traits, visible, health, ready, bits)
+        own = [health, state.x / self.map_size[0], state.y / self.map_size[1], ready]
+        own = jnp.where(alive[watcher, None], _table(own, bits)[watcher], 0.0)
+        units = jnp.where(alive[:, None], _table([health, state.x, state.y, state.cooldown], bits), 0.0)
+        team = jnp.asarray(np.arange(self.num_units) >= self.num_allies, jnp.float32)
+        world = jnp.concatenate([jnp.ravel(units), team, jnp.asarray(types, jnp.float32)])
+        return View(jnp.concatenate([others, own], 1), available, world)
+
+    def _available(self, alive: Bool[Array, "N"], shootable: Bool[Array, "N E"]) -> Bool[Array, "N A"]:
+        move = jnp.broadcast_to(alive[:, None], (self.num_allies, STOP))
+        stop = jnp.ones((self.num_allies, 1), bool)
+        return jnp.concatenate([move, stop, shootable], 1)
+
+    def _observe_others(
+        self, state: BattleState, traits: Traits, visible: Array, health: Array, ready: Array, bits: Array
+    ) -> Float[Array, "N F*(U-1)"]:
+        """The other units as each ally sees them: places from its own, in units of its sight; zero where unseen."""
+        ally = np.arange(self.num_units) < self.num_allies
+        most = np.where(ally, self.num_enemies, self.num_allies) + STOP
+        seen = True if self.see_enemy_actions else ally
+        acts = [jnp.where(seen, a, 0.0) for a in (state.movement_x, state.movement_y, state.attack / most)]
+        subject = _table([health, state.x, state.y, *acts, ready], bits)
+        num_features = subject.shape[1]
+        place = np.arange(num_features)
+        x, y = state.x[: self.num_allies, None], state.y[: self.num_allies, None]
+        origin = jnp.where(place == 1, x, jnp.where(place == 2, y, 0.0))[:, None]
+        is_place = (place == 1) | (place == 2)
+        scale = jnp.where(is_place, traits.sight_range[: self.num_allies, None], 1.0)[:, None]
+        # Everybody but oneself, in order: the unit of the same number before one's own, the next one after.
+        before = np.arange(self.num_units - 1) < np.arange(self.num_allies)[:, None]
+        visible = jnp.where(before, visible[:, :-1], visible[:, 1:])[:, :, None]
+        subject = jnp.where(before[:, :, None], subject[:-1], subject[1:])
+        features = jnp.where(visible, (subject - origin) / scale, 0.0)
+        return jnp.reshape(features, (self.num_allies, (self.num_units - 1) * num_features))
+
+
+def _length(x: Array, y: Array) -> Array:
+    return jnp.sqrt(x * x + y * y)
+
+
+def _table(columns: list[Array], bits: Float[Array, "U C"]) -> Float[Array, "U K"]:
+    return jnp.concatenate([jnp.stack(columns, 1), bits], 1)
+
+
+def _stride(forth: Array, back: Array) -> Array:
+    return jnp.where(forth, STRIDE, jnp.where(back, -STRIDE, 0.0))
+
+
+def _direction(x: Array, y: Array) -> Int[Array, "E"]:
+    """The movement that leads most towards (x, y); of equals the first."""
+    up, right, down = y >= jnp.maximum(jnp.abs(x), -y), x >= jnp.maximum(-x, -y), -y >= -x
+    return jnp.where(up, 0, jnp.where(right, 1, jnp.where(down, 2, 3)))
+
+
+def _pick(candidate: Bool[Array, "E N"], uniform: Float[Array, "E"]) -> Bool[Array, "E N"]:
+    """One candidate a row at most, all equally likely: the number in [0, 1) says which, from the last to the first."""
+    size = candidate.shape[1]
+    count = candidate.astype(jnp.float32) @ np.triu(np.ones((size, size), np.float32))
+    total = count[:, -1:]
+    rank = jnp.clip(jnp.ceil(total * (1 - uniform[:, None])), 1, jnp.maximum(total, 1))
+    return candidate & (count == rank)
+
+
+def _push_apart(x: Array, y: Array, alive: Array, touch: Float[Array, "U U"]) -> tuple[Array, Array]:
+    """Living units that overlap move half of the overlap away from each other."""
+    dx, dy = x[:, None] - x, y[:, None] - y
+    overlap = jax.nn.relu(touch / (_length(dx, dy) + 1e-6) - 1.0)
+    overlap = jnp.where(alive[:, None] & alive, overlap, 0.0)
+    return x + jnp.sum(dx * overlap, 1) / 2, y + jnp.sum(dy * overlap, 1) / 2

@@ -1,0 +1,159 @@
+"""Games with a known answer, and the probe world: small enough to check by hand."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from qmix_jax.config import ConfigError, MatrixConfig, ProbeConfig, TwoStepConfig
+from qmix_jax.types import Observation, Outcome, TeamSpec
+
+
+class MatrixState(NamedTuple):
+    """The joint action just taken (-1 before it)."""
+
+    action: Int[Array, "N"]
+
+
+class Matrix:
+    """A one-step game: every agent picks an action and the team gets payoff[action_0, action_1, ...].
+
+    Observations and the state are the constant 1: all there is to learn is the table.
+    """
+
+    def __init__(self, config: MatrixConfig):
+        try:
+            self.payoff = jnp.asarray(config.payoff, float)
+        except (TypeError, ValueError) as error:
+            raise ConfigError("env.payoff must be a table of numbers with rows of one length") from error
+        num_agents, num_actions = self.payoff.ndim, max(self.payoff.shape, default=0)
+        if num_agents < 2:
+            raise ConfigError("env.payoff needs one axis an agent and two agents or more, such as [[1,0],[0,2]]")
+        self._available = jnp.arange(num_actions) < jnp.array(self.payoff.shape)[:, None]
+        names = tuple(f"agent_{i}" for i in range(num_agents))
+        self.spec = TeamSpec("matrix game", names, 1, num_actions, 1, episode_limit=1, has_wins=False)
+
+    def _observation(self) -> Observation:
+        return Observation(jnp.ones((self.spec.num_agents, 1)), self._available, jnp.ones(1))
+
+    def reset(self, key: jax.Array) -> tuple[MatrixState, Observation]:
+        """Before the choice."""
+        del key
+        return MatrixState(jnp.full(self.spec.num_agents, -1)), self._observation()
+
+    def step(self, key: jax.Array, state: MatrixState, action: Int[Array, "N"]) -> tuple[Any, Observation, Outcome]:
+        """The payoff of the joint action; the episode ends."""
+        del key, state
+        reward = self.payoff[tuple(action)]
+        outcome = Outcome(reward, jnp.array(True), jnp.array(False), jnp.array(False))
+        return MatrixState(action.astype(int)), self._observation(), outcome
+
+    def scene(self, state: MatrixState) -> dict[str, Any]:
+        """The table and the choice."""
+        return {"payoff": self.payoff, "action": state.action}
+
+
+class TwoStepState(NamedTuple):
+    """Where the game stands."""
+
+    stage: Int[Array, ""]
+    """0: the first choice, 1: state 2A, 2: state 2B, 3: over."""
+    action: Int[Array, "N"]
+    """The joint action just taken (-1 before it)."""
+
+
+class TwoStep:
+    """The two-step game of the QMIX paper (Rashid et al. 2018, section 6.1).
+
+    Agent 0's first action picks the second state's payoff table, 2A or 2B; the first reward is 0. The best return is
+    8, in 2B; a team that cannot represent 2B's table settles for the 7 of 2A. Observation and state are the stage,
+    one-hot.
+    """
+
+    payoff_a = jnp.array([[7.0, 7.0], [7.0, 7.0]])
+    payoff_b = jnp.array([[0.0, 1.0], [1.0, 8.0]])
+
+    def __init__(self, config: TwoStepConfig):
+        del config
+        self.spec = TeamSpec("two-step game", ("agent_0", "agent_1"), 4, 2, 4, episode_limit=2, has_wins=False)
+
+    def _observation(self, stage: Int[Array, ""]) -> Observation:
+        one_hot = jax.nn.one_hot(stage, 4)
+        return Observation(jnp.tile(one_hot, (2, 1)), jnp.ones((2, 2), bool), one_hot)
+
+    def reset(self, key: jax.Array) -> tuple[TwoStepState, Observation]:
+        """Before the first choice."""
+        del key
+        state = TwoStepState(jnp.array(0), jnp.full(2, -1))
+        return state, self._observation(state.stage)
+
+    def step(self, key: jax.Array, state: TwoStepState, action: Int[Array, "N"]) -> tuple[Any, Observation, Outcome]:
+        """The first step chooses the table, the second is paid by it."""
+        del key
+        is_first = state.stage == 0
+        payoff = jnp.where(state.stage == 1, self.payoff_a[tuple(action)], self.payoff_b[tuple(action)])
+        stage = jnp.where(is_first, 1 + action[0].astype(int), 3)
+        reward = jnp.where(is_first, 0.0, payoff)
+        outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False), won=jnp.array(False))
+        return TwoStepState(stage, action.astype(int)), self._observation(stage), outcome
+
+    def scene(self, state: TwoStepState) -> dict[str, Any]:
+        """The stage, both tables and the choice."""
+        return {
+            "stage": state.stage,
+            "payoff_a": self.payoff_a,
+            "payoff_b": self.payoff_b,
+            "action": state.action,
+        }
+
+
+class ProbeState(NamedTuple):
+    """Which episode, how far in, and how long it will be."""
+
+    episode: Array
+    time: Int[Array, ""]
+    length: Int[Array, ""]
+
+
+class Probe:
+    """A world whose observation names the episode (a random number), the time in it and the agent.
+
+    The reward of step t is t + 1. Episodes end after `episode_length` steps (or after a random number up to it) by
+    termination or truncation, as the config says. Agent i may take action a unless (time + i + a) is divisible by 3.
+    """
+
+    def __init__(self, config: ProbeConfig):
+        self.config = config
+        names = tuple(f"agent_{i}" for i in range(config.num_agents))
+        limit = config.episode_length
+        self.spec = TeamSpec("probe", names, 3, 4, 3, episode_limit=limit, has_wins=True)
+
+    def _observation(self, state: ProbeState) -> Observation:
+        agent, action = jnp.arange(self.spec.num_agents), jnp.arange(self.spec.num_actions)
+        common = jnp.stack([state.episode, state.time.astype(float)])
+        obs = jnp.concatenate([jnp.tile(common, (self.spec.num_agents, 1)), agent[:, None].astype(float)], -1)
+        available = (state.time + agent[:, None] + action) % 3 != 0
+        return Observation(obs, available, jnp.append(common, state.length.astype(float)))
+
+    def reset(self, key: jax.Array) -> tuple[ProbeState, Observation]:
+        """A new name, time 0."""
+        name_key, length_key = jax.random.split(key)
+        longest = self.config.episode_length
+        shortest = 1 if self.config.ends == "random" else longest
+        length = jax.random.randint(length_key, (), shortest, longest + 1)
+        state = ProbeState(jax.random.uniform(name_key), jnp.array(0), length)
+        return state, self._observation(state)
+
+    def step(self, key: jax.Array, state: ProbeState, action: Int[Array, "N"]) -> tuple[Any, Observation, Outcome]:
+        """Time passes."""
+        del key
+        state = state._replace(time=state.time + 1)
+        ended = state.time >= state.length
+        is_cut = {"terminated": False, "truncated": True, "random": state.length % 2 == 0}[self.config.ends]
+        outcome = Outcome(state.time.astype(float), ended & ~jnp.array(is_cut), ended & is_cut, ended & (action[0] == 0))
+        return state, self._observation(state), outcome
+
+    def scene(self, state: ProbeState) -> dict[str, Any]:
+        """Nothing worth painting but the time."""
+        return {"time": state.time}

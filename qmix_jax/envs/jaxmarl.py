@@ -1,0 +1,163 @@
+"""JaxMARL's environments under the TeamEnv contract. The only file that imports jaxmarl.
+
+JaxMARL counts a step after it tests the limit, so its episodes take one step more than `max_steps` says: 26 in MPE,
+101 in SMAX. That is kept, because returns must compare, and `TeamSpec.episode_limit` says the true number.
+"""
+
+import contextlib
+import io
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from qmix_jax.config import MpeConfig, SmaxConfig, choose
+from qmix_jax.types import Observation, Outcome, TeamSpec
+
+with contextlib.redirect_stdout(io.StringIO()):  # importing jaxmarl prints news about optional packages
+    from jaxmarl.environments import mpe, smax
+    from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+SMAX_MAPS = tuple(MAP_NAME_TO_SCENARIO)
+MPE_TASKS = {
+    "simple_spread": mpe.SimpleSpreadMPE,
+    "simple_reference": mpe.SimpleReferenceMPE,
+    "simple_speaker_listener": mpe.SimpleSpeakerListenerMPE,
+}
+
+
+class Smax:
+    """SMAX against the heuristic enemy (Rutherford et al. 2023, section 4).
+
+    The team's reward is the enemy's share of health lost, summed over the battle to 1 at most, and 1 for a victory.
+    A battle is won when every enemy is dead and one ally alive; the time limit truncates it.
+    """
+
+    def __init__(self, config: SmaxConfig):
+        choose("env.map", config.map, SMAX_MAPS)
+        self._env = smax.HeuristicEnemySMAX(
+            scenario=smax.map_name_to_scenario(config.map),
+            see_enemy_actions=config.see_enemy_actions,
+            walls_cause_death=config.walls_cause_death,
+            attack_mode=config.attack_mode,
+        )
+        self.num_enemies = self._env.num_enemies
+        self.spec = TeamSpec(
+            name=f"SMAX {config.map}",
+            agent_names=tuple(self._env.agents),
+            obs_size=self._env.obs_size,
+            num_actions=self._env.num_ally_actions,
+            state_size=self._env.state_size,
+            episode_limit=self._env.max_steps + 1,
+            has_wins=True,
+        )
+
+    def reset(self, key: jax.Array) -> tuple[Any, Observation]:
+        """A fresh battle."""
+        obs, state = self._env.reset(key)
+        return state, self._observation(obs, state)
+
+    def step(self, key: jax.Array, state: Any, action: Int[Array, "N"]) -> tuple[Any, Observation, Outcome]:
+        """One step: eight of the simulator's."""
+        actions = {name: action[i] for i, name in enumerate(self.spec.agent_names)}
+        obs, state, rewards, dones, _ = self._env.step_env(key, state, actions)
+        alive = state.state.unit_alive
+        allies, enemies = jnp.any(alive[: self.spec.num_agents]), jnp.any(alive[self.spec.num_agents :])
+        terminated = ~allies | ~enemies
+        outcome = Outcome(
+            reward=rewards[self.spec.agent_names[0]],
+            terminated=terminated,
+            truncated=dones["__all__"] & ~terminated,
+            won=allies & ~enemies,
+        )
+        return state, self._observation(obs, state), outcome
+
+    def _observation(self, obs: dict, state: Any) -> Observation:
+        available = self._env.get_avail_actions(state)
+        return Observation(
+            agents=jnp.stack([obs[name] for name in self.spec.agent_names]),
+            available=jnp.stack([available[name] for name in self.spec.agent_names]).astype(bool),
+            state=obs["world_state"],
+        )
+
+    def scene(self, state: Any) -> dict[str, Any]:
+        """Units by place, health, type, and whom they shot at during the step before."""
+        units = state.state
+        num_allies, unit = self.spec.num_agents, jnp.arange(units.unit_alive.shape[0])
+        shot = units.prev_attack_actions - self._env.num_movement_actions
+        target = jnp.where(unit < num_allies, shot + num_allies, num_allies - 1 - shot)
+        return {
+            "position": units.unit_positions,
+            "health": units.unit_health / self._env.unit_type_health[units.unit_types],
+            "alive": units.unit_alive,
+            "team": units.unit_teams.astype(jnp.int32),
+            "unit_type": units.unit_types.astype(jnp.int32),
+            "radius": self._env.unit_type_radiuses[units.unit_types],
+            "target": jnp.where((shot >= 0) & units.unit_alive, target, -1),
+        }
+
+
+class Mpe:
+    """Cooperative multi-particle worlds (Lowe et al. 2017), with JaxMARL's team reward: the sum over the agents.
+
+    Agents see and can do different things in simple_speaker_listener; they are padded to the largest. The state is
+    the agents' observations side by side. Every episode is truncated at the time limit; none terminates.
+    """
+
+    def __init__(self, config: MpeConfig):
+        self._env = MPE_TASKS[config.task]()
+        names = tuple(self._env.agents)
+        self._obs_sizes = tuple(self._env.observation_spaces[name].shape[0] for name in names)
+        action_sizes = jnp.array([self._env.action_spaces[name].n for name in names])
+        num_actions = int(action_sizes.max())
+        self._available = jnp.arange(num_actions) < action_sizes[:, None]
+        obs_size = max(self._obs_sizes)
+        self.spec = TeamSpec(
+            name=f"MPE {config.task}",
+            agent_names=names,
+            obs_size=obs_size,
+            num_actions=num_actions,
+            state_size=obs_size * len(names),
+            episode_limit=self._env.max_steps + 1,
+            has_wins=False,
+        )
+
+    def reset(self, key: jax.Array) -> tuple[Any, Observation]:
+        """Fresh places and goals."""
+        obs, state = self._env.reset(key)
+        return state, self._observation(obs)
+
+    def step(self, key: jax.Array, state: Any, action: Int[Array, "N"]) -> tuple[Any, Observation, Outcome]:
+        """One step of 0.1 s."""
+        actions = {name: action[i] for i, name in enumerate(self.spec.agent_names)}
+        obs, state, rewards, dones, _ = self._env.step_env(key, state, actions)
+        reward = jnp.sum(jnp.stack([rewards[name] for name in self.spec.agent_names]))
+        no = jnp.array(False)
+        return state, self._observation(obs), Outcome(reward, terminated=no, truncated=dones["__all__"], won=no)
+
+    def _observation(self, obs: dict) -> Observation:
+        padded = [
+            jnp.pad(obs[name], (0, self.spec.obs_size - size))
+            for name, size in zip(self.spec.agent_names, self._obs_sizes, strict=True)
+        ]
+        return Observation(agents=jnp.stack(padded), available=self._available, state=None)
+
+    def scene(self, state: Any) -> dict[str, Any]:
+        """Agents and landmarks by place, with goals and messages where the task has them."""
+        num_agents, num_entities = self.spec.num_agents, self._env.num_entities
+        is_agent = jnp.arange(num_entities) < num_agents
+        goal = jnp.full(num_entities, -1)
+        if state.goal is not None:  # an agent's goal is the landmark that its partner has in mind
+            pursuers = jnp.arange(num_agents) if state.goal.ndim else num_agents - 1
+            goal = goal.at[pursuers].set(state.goal + num_agents)
+        silent = jnp.max(state.c, axis=-1) <= 0
+        message = jnp.where(silent, -1, jnp.argmax(state.c, axis=-1))
+        return {
+            "position": state.p_pos,
+            "radius": self._env.rad,
+            "is_agent": is_agent,
+            "colour": jnp.array(self._env.colour),
+            "goal": goal,
+            "message": jnp.concatenate([message, jnp.full(num_entities - num_agents, -1)]),
+        }

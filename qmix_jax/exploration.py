@@ -1,0 +1,33 @@
+"""How actions are chosen from Q-values."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from qmix_jax.config import ExplorationConfig
+
+
+def greedy(q: Float[Array, "*batch A"], available: Bool[Array, "*batch A"]) -> Int[Array, "*batch"]:
+    """The legal action with the largest Q; the first one of equals."""
+    return jnp.argmax(jnp.where(available, q, jnp.finfo(q.dtype).min), axis=-1)
+
+
+def random_action(uniform: Float[Array, "*batch"], available: Bool[Array, "*batch A"]) -> Int[Array, "*batch"]:
+    """A legal action, each as likely as the next, from one uniform number in [0, 1) each."""
+    count = jnp.cumsum(available, axis=-1)
+    rank = jnp.floor(uniform * count[..., -1]).astype(count.dtype)
+    return jnp.sum(count <= jnp.minimum(rank, count[..., -1] - 1)[..., None], axis=-1)
+
+
+def epsilon_greedy(
+    uniform: Float[Array, "2 *batch"], q: Float[Array, "*batch A"], available: Bool[Array, "*batch A"], epsilon: Array
+) -> Int[Array, "*batch"]:
+    """With probability epsilon a random legal action, else the greedy one; each agent decides for itself."""
+    is_random = uniform[0] < epsilon
+    return jnp.where(is_random, random_action(uniform[1], available), greedy(q, available))
+
+
+def epsilon_at(config: ExplorationConfig, env_steps: Int[Array, ""]) -> Float[Array, ""]:
+    """Epsilon after so many environment steps."""
+    share = jnp.clip(env_steps / max(config.decay_env_steps, 1), 0.0, 1.0)
+    return config.start + (config.finish - config.start) * share

@@ -1,0 +1,43 @@
+"""The monotonic mixing network."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from qmix_jax.mixers.base import Hypernet, StateNorm, normalise_state
+from qmix_jax.types import Joint
+
+POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
+
+
+class QMIX(nn.Module):
+    """QMIX (Rashid et al. 2018, section 4; 2020, figure 2).
+
+        Q_tot = ELU(q^T W1(s) + b1(s)) W2(s) + V(s),    W1, W2 >= 0
+
+    W1 and W2 come from two-layer hypernetworks, b1 from a linear one, V from Linear-ReLU-Linear of width embed_size,
+    as in PyMARL. Here unlike there: the state is normalised first, and last layers start orthogonal at `init_scale`.
+    """
+
+    embed_size: int = 32
+    hypernet_size: int = 64
+    positive: Literal["abs", "softplus"] = "abs"
+    state_norm: StateNorm = "layer_norm"
+    init_scale: float = 0.1
+
+    @nn.compact
+    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+        """Q_tot of the joint action."""
+        state = normalise_state(joint.state, self.state_norm)
+        num_agents, embed = joint.chosen_q.shape[-1], self.embed_size
+        make_positive = POSITIVE[self.positive]
+        w1 = make_positive(Hypernet(self.hypernet_size, num_agents * embed, self.init_scale, name="w1")(state))
+        w2 = make_positive(Hypernet(self.hypernet_size, embed, self.init_scale, name="w2")(state))
+        b1 = nn.Dense(embed, name="b1")(state)
+        value = Hypernet(embed, 1, self.init_scale, name="value")(state)
+        w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)
+        hidden = nn.elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)
+        return jnp.sum(hidden * w2, axis=-1, keepdims=True) + value

@@ -1,0 +1,178 @@
+"""The compiled program: seeds and environments over a device mesh with the axes (seed, data).
+
+Independent seeds are the leading axis of every array of a seed's state: split over `seed`, vmapped within a device.
+One seed's environments, replay and batch are split over `data`; gradients meet in one sum. One device is the same
+program with both axes of size 1. CPU cores are devices too, once `use_cpu_cores` has run.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from qmix_jax.config import Config, ConfigError
+from qmix_jax.envs.team import TeamEnv
+from qmix_jax.evaluate import Record, record
+from qmix_jax.learner import LossMetrics
+from qmix_jax.rollout import EpisodeSums
+from qmix_jax.trainer import SeedState, StepMetrics, Trainer
+from qmix_jax.types import Clock, Params, tree_bytes
+
+SEED, DATA = "seed", "data"
+
+
+class TrainState(NamedTuple):
+    """Everything that a run carries on from."""
+
+    clock: Clock
+    seeds: SeedState
+    """Every leaf with a leading axis S."""
+
+
+class ChunkMetrics(NamedTuple):
+    """What a chunk tells, per seed (S,)."""
+
+    training: EpisodeSums
+    losses: LossMetrics
+    """Sums over the chunk's updates."""
+    updates: Int[Array, "S"]
+    evaluation: EpisodeSums
+
+
+def use_cpu_cores(devices: str = "auto") -> None:
+    """Make every CPU core a device (or as many as `devices` says). Has no effect once JAX has started."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores if devices == "auto" else max(int(devices), 1)
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # JAX has started: its devices are what they are
+        return
+
+
+def split_devices(config: Config, available: int) -> tuple[int, int]:
+    """How many devices share the seeds, and how many share each seed's work.
+
+    `devices: auto` takes as many as divide the work; a number is taken as it is, or refused.
+    """
+
+    def data_fits(count: int) -> bool:
+        numbers = (config.rollout.num_envs, config.learner.batch_size, config.evaluation.episodes)
+        return all(number % count == 0 for number in numbers)
+
+    splits = [
+        (seeds, data)
+        for seeds in range(1, available + 1)
+        for data in range(1, available // seeds + 1)
+        if config.num_seeds % seeds == 0 and data_fits(data)
+    ]
+    if config.devices == "auto":
+        return max(splits, key=lambda split: (math.prod(split), split[0]))
+    wanted = int(config.devices)
+    if wanted > available:
+        raise ConfigError(f"devices={wanted}, but only {available} can be had; use devices=auto")
+    exact = [split for split in splits if math.prod(split) == wanted]
+    if not exact:
+        raise ConfigError(
+            f"devices={wanted} cannot share the work out: num_seeds={config.num_seeds}, or else rollout.num_envs="
+            f"{config.rollout.num_envs}, learner.batch_size={config.learner.batch_size} and evaluation.episodes="
+            f"{config.evaluation.episodes} together, must be multiples of it; use devices=auto"
+        )
+    return max(exact)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The training program of all seeds over a mesh."""
+
+    config: Config
+    env: TeamEnv
+    mesh: Mesh
+
+    @classmethod
+    def make(cls, config: Config, env: TeamEnv, devices: list | None = None) -> "Program":
+        """The program over the devices at hand; raises ConfigError where they cannot share the work."""
+        devices = devices or jax.devices()
+        seeds, data = split_devices(config, len(devices))
+        mesh = Mesh(np.array(devices[: seeds * data]).reshape(seeds, data), (SEED, DATA))
+        return cls(config, env, mesh)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """What each device runs."""
+        return Trainer(self.config, self.env, self.mesh.shape[DATA], axis=DATA)
+
+    @property
+    def _specs(self) -> TrainState:
+        """Where each part of the state lies."""
+        shared = P(SEED, DATA)
+        seeds = SeedState(key=P(SEED), learner=P(SEED), rollout=shared, replay=shared)  # pyright: ignore
+        return TrainState(clock=P(), seeds=seeds)  # pyright: ignore[reportArgumentType]
+
+    def _map(self, function, in_specs: Any, out_specs: Any):
+        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+    @cached_property
+    def _init(self):
+        def init(seeds: Int[Array, "S"]) -> TrainState:
+            return TrainState(Clock(jnp.array(0, jnp.int32)), jax.vmap(self.trainer.init)(seeds))
+
+        return jax.jit(self._map(init, P(SEED), self._specs))
+
+    @property
+    def _seeds(self) -> Array:
+        return self.config.seed + jnp.arange(self.config.num_seeds)
+
+    def init(self) -> TrainState:
+        """The state before the first step: seed i is `config.seed + i`."""
+        return self._init(self._seeds)
+
+    def shapes(self) -> TrainState:
+        """The state's global shapes, without making it."""
+        return jax.eval_shape(self._init, self._seeds)
+
+    def chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
+        """Iterations, then a greedy evaluation (to be compiled, see `compile_chunk`)."""
+        return self._map(self._device_chunk, (self._specs,), (self._specs, P(SEED)))(state)
+
+    def _device_chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
+        def iteration(state: TrainState, _) -> tuple[TrainState, StepMetrics]:
+            seeds, metrics = jax.vmap(self.trainer.step, in_axes=(None, 0))(*state)
+            return TrainState(Clock(state.clock.iteration + 1), seeds), metrics
+
+        state, metrics = lax.scan(iteration, state, length=self.config.iterations_per_chunk)
+        metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+        evaluation = jax.vmap(self.trainer.evaluate, in_axes=(None, 0))(*state)
+        episodes, evaluation = lax.psum((metrics.episodes, evaluation), DATA)
+        return state, ChunkMetrics(episodes, metrics.losses, metrics.updates, evaluation)
+
+    def compile_chunk(self, state: TrainState) -> Any:
+        """The chunk as an executable that takes the state over (its memory is donated)."""
+        return jax.jit(self.chunk, donate_argnums=0).lower(state).compile()
+
+    def compile_record(self, params: Params, episodes: int) -> Any:
+        """`params, key -> Record` of greedy episodes, as an executable for one device."""
+
+        def play(params: Params, key: jax.Array) -> Record:
+            return record(self.env, self.trainer.agents, params, key, episodes)
+
+        return jax.jit(play).lower(params, jax.random.key(0)).compile()
+
+
+def describe_memory(shapes: TrainState) -> dict[str, int]:
+    """Bytes of each part of the state, over all devices."""
+    seeds = shapes.seeds
+    return {
+        "replay": tree_bytes(seeds.replay),
+        "parameters": tree_bytes(seeds.learner.params),
+        "learner": tree_bytes(seeds.learner),
+        "rollout": tree_bytes(seeds.rollout),
+    }

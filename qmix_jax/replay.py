@@ -1,0 +1,29 @@
+"""A ring of sequences: knows pytrees and rows, nothing of reinforcement learning.
+
+Leaves are (C, ...): row by row one sequence, time inside the row. Where the cursor stands and how full the ring is
+follow from the clock, so they are arguments and not state.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+
+def init(example: Any, capacity: int) -> Any:
+    """An empty ring for `capacity` rows like `example` (a pytree of arrays or shapes of one row)."""
+    return jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), example)
+
+
+def insert(ring: Any, rows: Any, cursor: Int[Array, ""]) -> Any:
+    """Write `rows` (B, ...) at `cursor`; the capacity is a multiple of B, so that no write wraps."""
+    return jax.tree.map(lambda kept, new: lax.dynamic_update_slice_in_dim(kept, new, cursor, 0), ring, rows)
+
+
+def sample(key: jax.Array, ring: Any, size: Int[Array, ""], batch_size: int) -> Any:
+    """`batch_size` rows (B, ...) drawn uniformly, with replacement, from the first `size`."""
+    index = jax.random.randint(key, (batch_size,), 0, size)
+    return jax.tree.map(lambda kept: kept[index], ring)
+

@@ -1,0 +1,174 @@
+"""Plays a policy in many environments at once. Knows a policy, not parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.envs.team import TeamEnv
+from qmix_jax.targets import first_episode
+from qmix_jax.types import EnvState, Observation, Sequence, action_dtype
+
+Policy = Callable[[Array, AgentInput, Array, Any], tuple[Array, Array]]
+"""(hidden, inputs, available, anything given for this step) -> (next hidden, action), over B environments."""
+
+
+class RolloutState(NamedTuple):
+    """Where the environments stand between rollouts; every leaf leads with B."""
+
+    env_state: EnvState
+    observation: Observation
+    first: Bool[Array, "B"]
+    last_action: Int[Array, "B N"]
+    hidden: Float[Array, "B N H"]
+    episode_return: Float[Array, "B"]
+    episode_length: Int[Array, "B"]
+
+
+class EpisodeSums(NamedTuple):
+    """Sums over the episodes that finished."""
+
+    episodes: Float[Array, ""]
+    total_return: Float[Array, ""]
+    total_length: Float[Array, ""]
+    wins: Float[Array, ""]
+
+
+class Steps(NamedTuple):
+    """What a rollout records, step by step (T, B, ...)."""
+
+    observation: Observation
+    action: Array
+    reward: Array
+    first: Array
+    terminated: Array
+    truncated: Array
+    won: Array
+    episode_return: Array
+    episode_length: Array
+
+
+def reset_many(env: TeamEnv, key: jax.Array, num_envs: int) -> tuple[EnvState, Observation]:
+    """Fresh episodes."""
+    return jax.vmap(env.reset)(jax.random.split(key, num_envs))
+
+
+def init(env: TeamEnv, key: jax.Array, hidden: Float[Array, "B N H"]) -> RolloutState:
+    """Every environment at the start of an episode."""
+    num_envs, num_agents, _ = hidden.shape
+    env_state, observation = reset_many(env, key, num_envs)
+    return RolloutState(
+        env_state=env_state,
+        observation=observation,
+        first=jnp.ones(num_envs, bool),
+        last_action=jnp.full((num_envs, num_agents), env.spec.num_actions, action_dtype(env.spec)),
+        hidden=hidden,
+        episode_return=jnp.zeros(num_envs),
+        episode_length=jnp.zeros(num_envs, int),
+    )
+
+
+def restart(env: TeamEnv, key: jax.Array, state: RolloutState) -> RolloutState:
+    """Leave every episode where it stands, and begin new ones."""
+    return init(env, key, jnp.zeros_like(state.hidden))
+
+
+def rollout(
+    env: TeamEnv,
+    policy: Policy,
+    key: jax.Array,
+    state: RolloutState,
+    given: Any,
+    starts: int,
+) -> tuple[RolloutState, Sequence, Steps]:
+    """Take T steps in each environment, restarting those whose episode ends.
+
+    Args:
+        env: the environment.
+        policy: what chooses the actions.
+        key: random key for the environments.
+        state: where they stand.
+        given: a pytree (T, ...) whose slice t the policy gets at step t; it sets T.
+        starts: fresh episodes prepared for each environment, all at once before the first step (a reset at every
+            step would cost more than it gives). One that ends more episodes than this within the rollout begins with
+            the first of its starts again.
+
+    Returns:
+        The new state, the sequences (time first), and what each step recorded (see `finished_episodes`).
+    """
+    num_steps = jax.tree.leaves(given)[0].shape[0]
+    num_envs = state.first.shape[0]
+    start_key, step_key = jax.random.split(key)
+    fresh = jax.vmap(lambda key: reset_many(env, key, num_envs))(jax.random.split(start_key, starts))
+
+    def step(carry, inputs):
+        state, _, ends = carry
+        key, given_t = inputs
+        agent_input = AgentInput(state.observation.agents, state.last_action, state.first)
+        hidden, action = policy(state.hidden, agent_input, state.observation.available, given_t)
+        keys = jax.random.split(key, num_envs)
+        env_state, successor, outcome = jax.vmap(env.step)(keys, state.env_state, action)
+        recorded = Steps(
+            observation=state.observation,
+            action=action.astype(state.last_action.dtype),
+            reward=outcome.reward,
+            first=state.first,
+            terminated=outcome.terminated,
+            truncated=outcome.truncated,
+            won=outcome.won,
+            episode_return=state.episode_return + outcome.reward,
+            episode_length=state.episode_length + 1,
+        )
+        ended = outcome.terminated | outcome.truncated
+        start = jax.tree.map(lambda leaf: leaf[ends % starts, jnp.arange(num_envs)], fresh)
+        env_state, observation = _where(ended, start, (env_state, successor))
+        state = RolloutState(
+            env_state=env_state,
+            observation=observation,
+            first=ended,
+            last_action=recorded.action,
+            hidden=hidden,
+            episode_return=jnp.where(ended, 0.0, recorded.episode_return),
+            episode_length=jnp.where(ended, 0, recorded.episode_length),
+        )
+        return (state, successor, ends + ended), recorded
+
+    begin = (state, state.observation, jnp.zeros(num_envs, int))
+    (after, successor, _), steps = lax.scan(step, begin, (jax.random.split(step_key, num_steps), given))
+    observation = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), steps.observation, successor)
+    sequence = Sequence(
+        observation=observation,
+        action=steps.action,
+        reward=steps.reward,
+        first=steps.first,
+        terminated=steps.terminated,
+        truncated=steps.truncated,
+        last_action=state.last_action,
+        hidden=state.hidden,
+    )
+    return after, sequence, steps
+
+
+def finished_episodes(steps: Steps, whole_episodes: bool) -> EpisodeSums:
+    """Sums over the episodes that end within recorded steps; only the first ones where episodes are whole."""
+    ended = steps.terminated | steps.truncated
+    counts = ended & first_episode(ended) if whole_episodes else ended
+    return EpisodeSums(
+        episodes=jnp.sum(counts, dtype=float),
+        total_return=jnp.sum(jnp.where(counts, steps.episode_return, 0.0)),
+        total_length=jnp.sum(jnp.where(counts, steps.episode_length, 0), dtype=float),
+        wins=jnp.sum(counts & steps.won, dtype=float),
+    )
+
+
+def _where(condition: Bool[Array, "B"], yes: Any, no: Any) -> Any:
+    """`yes` where the environment's condition holds, leaf by leaf."""
+
+    def choose(a, b):
+        return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, yes, no)

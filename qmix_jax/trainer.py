@@ -1,0 +1,184 @@
+"""One iteration of training, and a chunk of them: rollout -> insert -> (sample -> learn) x K -> target sync."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+from qmix_jax import replay
+from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.config import Config
+from qmix_jax.envs.team import TeamEnv
+from qmix_jax.evaluate import evaluate
+from qmix_jax.exploration import epsilon_at, epsilon_greedy
+from qmix_jax.learner import Learner, LearnerState, LossMetrics
+from qmix_jax.mixers import make_mixer
+from qmix_jax.rollout import EpisodeSums, RolloutState, finished_episodes, restart, rollout
+from qmix_jax.rollout import init as init_rollout
+from qmix_jax.types import Clock, Params, Sequence, swap_time_and_batch
+
+
+class SeedState(NamedTuple):
+    """One seed's whole training state; under the mesh its leaves get a leading axis S."""
+
+    key: jax.Array
+    learner: LearnerState
+    rollout: RolloutState
+    replay: Sequence
+    """Rows of sequences (C, ...)."""
+
+
+class StepMetrics(NamedTuple):
+    """What one iteration tells."""
+
+    episodes: EpisodeSums
+    losses: LossMetrics
+    """Sums over the iteration's updates."""
+    updates: Int[Array, ""]
+
+
+def fires(every: float, before: Int[Array, ""], after: Int[Array, ""]) -> Int[Array, ""]:
+    """How many multiples of `every` lie in (before, after]."""
+    if float(every).is_integer():
+        return after // int(every) - before // int(every)
+    return jnp.floor(after / every).astype(int) - jnp.floor(before / every).astype(int)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The training program of one seed on one of `num_data` devices, as pure functions.
+
+    `num_envs`, `batch_size` and the replay's capacity are global in the config; each device holds its share.
+    """
+
+    config: Config
+    env: TeamEnv
+    num_data: int = 1
+    axis: str | None = None
+
+    @property
+    def agents(self) -> RecurrentAgents:
+        """The team's networks."""
+        return RecurrentAgents(self.config.agent, self.env.spec)
+
+    @property
+    def learner(self) -> Learner:
+        """The loss and the update."""
+        config = self.config
+        return Learner(
+            agents=self.agents,
+            mixer=make_mixer(config.algorithm),
+            config=config.learner,
+            target=config.target,
+            total_env_steps=config.total_env_steps,
+            whole_episodes=config.rollout.whole_episodes,
+            axis=self.axis,
+        )
+
+    @property
+    def num_envs(self) -> int:
+        """Environments on this device."""
+        return self.config.rollout.num_envs // self.num_data
+
+    def env_steps(self, clock: Clock) -> Int[Array, ""]:
+        """Environment steps taken so far, over all devices."""
+        return clock.iteration * self.config.iteration_env_steps
+
+    def _device_key(self, key: jax.Array) -> jax.Array:
+        """A key of this device's own."""
+        return key if self.axis is None else jax.random.fold_in(key, lax.axis_index(self.axis))
+
+    def init(self, seed: Int[Array, ""]) -> SeedState:
+        """A seed's training state before the first step."""
+        key = jax.random.key(seed)
+        network_key, env_key = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
+        env_state = init_rollout(self.env, self._device_key(env_key), self.agents.initial_hidden(self.num_envs))
+        example = jax.eval_shape(self._first_rows, env_state)
+        capacity = self.config.replay_sequences // self.num_data
+        return SeedState(key, self.learner.init(network_key), env_state, replay.init(example, capacity))
+
+    def _first_rows(self, state: RolloutState) -> Sequence:
+        """One row of replay, for its shapes alone."""
+        params = self.learner.init(jax.random.key(0)).params
+        _, sequence, _ = self._rollout(Clock(jnp.array(0)), params, state, jax.random.key(0))
+        return jax.tree.map(lambda leaf: leaf[0], swap_time_and_batch(sequence))
+
+    def step(self, clock: Clock, state: SeedState) -> tuple[SeedState, StepMetrics]:
+        """One iteration."""
+        key = jax.random.fold_in(state.key, clock.iteration)
+        rollout_key, sample_key = jax.random.split(self._device_key(key))
+        before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
+        rollout_state, sequence, episodes = self._rollout(clock, state.learner.params, state.rollout, rollout_key)
+        memory = replay.insert(state.replay, swap_time_and_batch(sequence), self._cursor(clock))
+        learner, losses, updates = self._learn(clock, state.learner, memory, sample_key)
+        learner = self._sync_target(learner, before, after)
+        return SeedState(state.key, learner, rollout_state, memory), StepMetrics(episodes, losses, updates)
+
+    def _rollout(
+        self, clock: Clock, params: Params, state: RolloutState, key: jax.Array
+    ) -> tuple[RolloutState, Sequence, EpisodeSums]:
+        """T steps of epsilon-greedy play; epsilon moves with every environment step."""
+        config, env, agents = self.config, self.env, self.agents
+        noise_key, env_key, restart_key = jax.random.split(key, 3)
+        num_steps, num_envs = config.rollout.num_steps, self.num_envs
+        env_steps = self.env_steps(clock) + jnp.arange(num_steps) * config.rollout.num_envs
+        noise = jax.random.uniform(noise_key, (num_steps, 2, num_envs, env.spec.num_agents))
+
+        def policy(hidden: Array, inputs: AgentInput, available: Array, given: Any) -> tuple[Array, Array]:
+            noise, epsilon = given
+            hidden, q = agents.step(params["agent"], hidden, inputs)
+            return hidden, epsilon_greedy(noise, q, available, epsilon)
+
+        if config.rollout.whole_episodes:
+            state = restart(env, restart_key, state)
+        given = (noise, epsilon_at(config.exploration, env_steps))
+        starts = min(config.env.starts_per_rollout, num_steps)
+        state, sequence, steps = rollout(env, policy, env_key, state, given, starts)
+        return state, sequence, finished_episodes(steps, config.rollout.whole_episodes)
+
+    def _cursor(self, clock: Clock) -> Int[Array, ""]:
+        """The row of replay that the iteration writes first."""
+        rollouts = self.config.replay_sequences // self.config.rollout.num_envs
+        return clock.iteration % rollouts * self.num_envs
+
+    def _learn(
+        self, clock: Clock, learner: LearnerState, memory: Sequence, key: jax.Array
+    ) -> tuple[LearnerState, LossMetrics, Int[Array, ""]]:
+        """The updates that fall due with this iteration; the metrics are sums over them."""
+        config = self.config.learner
+        before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
+        due = jnp.where(after >= config.start_env_steps, fires(config.env_steps_per_update, before, after), 0)
+        filled = jnp.minimum((clock.iteration + 1) * self.num_envs, self.config.replay_sequences // self.num_data)
+
+        def update(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
+            rows = replay.sample(key, memory, filled, config.batch_size // self.num_data)
+            return self.learner.update(learner, swap_time_and_batch(rows), after)
+
+        def skip(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
+            del key
+            return learner, LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
+
+        def turn(learner, inputs):
+            index, key = inputs
+            return lax.cond(index < due, update, skip, learner, key)
+
+        most = self.config.max_updates_per_iteration
+        learner, losses = lax.scan(turn, learner, (jnp.arange(most), jax.random.split(key, most)))
+        return learner, jax.tree.map(jnp.sum, losses), due
+
+    def _sync_target(self, learner: LearnerState, before: Array, after: Array) -> LearnerState:
+        """Hard sync of agent and mixer together, with the iteration that passes a multiple of `every_env_steps`."""
+        if self.config.target.mode == "soft":
+            return learner
+        due = fires(self.config.target.every_env_steps, before, after) > 0
+        target = lax.cond(due, lambda: learner.params, lambda: learner.target_params)
+        return learner._replace(target_params=target)
+
+    def evaluate(self, clock: Clock, state: SeedState) -> EpisodeSums:
+        """Greedy episodes with the parameters as they are; this device's share of them."""
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 2**31 - 2), clock.iteration)
+        episodes = self.config.evaluation.episodes // self.num_data
+        return evaluate(self.env, self.agents, state.learner.params["agent"], self._device_key(key), episodes)

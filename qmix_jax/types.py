@@ -1,0 +1,133 @@
+"""Every record that flows through training, and the legend of its axes.
+
+Axes stand always in this order, and a leading axis that a function does not mention is added by `jax.vmap`:
+
+    S seed · T time · B environment or batch · N agent · A action · O observation · H hidden · K value stream
+
+A record holds arrays of one environment (or of one sequence) where its docstring names no T or B.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Params = Any
+"""A pytree of network parameters."""
+EnvState = Any
+"""A pytree that only its environment understands."""
+
+
+class TeamSpec(NamedTuple):
+    """What the rest of the program knows of an environment.
+
+    Agents with smaller observations or fewer actions are padded to the largest: observations with zeros,
+    actions with ones that are never available.
+    """
+
+    name: str
+    agent_names: tuple[str, ...]
+    obs_size: int
+    num_actions: int
+    state_size: int
+    """Length of the global state, also where it is only the concatenated observations."""
+    episode_limit: int
+    """The largest number of steps an episode can take."""
+    has_wins: bool
+    """Whether an episode can be won, so that a win rate means something."""
+
+    @property
+    def num_agents(self) -> int:
+        return len(self.agent_names)
+
+
+class Observation(NamedTuple):
+    """What is seen before a step."""
+
+    agents: Float[Array, "*batch N O"]
+    """Each agent's own observation: all that it may act on."""
+    available: Bool[Array, "*batch N A"]
+    """True where the action is legal; at least one a row."""
+    state: Float[Array, "*batch Z"] | None
+    """The global state for the mixer; None where it is the concatenated observations."""
+
+
+class Outcome(NamedTuple):
+    """What a step brought."""
+
+    reward: Float[Array, "*batch"]
+    """The team's one reward."""
+    terminated: Bool[Array, "*batch"]
+    """The task itself ended: nothing follows."""
+    truncated: Bool[Array, "*batch"]
+    """The time limit cut the episode: something would have followed. Never true with `terminated`."""
+    won: Bool[Array, "*batch"]
+    """The episode ended with this step, and the team won it."""
+
+
+class Sequence(NamedTuple):
+    """T consecutive steps of one environment, cut across episode ends: what replay stores.
+
+    Observations number T+1. The last one only bootstraps, and it is the true successor of step T-1, also where
+    that step ended the episode; every other observation after an end is the first of the next episode.
+    """
+
+    observation: Observation
+    """(T+1, ...)"""
+    action: Int[Array, "*batch T N"]
+    reward: Float[Array, "*batch T"]
+    first: Bool[Array, "*batch T"]
+    """The episode began at t: recurrent state and last action are reset *before* step t."""
+    terminated: Bool[Array, "*batch T"]
+    truncated: Bool[Array, "*batch T"]
+    last_action: Int[Array, "*batch N"]
+    """The action before the sequence's first step (num_actions: none)."""
+    hidden: Float[Array, "*batch N H"]
+    """The recurrent state before the sequence's first step, as the rollout had it (R2D2's stored state)."""
+
+
+def swap_time_and_batch(sequences: Sequence) -> Sequence:
+    """Many sequences (B, T, ...) as arrays with time first (T, B, ...), or back."""
+    timed = sequences._replace(last_action=None, hidden=None)
+    timed = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), timed)
+    return timed._replace(last_action=sequences.last_action, hidden=sequences.hidden)
+
+
+class Joint(NamedTuple):
+    """Everything that a mixer of the family may look at, for one joint action each of `*batch` times."""
+
+    chosen_q: Float[Array, "*batch N"]
+    """Each agent's value of its own action in the joint action."""
+    greedy_q: Float[Array, "*batch N"]
+    """Each agent's largest value among its legal actions."""
+    action: Float[Array, "*batch N A"]
+    """The joint action, one-hot."""
+    hidden: Float[Array, "*batch N H"]
+    """Each agent's recurrent state after its observation."""
+    state: Float[Array, "*batch Z"]
+
+
+class Clock(NamedTuple):
+    """The one answer to *when*. It is never batched over seeds, so that `lax.cond` on it stays a branch."""
+
+    iteration: Int[Array, ""]
+    """Iterations completed; every other time is derived from it."""
+
+
+def action_dtype(spec: TeamSpec) -> Any:
+    """The smallest integer that holds every action and `num_actions`, which stands for none."""
+    return jnp.int8 if spec.num_actions <= 127 else jnp.int16
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes that the arrays (or shapes) of a pytree take."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def global_state(observation: Observation) -> Float[Array, "*batch Z"]:
+    """The state for the mixer: the environment's own, or else the agents' observations side by side."""
+    if observation.state is not None:
+        return observation.state
+    obs = observation.agents
+    return jnp.reshape(obs, (*obs.shape[:-2], obs.shape[-2] * obs.shape[-1]))

@@ -1,0 +1,241 @@
+"""What a run reports: its files, its display and its dashboard."""
+
+import io
+import json
+import math
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from qmix_jax.config import WandbConfig
+from qmix_jax.reporting import dashboard, display, records
+
+
+def a_row(env_steps=100_000, seeds=1, **changes):
+    return {
+        "env_steps": env_steps,
+        "wall_seconds": env_steps / 10_000,
+        "compile_seconds": 4.0,
+        "train/loss": [0.0123] * seeds,
+        "train/epsilon": 0.05,
+        "train/steps_per_second": 812_345.6,
+        "eval/return": [10.0 + seed for seed in range(seeds)],
+        "eval/win_rate": [0.5 + 0.1 * seed for seed in range(seeds)],
+        **changes,
+    }
+
+
+# --- the run folder ----------------------------------------------------------------------------------------------
+
+
+def test_metrics_survive_a_last_line_cut_short_by_a_crash(tmp_path):
+    file = records.MetricsFile(tmp_path)
+    file.log({"env_steps": 1})
+    file.close()
+    with file.path.open("a") as broken:
+        broken.write('{"env_st')
+    assert records.read_metrics(file.path) == [{"env_steps": 1}]
+
+    resumed = records.MetricsFile(tmp_path)
+    resumed.log({"env_steps": 2})
+    resumed.close()
+    assert records.read_metrics(file.path) == [{"env_steps": 1}, {"env_steps": 2}]
+
+
+def test_nan_and_infinity_are_null_in_metrics(tmp_path):
+    file = records.MetricsFile(tmp_path)
+    file.log({"env_steps": 1, "train/loss": [math.nan, 0.5], "train/epsilon": math.inf})
+    assert records.read_metrics(file.path) == [{"env_steps": 1, "train/loss": [None, 0.5], "train/epsilon": None}]
+    file.close()
+
+
+def test_the_interval_over_seeds_is_students():
+    mean, half = records.mean_interval([1.0, 2.0, 3.0, None])
+    assert (mean, half) == (2.0, pytest.approx(4.303 / math.sqrt(3)))
+    assert records.mean_interval([7.0]) == (7.0, 0.0)
+    assert records.mean_interval([None, math.nan]) is records.mean_interval(None) is None
+
+
+def test_the_manifest_has_the_machine_the_versions_and_what_the_caller_adds(tmp_path):
+    records.write_manifest(tmp_path, {"seed": 3})
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    assert manifest["seed"] == 3
+    assert manifest["versions"]["jax"] and set(manifest["versions"]) == set(records.DISTRIBUTIONS)
+    assert manifest["devices"]["count"] >= 1 and manifest["memory_bytes"] > 0 and manifest["cpu"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def commit(folder):
+    subprocess.run(["git", "-C", folder, "init", "-q"], check=True)
+    subprocess.run(["git", "-C", folder, "add", "."], check=True)
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", folder, *who, "commit", "-qm", "all"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_git_commit_is_only_that_of_the_packages_own_checkout(tmp_path):
+    checkout, installed = tmp_path / "qmix_jax", tmp_path / "venv" / "site-packages" / "qmix_jax"
+    for package in (checkout, installed):
+        package.mkdir(parents=True)
+        (package / "types.py").touch()
+        assert records.git_state(package) is None
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "qmix-jax"\n')
+    assert records.git_state(checkout) is None  # not yet a repository
+
+    commit(tmp_path)
+    assert records.git_state(checkout)["dirty"] is False
+    assert records.git_state(installed) is None
+    (checkout / "types.py").write_text("changed")
+    assert records.git_state(checkout)["dirty"] is True
+
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    assert records.git_state(checkout) is None
+
+
+# --- the display -------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_display_says_the_facts_in_short_lines(capsys):
+    with display.make_display("plain", title="QMIX", total_env_steps=200_000, num_seeds=3, has_wins=True) as shown:
+        shown.log(a_row(seeds=3))
+        shown.message("checkpoint kept")
+        shown.log(a_row(200_000, seeds=3, **{"eval/return": None, "train/loss": None}))
+    title, header, first, news, last = capsys.readouterr().out.splitlines()
+    assert "QMIX" in title and news == "checkpoint kept" and "win rate" in header
+    for fact in ("100,000", "50%", "812k", "11.00 ± 2.48", "60.0 ± 24.8%", "0.05", "0.012"):
+        assert fact in first
+    assert "100%" in last and display.UNKNOWN in last
+    assert max(map(len, (title, header, first, last))) <= 100
+
+
+def test_auto_is_plain_without_a_terminal_and_none_says_nothing(capsys):
+    settings = {"title": "QMIX", "total_env_steps": 10, "num_seeds": 1, "has_wins": False}
+    assert isinstance(display.make_display("auto", **settings), display.PlainDisplay)
+    capsys.readouterr()
+    with display.make_display("none", **settings) as shown:
+        shown.log(a_row())
+        shown.message("news")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_live_display_shows_compiling_and_then_the_facts_in_80_columns():
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    paper = Console(file=io.StringIO(), width=80)
+    progress = display.Progress("QMIX on 2s3z", 2_500_000, num_seeds=1, has_wins=True)
+    with display.LiveDisplay(progress, terminal) as shown:
+        paper.print(shown.render())
+        shown.message("checkpoint kept")
+        shown.log(a_row())
+        shown.log(a_row(200_000))
+        paper.print(shown.render())
+    assert "checkpoint kept" in terminal.file.getvalue() and "200,000" in terminal.file.getvalue()
+    text = paper.file.getvalue()
+    for fact in ("compiling", "200,000 / 2,500,000", "win rate 50.0%", "return   10.00", "▅▅"):
+        assert fact in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_live_display_gives_the_terminal_back_after_an_exception():
+    stream = io.StringIO()
+    progress = display.Progress("QMIX", 10, num_seeds=1, has_wins=True)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        display.LiveDisplay(progress, Console(file=stream, force_terminal=True)) as shown,
+    ):
+        raise KeyboardInterrupt
+    shown.close()
+    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_the_time_left_follows_the_speed_of_training_without_compiling():
+    now = [0.0]
+    progress = display.Progress("QMIX", 1000, num_seeds=2, has_wins=False, clock=lambda: now[0])
+    assert progress.left is None
+    now[0] = 90.0
+    assert progress.elapsed == 90.0
+    first = {"env_steps": 100, "wall_seconds": 100.0, "compile_seconds": 90.0, "train/steps_per_second": 20.0}
+    progress.log(first)
+    assert progress.left == 90.0  # 900 steps of both seeds at 20 a second
+    progress.log({**first, "env_steps": 200, "wall_seconds": 150.0, "compile_seconds": 120.0})
+    assert progress.left == 160.0  # 800 steps at 100 in 20 seconds
+    now[0] += 10.0
+    assert (progress.elapsed, progress.left) == (160.0, 150.0)
+
+
+def test_a_sparkline_averages_what_does_not_fit():
+    assert display.sparkline([0.0, 0.5, 1.0], 0.0, 1.0, 10) == "▁▅█"
+    assert display.sparkline([0.0, 0.0, 1.0, 1.0], 0.0, 1.0, 2) == "▁█"
+    assert display.sparkline([3.0], 3.0, 3.0, 10) == "▁" and display.sparkline([], 0.0, 1.0, 10) == ""
+
+
+# --- the dashboard -----------------------------------------------------------------------------------------------
+
+
+def test_a_row_of_several_seeds_becomes_the_mean_its_interval_and_each_seed():
+    row = {"env_steps": 5, "train/epsilon": 0.1, "eval/return": [1.0, None, 3.0], "train/loss": [None] * 3}
+    half = 12.706
+    assert dashboard.flatten(row) == {
+        "env_steps": 5,
+        "train/epsilon": 0.1,
+        "eval/return": 2.0,
+        "eval/return/low": pytest.approx(2.0 - half),
+        "eval/return/high": pytest.approx(2.0 + half),
+        "seed_0/eval/return": 1.0,
+        "seed_2/eval/return": 3.0,
+    }
+    assert dashboard.flatten({"env_steps": 5, "eval/return": [1.0]}) == {"env_steps": 5, "eval/return": 1.0}
+
+
+def test_a_dashboard_that_fails_is_silenced_after_one_warning(capsys):
+    class Broken:
+        calls = 0
+
+        def log(self, values):
+            self.calls += 1
+            raise OSError("no route\nto host")
+
+    run = Broken()
+    reporter = dashboard.Wandb(run)
+    for _ in range(3):
+        reporter.log(a_row())
+    reporter.media(None, None)
+    reporter.close()
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "no route to host" in warning and run.calls == 1
+
+
+def test_a_disabled_dashboard_is_none(tmp_path):
+    assert dashboard.make_wandb(WandbConfig(), run_config={}, folder=tmp_path, name="run") is None
+
+
+def test_an_offline_dashboard_leaves_a_run_with_everything_logged(tmp_path, monkeypatch, capfd):
+    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
+    curve, film = tmp_path / "curve.png", tmp_path / "policy.gif"
+    draw(curve, film)
+
+    reporter = dashboard.make_wandb(
+        WandbConfig(mode="offline"), run_config={"seed": 0}, folder=tmp_path / "run", name="a run"
+    )
+    assert reporter is not None
+    reporter.log(a_row(123_456, seeds=2))
+    reporter.media(curve, film)
+    reporter.close()
+
+    (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (log,) = run.glob("*.wandb")
+    content = log.read_bytes()
+    for logged in (b"env_steps", b"123456", b"eval/return/low", b"seed_1/eval/win_rate", b"a run"):
+        assert logged in content
+    assert list(run.glob("files/media/images/*.png")) and list(run.glob("files/media/videos/*.gif"))
+    assert capfd.readouterr().err == ""
+
+
+def draw(curve, film):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(curve)
+    frames[0].save(film, save_all=True, append_images=frames[1:])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 
@@ -152,7 +153,6 @@ class Run:
         env_steps = iteration * config.iteration_env_steps
         rollouts = config.replay_sequences // config.rollout.num_envs
         losses = metrics.losses._asdict()
-        losses["grad_norm"] = metrics.losses.grad_norm
         has_updates = np.asarray(metrics.updates) > 0
         mean_losses = {f"train/{name}": _ratio(total, metrics.updates) for name, total in losses.items()}
         return {
@@ -163,8 +163,8 @@ class Run:
             **self._episodes("train", metrics.training),
             "train/updates": [int(count) for count in metrics.updates],
             "train/replay_fill": [min(1.0, iteration / rollouts)] * len(has_updates),
-            "train/epsilon": float(epsilon_at(config.exploration, np.int32(env_steps - config.rollout.num_envs))),
-            "train/learning_rate": float(self.program.trainer.learner.learning_rate(np.int32(env_steps))),
+            "train/epsilon": float(epsilon_at(config.exploration, jnp.array(env_steps - config.rollout.num_envs))),
+            "train/learning_rate": float(self.program.trainer.learner.learning_rate(jnp.array(env_steps))),
             "train/steps_per_second": round(config.chunk_env_steps * config.num_seeds / seconds, 1),
             **self._episodes("eval", metrics.evaluation),
         }

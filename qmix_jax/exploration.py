@@ -27,7 +27,7 @@ def epsilon_greedy(
     return jnp.where(is_random, random_action(uniform[1], available), greedy(q, available))
 
 
-def epsilon_at(config: ExplorationConfig, env_steps: Int[Array, ""]) -> Float[Array, ""]:
+def epsilon_at(config: ExplorationConfig, env_steps: Int[Array, "*times"]) -> Float[Array, "*times"]:
     """Epsilon after so many environment steps."""
     share = jnp.clip(env_steps / max(config.decay_env_steps, 1), 0.0, 1.0)
     return config.start + (config.finish - config.start) * share

@@ -8,6 +8,8 @@ Units number U: the N allies, then the E enemies. F features describe a unit to 
 Places are kept as one array a coordinate, because XLA's CPU loops do not vectorise over an axis of length two.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,8 @@ FIRST_SHOT = STOP + 1
 STRIDE = float(2 * np.float32(np.sqrt(0.5)) ** 2)
 """The length of a movement: one, but for JaxMARL's rounding."""
 UNREACHABLE = 1e9
+LONGEST_SUM = 12
+"""XLA's CPU compiler makes vector instructions of a sum over a leading axis only as long as that axis is short."""
 
 
 class BattleState(NamedTuple):
@@ -117,7 +121,7 @@ class Battle:
         self.walls_kill, self.see_enemy_actions = bool(env.walls_cause_death), bool(env.see_enemy_actions)
         self.enemy_shoots, self.shoots_closest = bool(env.enemy_shoots), env.attack_mode == "closest"
         self.bonus, self.num_types = float(env.won_battle_bonus), int(env.unit_type_bits)
-        self._of_type = Traits(
+        self.traits = Traits(
             speed=np.asarray(env.unit_type_velocities, np.float32) * self.dt,
             damage=np.asarray(env.unit_type_attacks, np.float32),
             attack_range=np.asarray(env.unit_type_attack_ranges, np.float32),
@@ -128,14 +132,15 @@ class Battle:
         )
         self._types = None if env.smacv2_unit_type_generation else np.asarray(env.scenario, np.int32)
         # The quickest weapon is ready again after so many substeps; if not within one step, one jitter a step will do.
-        reload = 1 + np.ceil((self._of_type.cooldown.min() - self.dt) / self.dt - 1e-3)
+        reload = 1 + np.ceil((self.traits.cooldown.min() - self.dt) / self.dt - 1e-3)
         self.num_jitters = 1 if reload >= self.num_substeps else self.num_substeps
 
     def reset(self, key: jax.Array) -> tuple[BattleState, Array, Array, Array]:
         """A fresh battle: state, observations (N, O), legal actions (N, A), world state (Z,)."""
         _, state = self._env.reset(key)
         state = self.convert(state)
-        return state, *self.view(state)
+        agents, available, world = self.view(state)
+        return state, agents, available, world
 
     def convert(self, state: Any) -> BattleState:
         """JaxMARL's state of a battle as ours."""
@@ -182,9 +187,9 @@ class Battle:
     def _traits(self, state: BattleState) -> Traits:
         """Each unit's constants, as NumPy arrays where the map fixes the types."""
         if self._types is not None:
-            return Traits(*(table[self._types] for table in self._of_type))
+            return Traits(*(table[self._types] for table in self.traits))
         is_type = [state.unit_type == i for i in range(self.num_types)]
-        return Traits(*(jnp.select(is_type, list(table)) for table in self._of_type))
+        return Traits(*(jnp.select(is_type, list(table)) for table in self.traits))
 
     # The enemy
 
@@ -209,7 +214,7 @@ class Battle:
         place_x, place_y = jnp.where(alive[:, 0], x, 0.0), jnp.where(alive[:, 0], y, 0.0)
         default_x = jnp.where(fresh, self.map_size[0] - place_x, state.default_x)
         default_y = jnp.where(fresh, self.map_size[1] - place_y, state.default_y)
-        followed, sees = _pick(visible, chance.follow), jnp.any(visible, 1)
+        followed, sees = pick_one(visible, chance.follow), jnp.any(visible, 1)
         to_x = jnp.where(sees, jnp.sum(jnp.where(followed, dx, 0.0), 1), default_x - place_x)
         to_y = jnp.where(sees, jnp.sum(jnp.where(followed, dy, 0.0), 1), default_y - place_y)
         shoots = (target != NO_TARGET) & self.enemy_shoots
@@ -223,7 +228,7 @@ class Battle:
             closest = jnp.min(jnp.where(shootable, distance, UNREACHABLE), 1, keepdims=True)
             candidate = shootable & (distance == closest)
         else:
-            candidate = _pick(shootable, uniform)
+            candidate = pick_one(shootable, uniform)
         new = jnp.min(jnp.where(candidate, order, self.num_allies), 1)
         new = jnp.where(new == self.num_allies, NO_TARGET, new)
         kept = jnp.any(shootable & (order == last[:, None]), 1)
@@ -237,26 +242,34 @@ class Battle:
         movement_x, movement_y = _stride(action == 1, action == 3), _stride(action == 0, action == 2)
         shot = action - FIRST_SHOT
         target = jnp.where(shot < 0, NO_TARGET, jnp.where(ally, self.num_allies + shot, self.num_allies - 1 - shot))
-        aims = target[:, None] == np.arange(self.num_units)
-        reach = jnp.where(aims, traits.attack_range[:, None], 0.0)
+        unit, square_range = np.arange(self.num_units), traits.attack_range**2
         touch = traits.radius[:, None] + traits.radius
+        reach = jnp.where(target[:, None] == unit, square_range[:, None], 0.0)
+        reached = jnp.where(target == unit[:, None], square_range, 0.0)  # the same, by target and shooter
         speed_x, speed_y = movement_x * traits.speed, movement_y * traits.speed
 
         def substep(carry: tuple, noise: Array) -> tuple[tuple, None]:
             x, y, health, cooldown = carry
             alive = health > 0
-            hit = _length(x[:, None] - x, y[:, None] - y) < reach
-            hit = hit & ((cooldown <= 0) & alive)[:, None] & alive
-            harm = jnp.sum(jnp.where(hit, traits.damage[:, None], 0.0), 0)
+            ready = alive & (cooldown <= 0)
+            power, life = jnp.where(ready, traits.damage, 0.0), alive.astype(jnp.float32)
+
+            def shots(other: slice) -> tuple[Array, Array]:
+                square = (x[other, None] - x) ** 2 + (y[other, None] - y) ** 2
+                suffered = jnp.where(square < reach[other], power[other, None], 0.0)
+                return suffered, jnp.where(square < reached[other], life[other, None], 0.0)
+
+            harm, hits = _sum_over_others(shots, self.num_units)
             reloaded = traits.cooldown + noise
-            cooldown = cooldown + jnp.where(jnp.any(hit, 1), reloaded - cooldown, -self.dt)
-            health = jnp.maximum(health - harm, 0.0)
+            cooldown = cooldown + jnp.where(ready & (hits > 0), reloaded - cooldown, -self.dt)
+            health = jnp.maximum(health - harm * life, 0.0)
             x = jnp.where(alive, jnp.clip(x + speed_x, 0.0, self.map_size[0]), x)
             y = jnp.where(alive, jnp.clip(y + speed_y, 0.0, self.map_size[1]), y)
             if self.walls_kill:
                 inside = (x > 0) & (x < self.map_size[0]) & (y > 0) & (y < self.map_size[1])
                 health = jnp.where(inside, health, 0.0)
-            return (*_push_apart(x, y, health > 0, touch), health, cooldown), None
+            x, y = _push_apart(x, y, (health > 0).astype(jnp.float32), touch)
+            return (x, y, health, cooldown), None
 
         jitter = jnp.broadcast_to(jitter, (self.num_substeps, self.num_units))
         carry = (state.x, state.y, state.health, state.cooldown)
@@ -287,7 +300,7 @@ class Battle:
         bits = jnp.asarray(types[:, None] == np.arange(self.num_types), jnp.float32)
         others = self._observe_others(state, traits, visible, health, ready, bits)
         own = [health, state.x / self.map_size[0], state.y / self.map_size[1], ready]
-        own = jnp.where(alive[watcher, None], _table(own, bits)[watcher], 0.0)
+        own = jnp.where(alive[watcher, None], _table([a[watcher] for a in own], bits[watcher]), 0.0)
         units = jnp.where(alive[:, None], _table([health, state.x, state.y, state.cooldown], bits), 0.0)
         team = jnp.asarray(np.arange(self.num_units) >= self.num_allies, jnp.float32)
         world = jnp.concatenate([jnp.ravel(units), team, jnp.asarray(types, jnp.float32)])
@@ -306,19 +319,20 @@ class Battle:
         most = np.where(ally, self.num_enemies, self.num_allies) + STOP
         seen = True if self.see_enemy_actions else ally
         acts = [jnp.where(seen, a, 0.0) for a in (state.movement_x, state.movement_y, state.attack / most)]
-        subject = _table([health, state.x, state.y, *acts, ready], bits)
-        num_features = subject.shape[1]
-        place = np.arange(num_features)
-        x, y = state.x[: self.num_allies, None], state.y[: self.num_allies, None]
-        origin = jnp.where(place == 1, x, jnp.where(place == 2, y, 0.0))[:, None]
-        is_place = (place == 1) | (place == 2)
-        scale = jnp.where(is_place, traits.sight_range[: self.num_allies, None], 1.0)[:, None]
+        subject = _table([*acts, ready], bits)
         # Everybody but oneself, in order: the unit of the same number before one's own, the next one after.
         before = np.arange(self.num_units - 1) < np.arange(self.num_allies)[:, None]
-        visible = jnp.where(before, visible[:, :-1], visible[:, 1:])[:, :, None]
+
+        def skip_self(a: Array) -> Array:
+            return jnp.where(before, a[..., :-1], a[..., 1:])
+
+        visible, sight = skip_self(visible), traits.sight_range[: self.num_allies, None]
+        place = [(skip_self(a) - a[: self.num_allies, None]) / sight for a in (state.x, state.y)]
+        columns = [jnp.where(visible, a, 0.0)[:, :, None] for a in (skip_self(health), *place)]
         subject = jnp.where(before[:, :, None], subject[:-1], subject[1:])
-        features = jnp.where(visible, (subject - origin) / scale, 0.0)
-        return jnp.reshape(features, (self.num_allies, (self.num_units - 1) * num_features))
+        subject = jnp.where(visible[:, :, None], subject, 0.0)
+        features = jnp.concatenate([*columns, subject], 2)
+        return jnp.reshape(features, (self.num_allies, -1))
 
 
 def _length(x: Array, y: Array) -> Array:
@@ -339,7 +353,7 @@ def _direction(x: Array, y: Array) -> Int[Array, "E"]:
     return jnp.where(up, 0, jnp.where(right, 1, jnp.where(down, 2, 3)))
 
 
-def _pick(candidate: Bool[Array, "E N"], uniform: Float[Array, "E"]) -> Bool[Array, "E N"]:
+def pick_one(candidate: Bool[Array, "E N"], uniform: Float[Array, "E"]) -> Bool[Array, "E N"]:
     """One candidate a row at most, all equally likely: the number in [0, 1) says which, from the last to the first."""
     size = candidate.shape[1]
     count = candidate.astype(jnp.float32) @ np.triu(np.ones((size, size), np.float32))
@@ -348,9 +362,28 @@ def _pick(candidate: Bool[Array, "E N"], uniform: Float[Array, "E"]) -> Bool[Arr
     return candidate & (count == rank)
 
 
-def _push_apart(x: Array, y: Array, alive: Array, touch: Float[Array, "U U"]) -> tuple[Array, Array]:
-    """Living units that overlap move half of the overlap away from each other."""
-    dx, dy = x[:, None] - x, y[:, None] - y
-    overlap = jax.nn.relu(touch / (_length(dx, dy) + 1e-6) - 1.0)
-    overlap = jnp.where(alive[:, None] & alive, overlap, 0.0)
-    return x + jnp.sum(dx * overlap, 1) / 2, y + jnp.sum(dy * overlap, 1) / 2
+def _sum_over_others(pair: Callable[[slice], tuple[Array, Array]], num_units: int) -> tuple[Array, Array]:
+    """Two sums over a unit's others at once, where pair(others) gives both terms as arrays (others, units).
+
+    One sum of two arrays computes what they share only once, and floats multiplied are faster than masks.
+    """
+    zero, totals = jnp.float32(0), None
+    num_parts = -(-num_units // LONGEST_SUM)
+    edges = [num_units * i // num_parts for i in range(num_parts + 1)]
+    for first, last in itertools.pairwise(edges):
+        part = jax.lax.reduce(pair(slice(first, last)), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (0,))
+        totals = part if totals is None else (totals[0] + part[0], totals[1] + part[1])
+    assert totals is not None
+    return totals
+
+
+def _push_apart(x: Array, y: Array, life: Array, touch: Float[Array, "U U"]) -> tuple[Array, Array]:
+    """Living units (`life` 1, else 0) that overlap move half of the overlap away from each other."""
+
+    def pushes(other: slice) -> tuple[Array, Array]:
+        dx, dy = x - x[other, None], y - y[other, None]
+        overlap = jax.nn.relu(touch[other] / (_length(dx, dy) + 1e-6) - 1.0) * life[other, None]
+        return dx * overlap, dy * overlap
+
+    push_x, push_y = _sum_over_others(pushes, x.shape[0])
+    return x + push_x * life / 2, y + push_y * life / 2

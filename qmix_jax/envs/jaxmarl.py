@@ -6,6 +6,8 @@ JaxMARL counts a step after it tests the limit, so its episodes take one step mo
 
 import contextlib
 import io
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +17,23 @@ from jaxtyping import Array, Int
 from qmix_jax.config import MpeConfig, SmaxConfig, choose
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
-with contextlib.redirect_stdout(io.StringIO()):  # importing jaxmarl prints news about optional packages
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Importing jaxmarl prints news about optional packages, and leaves sys.stdout and sys.stderr replaced."""
+    streams = ("stdout", "stderr", "__stdout__", "__stderr__")
+    before = {name: getattr(sys, name) for name in streams}
+    sink = io.StringIO()
+    try:
+        for name in streams:
+            setattr(sys, name, sink)
+        yield
+    finally:
+        for name, stream in before.items():
+            setattr(sys, name, stream)
+
+
+with _quietly():
     from jaxmarl.environments import mpe, smax
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 

@@ -1,12 +1,13 @@
 """The contract between an environment and everything else: `reset`, `step` and `spec`."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
 from qmix_jax.types import EnvState, Observation, Outcome, TeamSpec
 
 
+@runtime_checkable
 class TeamEnv(Protocol):
     """A cooperative environment as pure functions over one environment's arrays; callers `vmap` them.
 

@@ -36,7 +36,7 @@ class QMIX(nn.Module):
         make_positive = POSITIVE[self.positive]
         w1 = make_positive(Hypernet(self.hypernet_size, num_agents * embed, self.init_scale, name="w1")(state))
         w2 = make_positive(Hypernet(self.hypernet_size, embed, self.init_scale, name="w2")(state))
-        b1 = nn.Dense(embed, name="b1")(state)
+        b1 = nn.Dense(embed, kernel_init=nn.initializers.orthogonal(self.init_scale), name="b1")(state)
         value = Hypernet(embed, 1, self.init_scale, name="value")(state)
         w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)
         hidden = nn.elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)

@@ -1,0 +1,55 @@
+"""`qmix-jax COMMAND`: finds the command, and turns what is wrong with its settings into one line."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from qmix_jax import __version__
+from qmix_jax.cli.startup import INTERRUPTED, report
+from qmix_jax.config import ConfigError, nearest
+
+COMMANDS = {
+    "train": ("qmix_jax.cli.train", "train a team of agents"),
+}
+"""Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, so that --help is instant."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (by default the process's own) and return the exit status."""
+    command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    try:
+        return _dispatch(command, rest)
+    except ConfigError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _dispatch(command: str, rest: list[str]) -> int:
+    if command in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if command == "--version":
+        print(f"qmix-jax {__version__}")
+        return 0
+    if command not in COMMANDS:
+        hint = nearest(command, list(COMMANDS)) or f"; commands: {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command '{command}'{hint}")
+    module, _ = COMMANDS[command]
+    return import_module(module).main(rest)
+
+
+def usage() -> str:
+    """The text of `qmix-jax --help`."""
+    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: qmix-jax COMMAND [ARGUMENTS]",
+            "",
+            "QMIX and its family of value-decomposition methods, trained end to end in JAX.",
+            "",
+            *lines,
+            "",
+            "qmix-jax COMMAND --help says more; qmix-jax --version names the version.",
+        ]
+    )

@@ -1,0 +1,155 @@
+"""What can be wrong with the names in overrides, said in one line before Hydra says it in many."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from functools import cache, cached_property
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from qmix_jax.config import ConfigError, choose, require
+
+OTHER_NAMES = {
+    "buffer_size": "replay.capacity",
+    "epsilon": "exploration.start",
+    "lr": "learner.learning_rate",
+    "map_name": "env.map",
+    "n_envs": "rollout.num_envs",
+    "scenario": "env.map",
+    "t_max": "total_env_steps",
+    "timesteps": "total_env_steps",
+    "total_timesteps": "total_env_steps",
+}
+"""What other programs call a setting."""
+
+
+class OverrideChecker:
+    """Knows every name that an override may use: groups, their choices, and the settings of those chosen.
+
+    `loader` is Hydra's config loader; `compose` makes a config from overrides.
+    """
+
+    def __init__(self, loader: Any, compose: Callable[[list[str]], DictConfig]):
+        self._loader = loader
+        self._compose = compose
+        self._settings = cache(self._settings_of)
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """The groups, with their choices."""
+        names = [group for group in self._loader.list_groups("") if group != "hydra"]
+        return {name: self._loader.get_group_options(name) for name in names}
+
+    @cached_property
+    def default_groups(self) -> list[str]:
+        """The groups of which something is always chosen; others want a `+`."""
+        chosen = self._compose([]).hydra.runtime.choices
+        return [group for group in self.groups if group in chosen]
+
+    def parse(self, lines: Iterable[str]) -> list[Override]:
+        """Overrides as Hydra reads them."""
+        return [self._parse(line) for line in lines]
+
+    def _parse(self, line: str) -> Override:
+        try:
+            return OverridesParser.create(config_loader=self._loader).parse_overrides([line])[0]
+        except HydraException as error:
+            if "=" in line:
+                raise ConfigError(f"cannot read '{line}': {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"'{line}' is no setting{self._hint_for_word(line)}") from error
+
+    def _hint_for_word(self, word: str) -> str:
+        for group, options in self.groups.items():
+            if word in options:
+                return f" (did you mean '{self._plus(group)}{group}={word}'?)"
+        return "; write NAME=VALUE"
+
+    def _plus(self, name: str) -> str:
+        return "+" if name in self.groups and name not in self.default_groups else ""
+
+    def check(self, overrides: list[Override]) -> None:
+        """Raise for the first name that is not known."""
+        chosen = [override for override in overrides if override.key_or_group in self.groups]
+        for override in chosen:
+            self._check_choice(override)
+        known = self._settings(tuple(override.input_line or "" for override in chosen))
+        for override in overrides:
+            if override not in chosen and not override.is_hydra_override():
+                self._check_keys(override, known)
+
+    def _check_choice(self, override: Override) -> None:
+        group, value = override.key_or_group, override.value()
+        if group in self.default_groups:
+            single = isinstance(value, str) and not override.is_delete()
+            require(single, f"{override.input_line}: one {group} is chosen, always: write {group}=NAME")
+        right = self._plus(group)
+        for choice in value if isinstance(value, list) else [value]:
+            if "/" not in str(choice) and not override.is_delete():
+                choose(f"{right}{group}", str(choice), self.groups[group])
+        why = "adds to the defaults" if right else "is always chosen"
+        is_right = override.is_delete() or _prefix(override) == right
+        require(is_right, f"{group} {why}: write {right}{group}={override.get_value_element_as_str()}")
+
+    def _check_keys(self, override: Override, known: dict[str, Any]) -> None:
+        for key in _keys(override.key_or_group, override.value()):
+            if key not in known:
+                self._refuse_key(key, known)
+        line = override.input_line or ""
+        require(_prefix(override) != "+" or isinstance(override.value(), dict | list), f"{line}: write {line[1:]}")
+
+    def _settings_of(self, chosen: tuple[str, ...]) -> dict[str, Any]:
+        """Every dotted name under the chosen groups, sections too, with its value."""
+        return dict(_flatten(self._compose(list(chosen))))
+
+    def _refuse_key(self, key: str, known: dict[str, Any]) -> None:
+        section = key.split(".")[0]
+        name = known.get(f"{section}.name")
+        for choice in self.groups.get(section, []):
+            if name and choice != name and key in self._settings((f"{section}={choice}",)):
+                raise ConfigError(f"{section}={name} has no setting '{key}'; it belongs to {section}={choice}")
+        hint = _suggest(key, [*known, *(f"{self._plus(group)}{group}" for group in self.groups)])
+        raise ConfigError(f"unknown setting '{key}'{hint}")
+
+
+def _prefix(override: Override) -> str:
+    return "++" if override.is_force_add() else "+" if override.is_add() else ""
+
+
+def _keys(key: str, value: Any) -> Iterable[str]:
+    """The name that an override sets, and those within its value."""
+    yield key
+    for name, nested in value.items() if isinstance(value, dict) else ():
+        yield from _keys(f"{key}.{name}", nested)
+
+
+def _flatten(config: DictConfig, path: str = "") -> Iterable[tuple[str, Any]]:
+    for key in config:
+        if path or key != "hydra":
+            node = config._get_node(key)
+            yield f"{path}{key}", node
+            if isinstance(node, DictConfig) and not node._is_none():
+                yield from _flatten(node, f"{path}{key}.")
+
+
+def _suggest(key: str, known: list[str]) -> str:
+    """` (did you mean ...?)`: the likeliest in the same section, then anywhere, then by initials or as a part."""
+    section, _, last = key.rpartition(".")
+    leaves = {name.rpartition(".")[2]: name for name in known}
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    initials = {"".join(word[0] for word in leaf.split("_")): name for leaf, name in leaves.items() if "_" in leaf}
+    parts = [name for leaf, name in leaves.items() if len(last) > 2 and last in leaf]
+    found = [
+        OTHER_NAMES.get(last, ""),
+        *(siblings[leaf] for leaf in difflib.get_close_matches(last, siblings, 1)),
+        *(leaves[leaf] for leaf in difflib.get_close_matches(last, leaves, 1)),
+        initials.get(last, ""),
+        *parts,
+    ]
+    match = next((name for name in found if name in known), None)
+    if match:
+        return f" (did you mean '{match}'?)"
+    here = siblings or {name: name for name in known if "." not in name}
+    return f"; known {f'in {section}' if siblings and section else 'here'}: {', '.join(here)}"

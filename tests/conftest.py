@@ -1,0 +1,49 @@
+"""Four simulated devices, checked shapes, and one tiny world that most tests share."""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "allow")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("qmix_jax", "beartype.beartype")
+
+import pytest  # noqa: E402
+
+from qmix_jax.config import Config, from_mapping  # noqa: E402
+from qmix_jax.envs import make_env  # noqa: E402
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """`base` with `changes`, nested dictionaries merged."""
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = merge(base.get(key, {}), value) if isinstance(value, dict) else value
+    return merged
+
+
+TINY = {
+    "total_env_steps": 160,
+    "env": {"name": "probe", "episode_length": 5, "ends": "random", "starts_per_rollout": 8},
+    "algorithm": {"name": "qmix", "embed_size": 4, "hypernet_size": 8},
+    "agent": {"hidden_size": 8},
+    "rollout": {"num_envs": 4, "num_steps": 8},
+    "exploration": {"start": 1.0, "finish": 0.1, "decay_env_steps": 100},
+    "replay": {"capacity": 128},
+    "learner": {"batch_size": 8, "env_steps_per_update": 16, "start_env_steps": 60, "learning_rate": 0.01},
+    "target": {"every_env_steps": 96},
+    "evaluation": {"every_env_steps": 64, "episodes": 8},
+    "logging": {"display": "none"},
+}
+
+
+def tiny(**changes) -> Config:
+    """A config that compiles in a second: the probe world, 4 environments x 8 steps, network of width 8."""
+    return from_mapping(merge(TINY, changes))
+
+
+@pytest.fixture(scope="session")
+def probe():
+    """The probe world with episodes of random length, half of them truncated."""
+    return make_env(tiny().env)

@@ -1,0 +1,133 @@
+"""The recurrent network: against plain loops, and reset exactly where an episode begins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from qmix_jax.agents.gru import gru_step, gru_unroll
+from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.config import AgentConfig
+from qmix_jax.types import TeamSpec
+
+T, B, N, O, A, H = 6, 3, 2, 5, 4, 8
+SPEC = TeamSpec("test", ("a", "b"), O, A, 3, 10, False)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.fixture(scope="module")
+def gru_inputs():
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    weights = (jax.random.normal(next(keys), (H, 3 * H)), jax.random.normal(next(keys), (H,)))
+    hidden = jax.random.normal(next(keys), (B, N, H))
+    x = tuple(jax.random.normal(next(keys), (T, B, N, H)) for _ in range(3))
+    first = jax.random.bernoulli(next(keys), 0.3, (T, B, N))
+    return weights, hidden, x, first
+
+
+def test_gru_equals_pytorchs_equations_in_numpy(gru_inputs):
+    (matrix, bias), hidden, x, first = jax.tree.map(np.asarray, gru_inputs)
+    for t in range(T):
+        hidden = np.where(first[t][..., None], 0, hidden)
+        h_r, h_z, h_n = np.split(hidden @ matrix, 3, axis=-1)
+        r, z = sigmoid(x[0][t] + h_r), sigmoid(x[1][t] + h_z)
+        n = np.tanh(x[2][t] + r * (h_n + bias))
+        hidden = (1 - z) * n + z * hidden
+    np.testing.assert_allclose(gru_unroll(*gru_inputs)[-1], hidden, atol=1e-5)
+
+
+def test_the_written_gradient_equals_the_automatic_one(gru_inputs):
+    weights, hidden, x, first = gru_inputs
+    scale = jax.random.normal(jax.random.key(1), (T, B, N, H))
+
+    def plain_unroll(weights, hidden, x, first):
+        def step(hidden, inputs):
+            hidden = gru_step(weights, hidden, *inputs)
+            return hidden, hidden
+
+        return lax.scan(step, hidden, (x, first))[1]
+
+    def gradient(unroll):
+        return jax.grad(lambda *args: jnp.sum(scale * unroll(*args, first) ** 2), argnums=(0, 1, 2))(weights, hidden, x)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        gradient(gru_unroll),
+        gradient(plain_unroll),
+    )
+
+
+@pytest.fixture(scope="module", params=["shared", "separate", "layer_norm", "bare"])
+def agents(request):
+    config = {
+        "shared": AgentConfig(hidden_size=H),
+        "separate": AgentConfig(hidden_size=H, share_parameters=False),
+        "layer_norm": AgentConfig(hidden_size=H, layer_norm=True),
+        "bare": AgentConfig(hidden_size=H, use_agent_id=False, use_last_action=False),
+    }[request.param]
+    return RecurrentAgents(config, SPEC)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    keys = jax.random.split(jax.random.key(2), 2)
+    first = jnp.zeros((T, B), bool).at[3, 1].set(True)
+    return AgentInput(
+        obs=jax.random.normal(keys[0], (T, B, N, O)),
+        last_action=jax.random.randint(keys[1], (T, B, N), 0, A),
+        first=first,
+    )
+
+
+def step_by_step(agents, params, inputs, hidden):
+    hiddens, qs = [], []
+    for t in range(inputs.first.shape[0]):
+        hidden, q = agents.step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
+        hiddens.append(hidden)
+        qs.append(q)
+    return jnp.stack(hiddens), jnp.stack(qs)
+
+
+def test_unrolling_equals_stepping(agents, inputs):
+    params = agents.init(jax.random.key(3))
+    hidden = jax.random.normal(jax.random.key(4), (B, N, H))
+    whole = agents.unroll(params, hidden, inputs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, step_by_step(agents, params, inputs, hidden)
+    )
+
+
+def test_an_episodes_start_forgets_everything_before_it(agents, inputs):
+    params = agents.init(jax.random.key(3))
+    since = jax.tree.map(lambda leaf: leaf[3:], inputs)
+    since = since._replace(last_action=since.last_action.at[0].set(A), first=since.first.at[0].set(True))
+    hidden = jax.random.normal(jax.random.key(4), (B, N, H))
+    _, q = agents.unroll(params, hidden, inputs)
+    _, fresh_q = agents.unroll(params, agents.initial_hidden(B), since)
+    np.testing.assert_allclose(q[3:, 1], fresh_q[:, 1], atol=1e-5)
+    assert not np.allclose(q[3:, 0], fresh_q[:, 0], atol=1e-3)  # no start there: what came before still counts
+
+
+def test_agents_differ_by_id_and_by_last_action_only_if_asked(inputs):
+    same_obs = inputs._replace(obs=jnp.broadcast_to(inputs.obs[:, :, :1], inputs.obs.shape))
+    for config, differs in [(AgentConfig(hidden_size=H), True), (AgentConfig(H, use_agent_id=False), True)]:
+        agents = RecurrentAgents(config, SPEC)
+        _, q = agents.unroll(agents.init(jax.random.key(5)), agents.initial_hidden(B), same_obs)
+        assert np.allclose(q[:, :, 0], q[:, :, 1]) != differs
+    bare = RecurrentAgents(AgentConfig(H, use_agent_id=False, use_last_action=False), SPEC)
+    _, q = bare.unroll(bare.init(jax.random.key(5)), bare.initial_hidden(B), same_obs)
+    np.testing.assert_allclose(q[:, :, 0], q[:, :, 1], atol=1e-6)
+
+
+def test_separate_parameters_are_independent(inputs):
+    agents = RecurrentAgents(AgentConfig(H, share_parameters=False), SPEC)
+    params = agents.init(jax.random.key(6))
+    changed = jax.tree.map(lambda leaf: leaf.at[1].add(1.0), params)
+    before = agents.unroll(params, agents.initial_hidden(B), inputs)[1]
+    after = agents.unroll(changed, agents.initial_hidden(B), inputs)[1]
+    np.testing.assert_array_equal(before[:, :, 0], after[:, :, 0])
+    assert not np.allclose(before[:, :, 1], after[:, :, 1])

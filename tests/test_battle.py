@@ -1,0 +1,148 @@
+"""Battle against JaxMARL's simulator: the same actions and the same random numbers must give the same battle."""
+
+import contextlib
+import io
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qmix_jax.envs.battle import STOP, Battle, Chance, View, pick_one
+
+with contextlib.redirect_stdout(io.StringIO()):
+    from jaxmarl.environments import smax
+
+BATTLES, STEPS, LIMIT = 24, 60, 50
+CASES = {
+    "3m": {"walls_cause_death": False},
+    "2s3z": {},
+    "3s_vs_5z": {"attack_mode": "random", "see_enemy_actions": False},
+    "smacv2_5_units": {"attack_mode": "random"},
+}
+QUICK_COMPILE = {  # these tests are all compilation
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+def make(name, **options):
+    env = smax.HeuristicEnemySMAX(scenario=smax.map_name_to_scenario(name), max_steps=LIMIT, **options)
+    return env, Battle(env)
+
+
+def jaxmarl_chance(env, key):
+    """The numbers that JaxMARL draws in step_env(key), drawn the way it does."""
+    key, enemy_key = jax.random.split(key)
+    enemies = jax.vmap(jax.random.split)(jax.random.split(enemy_key, env.num_enemies))
+
+    def jitter(key, _):
+        key, world_key = jax.random.split(key)
+        keys = jax.random.split(world_key, env._env.num_agents)
+        dt = env.time_per_step
+        return key, jax.vmap(lambda k: jax.random.uniform(k, minval=-dt, maxval=2 * dt))(keys)
+
+    _, jitters = jax.lax.scan(jitter, key, None, env.world_steps_per_env_step)
+    follow, shoot = (jax.vmap(jax.random.uniform)(enemies[:, i]) for i in range(2))
+    return Chance(jitters, follow, shoot)
+
+
+def play(env, battle, key):
+    """One battle in JaxMARL over STEPS steps and past its end, and what ours makes of each of its steps."""
+    key, reset_key, boldness_key = jax.random.split(key, 3)
+    obs, begin = env.reset(reset_key)
+    boldness = jax.random.choice(boldness_key, jnp.array([-30.0, 0.0, 2.0]))  # cowards live to see the step limit
+
+    def stack(named):
+        return jnp.stack([named[name] for name in env.agents])
+
+    def legal(state):
+        return stack(env.get_avail_actions(state)).astype(bool)
+
+    def step(carry, key):
+        state, available = carry
+        step_key, action_key = jax.random.split(key)
+        logits = jnp.full(available.shape[1], boldness).at[:STOP].set(0.0).at[STOP].set(-boldness)
+        action = jax.random.categorical(action_key, jnp.where(available, logits, -jnp.inf))
+        ours = battle.advance(battle.convert(state), action, jaxmarl_chance(env, step_key))
+        actions = {name: action[i] for i, name in enumerate(env.agents)}
+        obs, state, reward, done, _ = env.step_env(step_key, state, actions)
+        view = View(stack(obs), legal(state), obs["world_state"])
+        theirs = (battle.convert(state), view, reward[env.agents[0]], done["__all__"], state.state.unit_alive)
+        return (state, view.available), (ours, theirs)
+
+    begin_view = View(stack(obs), legal(begin), obs["world_state"])
+    _, (ours, theirs) = jax.lax.scan(step, (begin, begin_view.available), jax.random.split(key, STEPS))
+    return battle.reset(reset_key), (battle.convert(begin), *begin_view), ours, theirs
+
+
+@cache
+def battles(name):
+    env, battle = make(name, **CASES[name])
+    keys = jax.random.split(jax.random.key(3), BATTLES)
+    program = jax.jit(jax.vmap(lambda key: play(env, battle, key))).lower(keys)
+    return jax.device_get(program.compile(compiler_options=QUICK_COMPILE)(keys))
+
+
+def assert_close(ours, theirs):
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert mine.dtype == other.dtype and mine.shape == other.shape
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_battle_is_jaxmarls(name):
+    our_begin, their_begin, ours, (state, view, reward, done, alive) = battles(name)
+    assert_close(our_begin, their_begin)
+    assert_close(ours.state, state)
+    assert_close((ours.agents, ours.available, ours.world), tuple(view))
+    assert_close(ours.reward, reward)
+    np.testing.assert_array_equal(ours.terminated | ours.truncated, done)
+    np.testing.assert_array_equal(ours.state.health > 0, alive)
+    assert not alive[:, -1].all()  # or nothing was tested after deaths
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_end_of_a_battle(name):
+    _, _, ours, (_, _, reward, _, alive) = battles(name)
+    num_allies = ours.agents.shape[2]
+    allies, enemies = alive[:, :, :num_allies].any(2), alive[:, :, num_allies:].any(2)
+    np.testing.assert_array_equal(ours.terminated, ~(allies & enemies))
+    np.testing.assert_array_equal(ours.won, allies & ~enemies)
+    late = np.arange(1, STEPS + 1) > LIMIT  # JaxMARL tests the limit before it counts the step
+    np.testing.assert_array_equal(ours.truncated, allies & enemies & late)
+    assert (reward[ours.won] >= 1).all()
+
+
+def test_battles_end_in_every_way():
+    ours = [battles(name)[2] for name in CASES]
+    assert any(steps.truncated.any() for steps in ours)
+    assert any(steps.won.any() for steps in ours)
+    assert any((steps.terminated & ~steps.won).any() for steps in ours)
+
+
+def test_no_weapon_needs_two_jitters_in_a_step():
+    _, battle = make("smacv2_5_units")
+    assert battle.num_jitters == 1
+    assert min(battle.traits.cooldown) - battle.dt > (battle.num_substeps - 2) * battle.dt
+    chance = jax.vmap(battle.draw)(jax.random.split(jax.random.key(0), 1000))
+    jitter = np.asarray(chance.jitter) / battle.dt
+    assert jitter.shape == (1000, 1, 10)
+    assert -1 <= jitter.min() < -0.98 and 1.98 < jitter.max() <= 2
+    assert abs(jitter.mean() - 0.5) < 0.05
+
+
+def test_one_candidate_is_picked_and_each_as_often():
+    candidate = jnp.array([[True, False, True, True, False], [False] * 5, [False, True, False, False, False]])
+    uniform = jnp.broadcast_to(jnp.linspace(0.0, 1.0, 3000, endpoint=False)[:, None], (3000, 3))
+    picked = np.asarray(jax.vmap(pick_one, (None, 0))(candidate, uniform))
+    np.testing.assert_array_equal(picked.sum(0), [[1000, 0, 1000, 1000, 0], [0] * 5, [0, 3000, 0, 0, 0]])
+
+
+def test_refuses_what_it_does_not_serve():
+    scenario = smax.map_name_to_scenario("3m")
+    for options in ({"use_self_play_reward": True}, {"observation_type": "conic"}, {"attack_mode": "nearest"}):
+        with pytest.raises(ValueError, match=r"Battle|attack_mode"):
+            Battle(smax.HeuristicEnemySMAX(scenario=scenario, **options))

@@ -1,0 +1,249 @@
+"""The command line: what composes, what is refused and how, and what runs. No training, no JAX devices."""
+
+import dataclasses
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import qmix_jax
+from qmix_jax.cli import main as cli
+from qmix_jax.cli import train
+from qmix_jax.cli.conf import choices, conf_dir
+from qmix_jax.config import ENVIRONMENTS, Config, ConfigError, build
+from qmix_jax.mixers import MIXERS
+
+PRESETS = list(choices("preset"))
+
+
+class Experiment(types.ModuleType):
+    """Stands in for qmix_jax.experiment: remembers, and answers with the statuses it is given."""
+
+    def __init__(self):
+        super().__init__("qmix_jax.experiment")
+        self.runs: list[tuple[Config, Path, dict]] = []
+        self.checks: list[Config] = []
+        self.statuses: dict[int, int] = {}
+        self.devices: list[str] = []
+        self.refuse = ""
+
+    def check(self, config: Config) -> None:
+        self.checks.append(config)
+        if self.refuse:
+            raise ConfigError(self.refuse)
+
+    def run(self, config: Config, folder: Path, settings: dict) -> int:
+        self.runs.append((config, folder, settings))
+        return self.statuses.get(config.seed, 0)
+
+
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    fake = Experiment()
+    monkeypatch.setitem(sys.modules, "qmix_jax.experiment", fake)
+    monkeypatch.setattr(qmix_jax, "experiment", fake, raising=False)
+    monkeypatch.setattr(train, "start_jax", fake.devices.extend)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def run(line: str) -> int:
+    return cli.main(["train", *line.split()])
+
+
+# --- what composes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", {"env.settings.map": "2s3z", "algorithm.name": "qmix"}),
+        ("env=smax env.map=3m", {"env.settings.map": "3m", "total_env_steps": 2_500_000}),
+        ("env=mpe env.task=simple_spread", {"env.settings.task": "simple_spread", "rollout.num_steps": 26}),
+        ("env=two_step", {"rollout.whole_episodes": True, "exploration.finish": 1.0}),
+        ("env=matrix env.payoff=[[1,0],[0,2]]", {"env.settings.payoff": ((1, 0), (0, 2))}),
+        ("env=probe", {"env.settings.episode_length": 5}),
+        ("algorithm=vdn", {"algorithm.name": "vdn", "algorithm.options": {}}),
+        ("num_seeds=4 seed=7 devices=2", {"num_seeds": 4, "seed": 7, "devices": "2"}),
+        ("total_env_steps=1e6", {"total_env_steps": 1_000_000}),
+        ("env=mpe rollout.num_envs=64", {"rollout.num_envs": 64}),
+        ("+preset=demo", {"env.settings.map": "3m"}),
+        ("+preset=pymarl algorithm=vdn", {"algorithm.name": "vdn", "learner.optimizer": "rmsprop"}),
+        ("+preset=pymarl learner.optimizer=adam", {"learner.optimizer": "adam", "learner.adam_epsilon": 1e-5}),
+        ("+preset=jaxmarl_mpe", {"env.name": "mpe", "learner.gamma": 0.9, "learner.final_learning_rate": 1e-10}),
+    ],
+)
+def test_overrides_compose(experiment, line, expected):
+    assert run(line) == 0
+    config, folder, settings = experiment.runs[0]
+    for name, value in expected.items():
+        found = config
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert found == value, name
+    assert settings["env"]["name"] == config.env.name
+    assert folder.is_dir()
+    assert (folder / ".hydra" / "overrides.yaml").is_file()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_compose(experiment, preset):
+    assert run(f"+preset={preset}") == 0
+    config = experiment.runs[0][0]
+    assert config.replay_sequences >= config.learner.batch_size
+    assert config.learner.start_env_steps < config.total_env_steps
+
+
+def test_conf_says_what_the_code_does():
+    written = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    for field in dataclasses.fields(Config):
+        if field.name in ("env", "algorithm"):
+            continue
+        if isinstance(field.default_factory, type):
+            assert build(field.default_factory, written[field.name]) == field.default_factory()
+            assert set(written[field.name]) == {inner.name for inner in dataclasses.fields(field.default_factory)}
+        else:
+            assert written[field.name] == field.default, field.name
+
+
+@pytest.mark.parametrize(("group", "classes"), [("env", ENVIRONMENTS), ("algorithm", MIXERS)])
+def test_each_choice_says_what_its_class_does(group, classes):
+    assert list(choices(group)) == sorted(classes)
+    for name, cls in classes.items():
+        written = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+        own = written["env"] if group == "env" else written
+        assert own.pop("name") == name
+        assert build(cls, own) == cls()
+        fields = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
+        assert set(own) == fields, "a YAML file names every setting"
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+WRONG = [
+    ("env=smaxx", "env=smaxx", "'smax'"),
+    ("algorithm=qmux", "algorithm=qmux", "'qmix'"),
+    ("+preset=pymrl", "+preset=pymrl", "'pymarl'"),
+    ("preset=pymarl", "preset", "+preset=pymarl"),
+    ("+env=mpe", "env", "write env=mpe"),
+    ("learner.lr=1e-3", "learner.lr", "'learner.learning_rate'"),
+    ("batch_size=3", "'batch_size'", "'learner.batch_size'"),
+    ("lerner.gamma=.9", "lerner.gamma", "'learner.gamma'"),
+    ("+learner.gama=.9", "learner.gama", "'learner.gamma'"),
+    ("++learner.gama=.9", "learner.gama", "'learner.gamma'"),
+    ("learner={gama:.9}", "learner.gama", "'learner.gamma'"),
+    ("+learner.gamma=.9", "+learner.gamma=.9", "write learner.gamma=.9"),
+    ("foo.bar=1", "foo.bar", "total_env_steps"),
+    ("env.task=simple_spread", "env.task", "env=mpe"),
+    ("algorithm=vdn algorithm.embed_size=3", "algorithm.embed_size", "algorithm=qmix"),
+    ("env=mpe env.task=simple_sprea", "env.task=simple_sprea", "'simple_spread'"),
+    ("smax", "'smax'", "env=smax"),
+    ("seed", "'seed'", "NAME=VALUE"),
+    ("seed=[1", "seed=[1", "cannot read"),
+    ("seed=abc", "seed=abc", "whole number"),
+    ("seed=1,2", "seed=1,2", "-m"),
+    ("learner=3", "learner=3", "group"),
+    ("learner.gamma=2", "learner.gamma=2", "between 0 and 1"),
+    ("learner.gamma=${nope}", "learner.gamma", "nope"),
+    ("learner.gamma=???", "learner.gamma", "Missing"),
+    ("~env", "~env", "env=NAME"),
+    ("hydra.foo=1", "hydra.foo", "foo"),
+    ("hydra.run.dir=/dev/null/x", "/dev/null/x", "hydra.run.dir=FOLDER"),
+    ("--seed=3", "--seed", "seed=3"),
+    ("--cfg job -m", "--cfg", "only one"),
+    ("-m seed=0,-1", "seed=-1", "negative"),
+    ("-m algorithm=qmix,vdx", "algorithm=vdx", "'vdn'"),
+    ("-m algorithm=qmix,vdn algorithm.embed_size=3", "algorithm.embed_size", "algorithm=qmix"),
+]
+
+
+@pytest.mark.parametrize(("line", "mistake", "right"), WRONG, ids=[line for line, _, _ in WRONG])
+def test_mistakes_are_one_clear_line(experiment, capsys, tmp_path, line, mistake, right):
+    assert run(line) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("qmix-jax: error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert mistake in err
+    assert right in err
+    assert not experiment.runs
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_machine_cannot_do_is_refused_before_a_folder_is_made(experiment, capsys, tmp_path):
+    experiment.refuse = "devices=99, but only 2 can be had; use devices=auto"
+    assert run("devices=99") == 2
+    assert capsys.readouterr().err == f"qmix-jax: error: {experiment.refuse}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_commands_are_refused(capsys):
+    assert cli.main(["trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+# --- what runs ---------------------------------------------------------------------------------------------------
+
+
+def test_sweep_runs_every_job_in_turn(experiment, capsys, tmp_path):
+    assert run("-m algorithm=qmix,vdn seed=0,1 env=two_step") == 0
+    assert [(config.algorithm.name, config.seed) for config, _, _ in experiment.runs] == [
+        ("qmix", 0), ("qmix", 1), ("vdn", 0), ("vdn", 1)
+    ]  # fmt: skip
+    names = [folder.relative_to(tmp_path).parts[2] for _, folder, _ in experiment.runs]
+    assert names == ["0_two_step-qmix_seed0", "1_two_step-qmix_seed1", "2_two_step-vdn_seed0", "3_two_step-vdn_seed1"]
+    assert len(experiment.checks) == 2, "seeds make no difference to what the machine can do"
+    assert "job 3 of 4: algorithm=vdn seed=0 env=two_step\n" in capsys.readouterr().out
+
+
+def test_sweep_goes_on_after_a_failure_and_stops_after_an_interrupt(experiment):
+    experiment.statuses = {0: 1}
+    assert run("-m seed=0,1,2") == 1
+    assert len(experiment.runs) == 3
+    experiment.runs.clear()
+    experiment.statuses = {1: 130}
+    assert run("-m seed=0,1,2") == 130
+    assert len(experiment.runs) == 2
+
+
+def test_status_and_place_of_a_run(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["qmix-jax", "train", "seed=3"])
+    experiment.statuses = {3: 1}
+    assert run("env.map=3m seed=3 devices=1") == 1
+    folder = experiment.runs[0][1].relative_to(tmp_path)
+    assert folder.parts[:2] == ("runs", "3m-qmix")
+    assert folder.name.endswith("_seed3")
+    assert experiment.devices == ["1"]
+    assert sys.argv == ["qmix-jax", "train", "seed=3"]
+
+
+def test_flags_of_hydra_work(experiment, capsys, tmp_path):
+    assert run("learner.gamma=0.5 --cfg job env=mpe") == 0
+    assert OmegaConf.create(capsys.readouterr().out).learner.gamma == 0.5
+    folder = tmp_path / "mine" / "env"
+    folder.mkdir(parents=True)
+    (folder / "tiny.yaml").write_text("# @package _global_\nenv: {name: probe, episode_length: 3}\n")
+    assert not experiment.runs
+    assert run(f"--config-dir {tmp_path / 'mine'} env=tiny") == 0
+    assert experiment.runs[0][0].env.settings.episode_length == 3
+
+
+# --- help --------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_groups_presets_and_overrides(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for word in (*ENVIRONMENTS, *MIXERS, *PRESETS, "-m algorithm=qmix,vdn seed=0,1", "learner.learning_rate", "runs/"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_of_all_commands_and_version(capsys):
+    for arguments in ([], ["--help"]):
+        assert cli.main(arguments) == 0
+        assert "train" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert qmix_jax.__version__ in capsys.readouterr().out

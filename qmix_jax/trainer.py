@@ -40,7 +40,7 @@ class StepMetrics(NamedTuple):
     updates: Int[Array, ""]
 
 
-def fires(every: float, before: Int[Array, ""], after: Int[Array, ""]) -> Int[Array, ""]:
+def fires(every: int | float, before: Int[Array, "*times"], after: Int[Array, "*times"]) -> Array:
     """How many multiples of `every` lie in (before, after]."""
     if float(every).is_integer():
         return after // int(every) - before // int(every)

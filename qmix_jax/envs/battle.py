@@ -4,7 +4,7 @@ The rules, the constants and the order of events are those of `jaxmarl.environme
 tests/test_battle.py holds both side by side. What differs is the cost: no unit is treated on its own, nothing is
 scattered or gathered, and one call draws all the random numbers of a step.
 
-Units number U: the N allies, then the E enemies. F features describe a unit to another one, G describe it to itself.
+Units number U: the N allies, then the E enemies.
 Places are kept as one array a coordinate, because XLA's CPU loops do not vectorise over an axis of length two.
 """
 
@@ -313,7 +313,7 @@ class Battle:
 
     def _observe_others(
         self, state: BattleState, traits: Traits, visible: Array, health: Array, ready: Array, bits: Array
-    ) -> Float[Array, "N F*(U-1)"]:
+    ) -> Float[Array, "N F"]:
         """The other units as each ally sees them: places from its own, in units of its sight; zero where unseen."""
         ally = np.arange(self.num_units) < self.num_allies
         most = np.where(ally, self.num_enemies, self.num_allies) + STOP
@@ -377,8 +377,8 @@ def _sum_over_others(pair: Callable[[slice], tuple[Array, Array]], num_units: in
     return totals
 
 
-def _push_apart(x: Array, y: Array, life: Array, touch: Float[Array, "U U"]) -> tuple[Array, Array]:
-    """Living units (`life` 1, else 0) that overlap move half of the overlap away from each other."""
+def _push_apart(x: Array, y: Array, life: Array, touch: Any) -> tuple[Array, Array]:
+    """Living units (`life` 1, else 0) nearer than `touch` (U, U) move half of the overlap away from each other."""
 
     def pushes(other: slice) -> tuple[Array, Array]:
         dx, dy = x - x[other, None], y - y[other, None]

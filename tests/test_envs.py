@@ -1,0 +1,169 @@
+"""Every environment keeps the contract; the known games have their known payoffs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qmix_jax.config import ConfigError, EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
+from qmix_jax.envs import make_env
+from qmix_jax.exploration import random_action
+
+SETTINGS = {
+    "smax": SmaxConfig(map="3m"),
+    "simple_spread": MpeConfig("simple_spread"),
+    "simple_reference": MpeConfig("simple_reference"),
+    "simple_speaker_listener": MpeConfig("simple_speaker_listener"),
+    "two_step": TwoStepConfig(),
+    "matrix": MatrixConfig(),
+    "probe": ProbeConfig(),
+}
+EPISODES = 4
+
+
+def env_of(settings):
+    return make_env(EnvConfig("test", settings))
+
+
+@pytest.fixture(scope="module", params=list(SETTINGS))
+def played(request):
+    """Random legal play past the step limit, from one compiled scan."""
+    env = env_of(SETTINGS[request.param])
+
+    def step(carry, key):
+        state, observation = carry
+        uniform = jax.random.uniform(key, (EPISODES, env.spec.num_agents))
+        action = random_action(uniform, observation.available)
+        state, after, outcome = jax.vmap(env.step)(jax.random.split(key, EPISODES), state, action)
+        return (state, after), (observation, outcome, jax.vmap(env.scene)(state))
+
+    @jax.jit
+    def play(key):
+        start = jax.vmap(env.reset)(jax.random.split(key, EPISODES))
+        return jax.lax.scan(step, start, jax.random.split(key, env.spec.episode_limit))[1]
+
+    return env, *jax.device_get(play(jax.random.key(0)))
+
+
+def test_the_spec_tells_the_shapes(played):
+    env, observation, outcome, _ = played
+    spec, lead = env.spec, (env.spec.episode_limit, EPISODES)
+    assert observation.agents.shape == (*lead, spec.num_agents, spec.obs_size)
+    assert observation.available.shape == (*lead, spec.num_agents, spec.num_actions)
+    assert observation.available.dtype == bool
+    if observation.state is None:
+        assert spec.state_size == spec.num_agents * spec.obs_size
+    else:
+        assert observation.state.shape == (*lead, spec.state_size)
+    assert all(leaf.shape == lead for leaf in outcome)
+
+
+def test_every_agent_always_has_a_legal_action(played):
+    _, observation, _, _ = played
+    assert observation.available.any(-1).all()
+
+
+def test_everything_is_finite(played):
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(played[1:]))
+
+
+def test_an_episode_ends_by_the_limit_at_the_latest_and_for_one_reason(played):
+    env, _, outcome, _ = played
+    ended = outcome.terminated | outcome.truncated
+    assert ended.any(0).all()
+    first_end = ended.argmax(0)
+    one = np.arange(EPISODES)
+    assert not (outcome.terminated & outcome.truncated)[first_end, one].any()
+    assert not outcome.won[~ended].any()
+    assert first_end.max() < env.spec.episode_limit
+
+
+def test_the_scene_is_one_moment_of_every_episode(played):
+    env, _, _, scene = played
+    assert scene and all(value.shape[:2] == (env.spec.episode_limit, EPISODES) for value in scene.values())
+
+
+@pytest.mark.parametrize("task", ["simple_spread", "simple_reference", "simple_speaker_listener"])
+def test_mpe_episodes_are_truncated_after_26_steps_as_jaxmarls_are(task):
+    env = env_of(MpeConfig(task))
+    state, _ = env.reset(jax.random.key(0))
+    step = jax.jit(env.step)
+    for t in range(26):
+        state, _, outcome = step(jax.random.key(t), state, jnp.zeros(env.spec.num_agents, int))
+        assert bool(outcome.truncated) == (t == 25)
+        assert not outcome.terminated
+
+
+def test_smax_is_truncated_after_101_steps_as_jaxmarls_is():
+    env = env_of(SmaxConfig(map="3m"))
+    stay = jnp.full(3, 4)
+
+    def harmless(state):  # a battle in which nobody ever dies: every unit is healed before every step
+        healed = state._replace(health=jnp.full_like(state.health, 45.0)) if hasattr(state, "health") else state
+        return healed
+
+    state, _ = env.reset(jax.random.key(0))
+    if not hasattr(state, "health"):
+        pytest.skip("JaxMARL's own state")
+    step = jax.jit(lambda key, state: env.step(key, harmless(state), stay))
+    for t in range(101):
+        state, _, outcome = step(jax.random.key(t), state)
+        assert bool(outcome.truncated) == (t == 100)
+        assert not outcome.terminated and not outcome.won
+
+
+def test_agents_of_different_sizes_are_padded_and_masked():
+    env = env_of(MpeConfig("simple_speaker_listener"))
+    _, observation = env.reset(jax.random.key(0))
+    assert env.spec.obs_size == 11 and env.spec.num_actions == 5
+    assert (observation.agents[0, 3:] == 0).all()
+    np.testing.assert_array_equal(observation.available, [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+
+
+def test_the_mpe_reward_is_the_sum_over_agents():
+    from jaxmarl.environments.mpe import SimpleSpreadMPE
+
+    env, raw = env_of(MpeConfig("simple_spread")), SimpleSpreadMPE()
+    key = jax.random.key(1)
+    state, _ = env.reset(key)
+    action = jnp.array([1, 2, 3])
+    _, _, outcome = env.step(key, state, action)
+    _, _, rewards, _, _ = raw.step_env(key, state, {f"agent_{i}": action[i] for i in range(3)})
+    assert float(outcome.reward) == pytest.approx(float(sum(rewards.values())), rel=1e-5)
+
+
+def test_all_smax_maps_are_known_and_a_wrong_one_is_answered_with_the_nearest():
+    from qmix_jax.envs.jaxmarl import SMAX_MAPS
+
+    assert len(SMAX_MAPS) == 14
+    for name in SMAX_MAPS:
+        assert env_of(SmaxConfig(map=name)).spec.name == f"SMAX {name}"
+    with pytest.raises(ConfigError, match="did you mean '3s5z'"):
+        env_of(SmaxConfig(map="3s5zz"))
+
+
+def test_the_two_step_game_pays_as_the_paper_says():
+    env = env_of(TwoStepConfig())
+    for first, tables in enumerate([[[7, 7], [7, 7]], [[0, 1], [1, 8]]]):
+        for i in (0, 1):
+            for j in (0, 1):
+                state, _ = env.reset(jax.random.key(0))
+                state, _, outcome = env.step(jax.random.key(0), state, jnp.array([first, i]))
+                assert float(outcome.reward) == 0 and not outcome.terminated
+                _, _, outcome = env.step(jax.random.key(0), state, jnp.array([i, j]))
+                assert float(outcome.reward) == tables[i][j] and outcome.terminated
+
+
+def test_a_matrix_game_pays_its_table_for_any_number_of_agents():
+    payoff = np.arange(12.0).reshape(2, 3, 2)
+    env = env_of(MatrixConfig(payoff.tolist()))
+    state, observation = env.reset(jax.random.key(0))
+    np.testing.assert_array_equal(observation.available.sum(-1), [2, 3, 2])
+    for joint in np.ndindex(payoff.shape):
+        assert float(env.step(jax.random.key(0), state, jnp.array(joint))[2].reward) == payoff[joint]
+
+
+@pytest.mark.parametrize("payoff", [[1.0, 2.0], [[1.0], [2.0, 3.0]], [["a", "b"]], []])
+def test_a_payoff_that_is_no_table_is_refused(payoff):
+    with pytest.raises(ConfigError, match=r"env\.payoff"):
+        env_of(MatrixConfig(payoff))

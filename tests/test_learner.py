@@ -1,0 +1,177 @@
+"""The loss against a loop in NumPy, and what may and may not reach the update."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.learner import make_optimizer, pick
+from qmix_jax.mixers import MIXERS
+from qmix_jax.trainer import Trainer
+from qmix_jax.types import Clock, Joint
+
+T, B = 8, 4
+
+
+@pytest.fixture(scope="module")
+def batch(probe):
+    trainer = Trainer(tiny(), probe)
+    state = trainer.init(jnp.array(0))
+    play = jax.jit(lambda s: trainer._rollout(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(7)))
+    return play(state)[1]
+
+
+def learner_of(probe, name="qmix", whole_episodes=False, **changes):
+    rollout = {"whole_episodes": whole_episodes}
+    learner = Trainer(tiny(algorithm={"name": "qmix"}, rollout=rollout, learner=changes), probe).learner
+    if name != "qmix":
+        learner = dataclasses.replace(learner, mixer=MIXERS[name]())
+    state = learner.init(jax.random.key(3))
+    other = learner.init(jax.random.key(4))  # a target network that differs from the online one
+    return learner, state._replace(target_params=other.params)
+
+
+def values(learner, params, batch):
+    """Q of every agent and action at the T+1 observations, stepping one time after the other."""
+    hidden, qs, hiddens = batch.hidden, [], []
+    action = jnp.concatenate([batch.last_action[None], batch.action])
+    first = jnp.concatenate([batch.first, jnp.zeros((1, B), bool)])
+    for t in range(T + 1):
+        inputs = AgentInput(batch.observation.agents[t], action[t], first[t])
+        hidden, q = learner.agents.step(params["agent"], hidden, inputs)
+        qs.append(q)
+        hiddens.append(hidden)
+    return np.asarray(jnp.stack(qs)), jnp.stack(hiddens)
+
+
+def mix(learner, params, q, action, hidden, state):
+    """The mixer's value of one joint action in one environment."""
+    n = np.arange(q.shape[0])
+    joint = Joint(
+        chosen_q=jnp.asarray(q[n, action]),
+        greedy_q=jnp.asarray(q.max(-1)),
+        action=jax.nn.one_hot(jnp.asarray(action), q.shape[-1]),
+        hidden=hidden,
+        state=state,
+    )
+    return np.asarray(learner.mixer.apply(params["mixer"], jax.tree.map(lambda leaf: leaf[None], joint)))[0]
+
+
+def loop_loss(learner, state, batch, skipped=0):
+    """Double-Q lambda loss by the definition, one environment and one step at a time."""
+    config = learner.config
+    q, hidden = values(learner, state.params, batch)
+    target_q, target_hidden = values(learner, state.target_params, batch)
+    b_ = jax.tree.map(np.asarray, batch)
+    total, count = 0.0, 0
+    for b in range(B):
+        target = None
+        for t in reversed(range(T)):
+            legal = b_.observation.available[t + 1, b]
+            selecting = q if config.double_q else target_q
+            best = np.where(legal, selecting[t + 1, b], -np.inf).argmax(-1)
+            next_state = batch.observation.state[t + 1, b]
+            v = mix(learner, state.target_params, target_q[t + 1, b], best, target_hidden[t + 1, b], next_state)
+            is_dropped = b_.truncated[t, b] and t < T - 1
+            trace = config.td_lambda if target is not None else 0.0
+            future = (1 - trace) * v + trace * (target if target is not None else 0.0)
+            here = config.reward_scale * b_.reward[t, b] + config.gamma * (0.0 if b_.terminated[t, b] else future)
+            target = None if is_dropped else here
+            if is_dropped or t < skipped:
+                continue
+            state_t = batch.observation.state[t, b]
+            chosen = mix(learner, state.params, q[t, b], b_.action[t, b], hidden[t, b], state_t)
+            total, count = total + np.mean((chosen - here) ** 2), count + 1
+    return total / count
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("qmix", {}),
+        ("vdn", {"td_lambda": 0.0, "double_q": False}),
+        ("iql", {"td_lambda": 1.0, "reward_scale": 0.1}),
+    ],
+)
+def test_the_loss_equals_a_loop(probe, batch, name, changes):
+    learner, state = learner_of(probe, name, **changes)
+    loss, metrics = jax.jit(learner.loss)(state.params, state.target_params, batch)
+    assert batch.truncated.any() and batch.terminated.any()
+    assert float(loss) == pytest.approx(loop_loss(learner, state, batch), rel=1e-4)
+    assert float(metrics.loss) == float(loss)
+
+
+def test_burn_in_leaves_its_steps_out_of_the_loss_but_not_out_of_the_state(probe, batch):
+    learner, state = learner_of(probe, burn_in=3)
+    loss, _ = jax.jit(learner.loss)(state.params, state.target_params, batch)
+    assert float(loss) == pytest.approx(loop_loss(learner, state, batch, skipped=3), rel=1e-4)
+
+
+def test_unavailable_actions_never_reach_the_target(probe, batch):
+    learner, state = learner_of(probe)
+    loss = jax.jit(lambda p, t: learner.loss(p, t, batch)[0])
+    # a huge Q for one action everywhere matters only where that action is legal
+    illegal = jnp.zeros_like(batch.observation.available).at[..., 1:].set(True)
+    only_others = batch._replace(observation=batch.observation._replace(available=illegal))
+    raised = jax.tree.map(jnp.copy, state.target_params)
+    raised["agent"]["q_bias"] = raised["agent"]["q_bias"].at[0].add(1e6)
+    loss_without_action_0 = jax.jit(lambda t: learner.loss(state.params, t, only_others)[0])
+    assert float(loss_without_action_0(raised)) == pytest.approx(float(loss_without_action_0(state.target_params)))
+    assert float(loss(state.params, raised)) > 1e6
+
+
+def test_no_gradient_flows_into_the_target(probe, batch):
+    learner, state = learner_of(probe)
+    gradient = jax.jit(jax.grad(lambda t: learner.loss(state.params, t, batch)[0]))(state.target_params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_one_update_moves_agent_and_mixer_and_clips_them_together(probe, batch):
+    learner, state = learner_of(probe, max_grad_norm=1e-3, optimizer="rmsprop", adam_epsilon=1e9, learning_rate=1e9)
+    after, metrics = jax.jit(learner.update)(state, batch, jnp.array(0))
+    moved = jax.tree.map(lambda a, b: a - b, after.params, state.params)
+    assert all(jnp.abs(leaf).max() > 0 for part in moved.values() for leaf in jax.tree.leaves(part) if leaf.ndim > 1)
+    # with a huge epsilon, RMSprop divides by it alone: the step is learning rate x clipped gradient / epsilon
+    norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(moved)))
+    assert float(norm) == pytest.approx(1e-3, rel=1e-2)
+    assert float(metrics.grad_norm) > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, after.target_params, state.target_params)
+
+
+def test_a_soft_target_follows_with_every_update(probe, batch):
+    learner, state = learner_of(probe)
+    learner = dataclasses.replace(learner, target=dataclasses.replace(learner.target, mode="soft", tau=0.25))
+    after, _ = jax.jit(learner.update)(state, batch, jnp.array(0))
+    expected = jax.tree.map(lambda t, p: 0.75 * t + 0.25 * p, state.target_params, after.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.target_params, expected)
+
+
+def test_the_learning_rate_decays_over_the_run(probe):
+    learner, _ = learner_of(probe, learning_rate=1.0, final_learning_rate=0.5)
+    rates = [float(learner.learning_rate(jnp.array(steps))) for steps in (0, 80, 160, 1000)]
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "radam", "rmsprop"])
+def test_optimizers_descend(optimizer):
+    config = tiny(learner={"optimizer": optimizer}).learner
+    optimiser = make_optimizer(config)
+
+    def descend(carry, _):
+        x, opt_state = carry
+        update, opt_state = optimiser.update(2 * x, opt_state, x)
+        return (x - 0.05 * update, opt_state), None
+
+    start = jnp.array([3.0, -2.0])
+    (x, _), _ = jax.lax.scan(descend, (start, optimiser.init(start)), length=300)
+    assert jnp.abs(x).max() < 0.5
+
+
+def test_picking_is_indexing():
+    q = jax.random.normal(jax.random.key(0), (5, 3, 4))
+    action = jax.random.randint(jax.random.key(1), (5, 3), 0, 4)
+    np.testing.assert_array_equal(pick(q, action), jnp.take_along_axis(q, action[..., None], -1)[..., 0])

@@ -1,0 +1,163 @@
+"""One program on one, two and four devices, for one seed and for many."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from qmix_jax.config import ConfigError
+from qmix_jax.parallel import DATA, Program, describe_memory, split_devices
+from qmix_jax.trainer import Trainer
+from qmix_jax.types import Clock
+
+
+class Trained:
+    """A program run for three chunks."""
+
+    def __init__(self, probe, devices, **changes):
+        self.config = tiny(devices=devices, **changes)
+        self.program = Program.make(self.config, probe)
+        self.state = self.program.init()
+        self.shapes = self.program.shapes()
+        chunk = self.program.compile_chunk(self.state)
+        self.metrics = []
+        for _ in range(3):
+            self.state, metrics = chunk(self.state)
+            self.metrics.append(jax.device_get(metrics))
+
+
+@pytest.fixture(scope="module", params=[(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2)])
+def trained(request, probe):
+    devices, seeds = request.param
+    return Trained(probe, devices, num_seeds=seeds)
+
+
+def test_the_state_keeps_its_shape_on_any_number_of_devices(trained):
+    before, after = jax.tree.leaves(trained.shapes), jax.tree.leaves(trained.state)
+    assert [leaf.shape for leaf in before] == [leaf.shape for leaf in after]
+    seeds = trained.config.num_seeds
+    assert trained.state.seeds.rollout.first.shape == (seeds, 4)
+    assert trained.state.seeds.replay.reward.shape == (seeds, 16, 8)
+
+
+def test_counts_are_global_numbers(trained):
+    assert int(trained.state.clock.iteration) == 6
+    for i, metrics in enumerate(trained.metrics):
+        assert (metrics.evaluation.episodes == 8).all()
+        assert (metrics.updates == (2 if i == 0 else 4)).all()
+        assert (metrics.training.episodes > 8).all()
+
+
+def test_every_device_holds_its_own_environments(trained):
+    names = np.asarray(trained.state.seeds.rollout.observation.agents[:, :, 0, 0])
+    assert len(np.unique(names)) == names.size
+    stored = np.asarray(trained.state.seeds.replay.observation.agents[:, :, 0, 0, 0])
+    assert len(np.unique(stored)) > stored.size // 2  # neighbouring sequences may share an episode
+
+
+def test_training_learns_something_finite(trained):
+    for metrics in trained.metrics:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
+    assert (trained.metrics[-1].losses.loss > 0).all()
+
+
+def test_parameters_stay_equal_on_all_devices_that_share_a_seed(trained):
+    for leaf in jax.tree.leaves(trained.state.seeds.learner.params):
+        shards = {}
+        for shard in leaf.addressable_shards:
+            shards.setdefault(str(shard.index), []).append(np.asarray(shard.data))
+        for copies in shards.values():
+            for copy in copies[1:]:
+                np.testing.assert_array_equal(copies[0], copy)
+
+
+def test_seeds_together_equal_seeds_alone(probe):
+    together = Trained(probe, 1, num_seeds=2, seed=5)
+    for i in range(2):
+        alone = Trained(probe, 1, seed=5 + i)
+        for ours, theirs in zip(
+            jax.tree.leaves(together.state.seeds.learner.params),
+            jax.tree.leaves(alone.state.seeds.learner.params),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(together.metrics[-1].training.episodes[i], alone.metrics[-1].training.episodes[0])
+
+
+def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):
+    config = tiny()
+    trainer = Trainer(config, probe)
+    state = trainer.init(jnp.array(0))
+    batch = trainer._rollout(Clock(jnp.array(0)), state.learner.params, state.rollout, jax.random.key(1))[1]
+    whole, whole_metrics = trainer.learner.update(state.learner, batch, jnp.array(0))
+    mesh = Mesh(np.array(jax.devices()[:4]), (DATA,))
+    learner = dataclasses.replace(trainer.learner, axis=DATA)
+    rows_last = batch._replace(hidden=P(DATA), last_action=P(DATA))
+    specs = jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, P) else P(None, DATA), rows_last, is_leaf=lambda leaf: isinstance(leaf, P)
+    )
+    update = jax.shard_map(learner.update, mesh=mesh, in_specs=(P(), specs, P()), out_specs=P(), check_vma=False)
+    split, split_metrics = jax.jit(update)(state.learner, batch, jnp.array(0))
+    np.testing.assert_allclose(split_metrics.loss, whole_metrics.loss, rtol=1e-5)
+    np.testing.assert_allclose(split_metrics.grad_norm, whole_metrics.grad_norm, rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), split.params, whole.params
+    )
+
+
+def test_one_compilation_a_run(probe):
+    program = Program.make(tiny(devices=1), probe)
+    state = program.init()
+    traces = []
+    original = Trainer.step
+
+    def counted(self, clock, state):
+        traces.append(1)
+        return original(self, clock, state)
+
+    Trainer.step = counted
+    try:
+        chunk = program.compile_chunk(state)
+        for _ in range(3):
+            state, _ = chunk(state)
+    finally:
+        Trainer.step = original
+    assert len(traces) <= 2  # scan may trace its body twice; no chunk traces it again
+
+
+@pytest.mark.parametrize(
+    ("available", "changes", "expected"),
+    [
+        (1, {}, (1, 1)),
+        (4, {}, (1, 4)),
+        (4, {"num_seeds": 4}, (4, 1)),
+        (4, {"num_seeds": 2}, (2, 2)),
+        (4, {"num_seeds": 3}, (1, 4)),
+        (3, {}, (1, 2)),
+        (4, {"learner": {"batch_size": 6}}, (1, 2)),
+        (4, {"devices": 2}, (1, 2)),
+    ],
+)
+def test_devices_are_split_to_fit(available, changes, expected):
+    assert split_devices(tiny(**changes), available) == expected
+
+
+@pytest.mark.parametrize(
+    ("available", "changes", "named"),
+    [(2, {"devices": 4}, "only 2"), (4, {"devices": 3}, "rollout.num_envs=4")],
+)
+def test_devices_that_cannot_share_the_work_are_refused(available, changes, named):
+    with pytest.raises(ConfigError, match=named):
+        split_devices(tiny(**changes), available)
+
+
+def test_memory_is_known_before_anything_is_made(probe):
+    program = Program.make(tiny(devices=1, num_seeds=2), probe)
+    needs, state = describe_memory(program.shapes()), program.init()
+    assert needs["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.seeds.replay))
+    assert needs["parameters"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.seeds.learner.params))

@@ -1,0 +1,129 @@
+"""When things happen: epsilon, learning, target sync and replay follow the one clock, to the environment step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from qmix_jax.trainer import Trainer, fires
+from qmix_jax.types import Clock
+
+STEPS = 32  # environment steps an iteration: 4 environments x 8
+
+
+class Stepped:
+    """A few iterations of one seed, every state kept."""
+
+    def __init__(self, config, env, iterations):
+        trainer = Trainer(config, env)
+        step = jax.jit(trainer.step)
+        self.states, self.metrics = [jax.jit(trainer.init)(jnp.array(config.seed))], []
+        for i in range(iterations):
+            state, metrics = step(Clock(jnp.array(i)), self.states[-1])
+            self.states.append(state)
+            self.metrics.append(metrics)
+
+    def params(self, i):
+        return jax.tree.leaves(self.states[i].learner.params)
+
+    def target(self, i):
+        return jax.tree.leaves(self.states[i].learner.target_params)
+
+
+def same(a, b):
+    return all(bool((x == y).all()) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="module")
+def stepped(probe):
+    """Learning starts at step 60, an update for every 16 steps, target sync every 96; replay holds 4 iterations."""
+    return Stepped(tiny(), probe, 7)
+
+
+def test_learning_starts_with_the_iteration_that_reaches_its_step(stepped):
+    assert [int(m.updates) for m in stepped.metrics] == [0, 2, 2, 2, 2, 2, 2]
+    assert same(stepped.params(0), stepped.params(1))
+    assert not same(stepped.params(1), stepped.params(2))
+
+
+def test_the_target_is_synced_at_its_multiples_and_at_no_other_time(stepped):
+    for i in range(1, 8):
+        reached_a_multiple = (i * STEPS) // 96 > ((i - 1) * STEPS) // 96
+        if reached_a_multiple:
+            assert same(stepped.target(i), stepped.params(i))
+        else:
+            assert same(stepped.target(i), stepped.target(i - 1))
+    assert not same(stepped.target(3), stepped.target(6))
+
+
+def test_replay_is_a_ring_of_whole_rollouts(stepped):
+    memory = [state.replay.observation.agents for state in stepped.states]
+    assert memory[0].shape[0] == 16  # 128 steps of capacity / 8 a sequence
+    for i in range(7):
+        rows = slice(i % 4 * 4, i % 4 * 4 + 4)
+        changed = np.array([(memory[i + 1][row] != memory[i][row]).any() for row in range(16)])
+        assert changed[rows].all() and changed.sum() == 4
+
+
+def test_what_is_inserted_is_what_was_played(stepped):
+    names = stepped.states[2].replay.observation.agents[4:8, 0, 0, 0]
+    np.testing.assert_array_equal(names, stepped.states[1].rollout.observation.agents[:, 0, 0])
+
+
+@pytest.mark.parametrize(("num_envs", "expected"), [(4, [1, 1, 1, 2]), (2, [0, 1, 0, 1, 1, 0, 1, 1])])
+def test_updates_per_data_mean_the_same_at_any_number_of_environments(probe, num_envs, expected):
+    config = tiny(rollout={"num_envs": num_envs}, learner={"start_env_steps": 0, "env_steps_per_update": 25.6})
+    played = Stepped(config, probe, len(expected))
+    assert [int(m.updates) for m in played.metrics] == expected
+    assert sum(expected) == 128 / 25.6
+
+
+def test_counting_multiples():
+    before, after = jnp.array([0, 99, 100, 150]), jnp.array([99, 100, 150, 350])
+    np.testing.assert_array_equal(fires(100, before, after), [0, 1, 0, 2])
+    np.testing.assert_array_equal(fires(12.5, jnp.array([0, 12]), jnp.array([12, 25])), [0, 2])
+
+
+def test_exploration_uses_the_epsilon_of_each_environment_step(probe):
+    """With epsilon falling to 0 after 48 steps, only the first 12 of 16 joint steps may differ from greedy."""
+    config = tiny(exploration={"start": 1.0, "finish": 0.0, "decay_env_steps": 48}, rollout={"num_steps": 16})
+    trainer = Trainer(config, probe)
+    state = trainer.init(jnp.array(0))
+    rollout = jax.jit(
+        lambda clock, epsilon_off: Trainer(
+            tiny(exploration={"start": epsilon_off, "finish": 0.0, "decay_env_steps": 48}, rollout={"num_steps": 16}),
+            probe,
+        )._rollout(clock, state.learner.params, state.rollout, jax.random.key(0))[1],
+        static_argnums=1,
+    )
+    explored, greedy = rollout(Clock(jnp.array(0)), 1.0), rollout(Clock(jnp.array(0)), 0.0)
+    assert (explored.action[:12] != greedy.action[:12]).any()
+    _, q = trainer.agents.unroll(
+        state.learner.params["agent"],
+        explored.hidden,
+        inputs_of(explored),
+    )
+    best = jnp.where(explored.observation.available[:-1], q, -jnp.inf).argmax(-1)
+    is_greedy = np.asarray(best == explored.action).all(axis=(1, 2))
+    assert is_greedy[12:].all() and not is_greedy[:12].all()
+
+
+def inputs_of(sequence):
+    from qmix_jax.agents.recurrent import AgentInput
+
+    last_action = jnp.concatenate([sequence.last_action[None], sequence.action[:-1]])
+    return AgentInput(sequence.observation.agents[:-1], last_action, sequence.first)
+
+
+def test_the_same_seed_gives_the_same_numbers(probe, stepped):
+    again = Stepped(tiny(), probe, 3)
+    for a, b in zip(jax.tree.leaves(again.states[3].learner), jax.tree.leaves(stepped.states[3].learner), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_vmapped_over_seeds_still_branches_by_the_clock(probe):
+    trainer = Trainer(tiny(), probe)
+    states = jax.eval_shape(jax.vmap(trainer.init), jnp.arange(3))
+    jaxpr = str(jax.make_jaxpr(jax.vmap(trainer.step, in_axes=(None, 0)))(Clock(jnp.array(0)), states))
+    assert jaxpr.count("cond[") == 2  # whether to learn, and whether to sync the target

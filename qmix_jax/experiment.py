@@ -54,7 +54,7 @@ def memory_at_hand() -> int:
 
 def _refuse_what_cannot_fit(program: Program) -> None:
     """Raise ConfigError, with a capacity that would fit, where the training state is larger than the memory."""
-    needs = parallel.describe_memory(program.shapes())
+    needs = parallel.describe_memory(program.shapes)
     devices = 1 if jax.default_backend() == "cpu" else program.mesh.size
     room = 0.9 * memory_at_hand() * devices
     rest = sum(size for part, size in needs.items() if part != "replay")
@@ -75,7 +75,7 @@ def _gib(size: float) -> str:
 def describe(program: Program) -> str:
     """What the run will be made of, before anything is compiled."""
     config, mesh = program.config, program.mesh
-    needs = parallel.describe_memory(program.shapes())
+    needs = parallel.describe_memory(program.shapes)
     count = needs["parameters"] // 4 // config.num_seeds
     kind = mesh.devices.flat[0].device_kind
     return (

@@ -135,6 +135,7 @@ class Program:
         """The state before the first step: seed i is `config.seed + i`."""
         return self._init(self._seeds)
 
+    @cached_property
     def shapes(self) -> TrainState:
         """The state's global shapes, without making it."""
         return jax.eval_shape(self._init, self._seeds)

@@ -18,7 +18,7 @@ from qmix_jax.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.mixers import make_mixer
 from qmix_jax.rollout import EpisodeSums, RolloutState, finished_episodes, restart, rollout
 from qmix_jax.rollout import init as init_rollout
-from qmix_jax.types import Clock, Params, Sequence, swap_time_and_batch
+from qmix_jax.types import Clock, Params, Sequence, action_dtype, swap_time_and_batch
 
 
 class SeedState(NamedTuple):
@@ -96,15 +96,27 @@ class Trainer:
         key = jax.random.key(seed)
         network_key, env_key = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
         env_state = init_rollout(self.env, self._device_key(env_key), self.agents.initial_hidden(self.num_envs))
-        example = jax.eval_shape(self._first_rows, env_state)
         capacity = self.config.replay_sequences // self.num_data
-        return SeedState(key, self.learner.init(network_key), env_state, replay.init(example, capacity))
+        return SeedState(key, self.learner.init(network_key), env_state, replay.init(self._row(), capacity))
 
-    def _first_rows(self, state: RolloutState) -> Sequence:
-        """One row of replay, for its shapes alone."""
-        params = self.learner.init(jax.random.key(0)).params
-        _, sequence, _ = self._rollout(Clock(jnp.array(0)), params, state, jax.random.key(0))
-        return jax.tree.map(lambda leaf: leaf[0], swap_time_and_batch(sequence))
+    def _row(self) -> Sequence:
+        """The shapes of one sequence in replay."""
+        spec, time = self.env.spec, self.config.rollout.num_steps
+
+        def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
+            return jax.ShapeDtypeStruct(sizes, dtype)
+
+        _, observation = jax.eval_shape(self.env.reset, jax.random.key(0))
+        return Sequence(
+            observation=jax.tree.map(lambda leaf: shape(time + 1, *leaf.shape, dtype=leaf.dtype), observation),
+            action=shape(time, spec.num_agents, dtype=action_dtype(spec)),
+            reward=shape(time),
+            first=shape(time, dtype=bool),
+            terminated=shape(time, dtype=bool),
+            truncated=shape(time, dtype=bool),
+            last_action=shape(spec.num_agents, dtype=action_dtype(spec)),
+            hidden=shape(spec.num_agents, self.config.agent.hidden_size),
+        )
 
     def step(self, clock: Clock, state: SeedState) -> tuple[SeedState, StepMetrics]:
         """One iteration."""

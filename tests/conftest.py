@@ -1,13 +1,18 @@
 """Four simulated devices, checked shapes, and one tiny world that most tests share."""
 
-import jax
+import os
+
+QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILE}"  # the tests are all compilation
+
+import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_numpy_rank_promotion", "allow")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook("qmix_jax", "beartype.beartype")
+CHECKED = "agents envs evaluate exploration learner mixers replay rollout targets trainer types"
+install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 import pytest  # noqa: E402
 

@@ -23,7 +23,7 @@ class Trained:
         self.config = tiny(devices=devices, **changes)
         self.program = Program.make(self.config, probe)
         self.state = self.program.init()
-        self.shapes = self.program.shapes()
+        self.shapes = self.program.shapes
         chunk = self.program.compile_chunk(self.state)
         self.metrics = []
         for _ in range(3):
@@ -158,6 +158,6 @@ def test_devices_that_cannot_share_the_work_are_refused(available, changes, name
 
 def test_memory_is_known_before_anything_is_made(probe):
     program = Program.make(tiny(devices=1, num_seeds=2), probe)
-    needs, state = describe_memory(program.shapes()), program.init()
+    needs, state = describe_memory(program.shapes), program.init()
     assert needs["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.seeds.replay))
     assert needs["parameters"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.seeds.learner.params))

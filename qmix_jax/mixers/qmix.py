@@ -26,7 +26,7 @@ class QMIX(nn.Module):
     hypernet_size: int = 64
     positive: Literal["abs", "softplus"] = "abs"
     state_norm: StateNorm = "layer_norm"
-    init_scale: float = 0.1
+    init_scale: float = 0.01
 
     @nn.compact
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:

@@ -1,0 +1,151 @@
+"""A run from end to end: what it leaves behind, and how it ends when something goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny
+
+from qmix_jax import experiment
+from qmix_jax.checkpoint import load_params
+from qmix_jax.config import ConfigError
+from qmix_jax.parallel import Program
+from qmix_jax.reporting.records import read_metrics
+
+PER_SEED = (
+    "train/loss train/td_error train/q_mean train/target_mean train/grad_norm train/replay_fill train/updates "
+    "train/return train/episode_length train/win_rate eval/return eval/episode_length eval/win_rate"
+).split()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "folder"
+    config = tiny(num_seeds=2, devices=1)
+    return config, folder, experiment.run(config, folder, {"num_seeds": 2})
+
+
+def test_a_run_leaves_everything_in_its_folder(finished):
+    _, folder, status = finished
+    assert status == 0
+    left = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.jsonl", "curve.png", "policy.gif", "checkpoints"} <= left
+    manifest = json.loads((folder / "run.json").read_text())
+    assert manifest["versions"]["jax"] == jax.__version__ and manifest["devices"]
+
+
+def test_each_evaluation_is_one_line_with_every_seed(finished):
+    config, folder, _ = finished
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["env_steps"] for row in rows] == [64, 128, 192]
+    for row in rows:
+        assert {"wall_seconds", "compile_seconds", "train/epsilon", "train/learning_rate"} <= set(row)
+        assert all(len(row[name]) == config.num_seeds for name in PER_SEED)
+    assert rows[-1]["wall_seconds"] > rows[0]["wall_seconds"] > rows[0]["compile_seconds"] > 0
+    assert [row["train/replay_fill"][0] for row in rows] == [0.5, 1.0, 1.0]
+    # the last joint step before row 1 is taken at environment step 60 of a decay over 100 from 1 to 0.1
+    assert rows[0]["train/epsilon"] == pytest.approx(1 - 0.9 * 0.60)
+
+
+def test_the_saved_parameters_are_the_trained_ones(finished):
+    config, folder, _ = finished
+    program = experiment.check(config)
+    shapes = program.shapes.seeds.learner.params
+    params = load_params(folder, shapes)
+    state = program.init()
+    chunk = program.compile_chunk(state)
+    for _ in range(config.num_chunks):
+        state, _ = chunk(state)
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.seeds.learner.params))
+
+
+def test_the_same_run_gives_the_same_numbers(finished, tmp_path):
+    config, folder, _ = finished
+    experiment.run(config, tmp_path / "again", {})
+    timing = {"wall_seconds", "compile_seconds", "train/steps_per_second"}
+    ours, theirs = (
+        [{k: v for k, v in row.items() if k not in timing} for row in read_metrics(place / "metrics.jsonl")]
+        for place in (folder, tmp_path / "again")
+    )
+    assert ours == theirs
+
+
+def test_nan_stops_the_run_says_what_to_look_at_and_keeps_the_parameters(tmp_path, capsys):
+    config = tiny(devices=1, learner={"learning_rate": 1e30}, logging={"display": "plain"})
+    assert experiment.run(config, tmp_path, {}) == experiment.FAILED
+    said = capsys.readouterr().out
+    assert "NaN between steps" in said and "learner.learning_rate" in said
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert rows and None in rows[-1]["train/loss"]
+
+
+def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
+    """The losses of the second chunk are made NaN: what the first one learnt is saved."""
+    config = tiny(devices=1)
+    compiled = Program.compile_chunk
+
+    def compile_chunk(self, state):
+        chunk, calls = compiled(self, state), []
+
+        def spoilt(state):
+            state, metrics = chunk(state)
+            calls.append(1)
+            if len(calls) == 2:
+                metrics = metrics._replace(losses=jax.tree.map(lambda x: x * np.nan, metrics.losses))
+            return state, metrics
+
+        return spoilt
+
+    monkeypatch.setattr(Program, "compile_chunk", compile_chunk)
+    assert experiment.run(config, tmp_path, {}) == experiment.FAILED
+    params = load_params(tmp_path, experiment.check(config).shapes.seeds.learner.params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_ctrl_c_ends_after_the_chunk_with_everything_on_disk(tmp_path, monkeypatch):
+    log = experiment.MetricsFile.log
+
+    def log_and_interrupt(self, row):
+        log(self, row)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(experiment.MetricsFile, "log", log_and_interrupt)
+    assert experiment.run(tiny(devices=1), tmp_path, {}) == experiment.INTERRUPTED
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
+    assert (tmp_path / "curve.png").exists() and (tmp_path / "checkpoints").is_dir()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_replay_too_large_is_refused_with_one_that_fits_before_a_folder_is_made(tmp_path):
+    with pytest.raises(ConfigError, match=r"replay\.capacity=.* try replay\.capacity=\d+") as refused:
+        experiment.run(tiny(replay={"capacity": 10**12}), tmp_path / "none", {})
+    assert not (tmp_path / "none").exists() and "\n" not in str(refused.value)
+
+
+def test_the_command_line_from_end_to_end_with_wandb_offline(tmp_path):
+    line = (
+        "train env=two_step total_env_steps=256 evaluation.every_env_steps=128 num_seeds=2 devices=2 "
+        "logging.wandb.mode=offline hydra.run.dir=out"
+    )
+    home = {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "qmix_jax", *line.split()],
+        cwd=tmp_path,
+        env={**os.environ, **home},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Next:" in done.stdout and "256" in done.stdout
+    out = tmp_path / "out"
+    assert len(read_metrics(out / "metrics.jsonl")) == 2
+    assert (out / "policy.gif").stat().st_size > 0 and (out / ".hydra" / "overrides.yaml").exists()
+    assert list(out.glob("wandb/offline-run-*/*.wandb"))

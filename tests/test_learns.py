@@ -1,0 +1,43 @@
+"""The games with a known answer come out as published."""
+
+
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from qmix_jax.cli.compose import compose_jobs
+from qmix_jax.config import from_mapping
+from qmix_jax.envs import make_env
+from qmix_jax.parallel import Program
+
+pytestmark = pytest.mark.slow
+SEEDS = 4
+
+
+def greedy_returns(line):
+    """Return of greedy play after training, one a seed, from the settings that the command line would compose."""
+    (job,) = compose_jobs([*line.split(), f"num_seeds={SEEDS}", "devices=1"])
+    config = from_mapping(OmegaConf.to_container(OmegaConf.create(job)))
+    program = Program.make(config, make_env(config.env))
+    state = program.init()
+    chunk = program.compile_chunk(state)
+    for _ in range(config.num_chunks):
+        state, metrics = chunk(state)
+    return np.asarray(metrics.evaluation.total_return / metrics.evaluation.episodes)
+
+
+@pytest.mark.parametrize(("algorithm", "expected"), [("qmix", 8.0), ("vdn", 7.0)])
+def test_the_two_step_game_separates_qmix_from_vdn(algorithm, expected):
+    np.testing.assert_array_equal(greedy_returns(f"env=two_step algorithm={algorithm}"), expected)
+
+
+@pytest.mark.parametrize("algorithm", ["qmix", "vdn"])
+def test_monotonic_mixers_miss_the_non_monotonic_optimum_under_uniform_data(algorithm):
+    assert (greedy_returns(f"env=matrix algorithm={algorithm}") < 8.0).all()
+
+
+def test_everyone_finds_the_optimum_of_an_additive_game():
+    for algorithm in ("qmix", "vdn", "iql"):
+        returns = greedy_returns(f"env=matrix env.payoff=[[0,1],[2,3]] algorithm={algorithm}")
+        np.testing.assert_array_equal(returns, 3.0)

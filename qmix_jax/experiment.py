@@ -33,7 +33,11 @@ FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return 
 
 def check(config: Config) -> Program:
     """The run's program, not yet compiled; raises ConfigError where it cannot work on this machine."""
-    program = Program.make(config, make_env(config.env))
+    env = make_env(config.env)
+    limit, steps = env.spec.episode_limit, config.rollout.num_steps
+    if config.rollout.whole_episodes and steps < limit:
+        raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
+    program = Program.make(config, env)
     _refuse_what_cannot_fit(program)
     return program
 

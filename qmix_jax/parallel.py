@@ -133,7 +133,7 @@ class Program:
 
     def init(self) -> TrainState:
         """The state before the first step: seed i is `config.seed + i`."""
-        return self._init(self._seeds)
+        return _compile_quickly(self._init.lower(self._seeds))(self._seeds)
 
     @cached_property
     def shapes(self) -> TrainState:
@@ -165,7 +165,14 @@ class Program:
         def play(params: Params, key: jax.Array) -> Record:
             return record(self.env, self.trainer.agents, params, key, episodes)
 
-        return jax.jit(play).lower(params, jax.random.key(0)).compile()
+        return _compile_quickly(jax.jit(play).lower(params, jax.random.key(0)))
+
+
+def _compile_quickly(lowered: Any) -> Any:
+    """Compile what runs only once: on a CPU, optimising it would take longer than it can save."""
+    if jax.default_backend() != "cpu":
+        return lowered.compile()
+    return lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 
 
 def describe_memory(shapes: TrainState) -> dict[str, int]:

@@ -10,11 +10,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import TINY, merge, tiny
 
 from qmix_jax import experiment
-from qmix_jax.checkpoint import load_params
-from qmix_jax.config import ConfigError
+from qmix_jax.checkpoint import load_params, load_run
+from qmix_jax.config import ConfigError, from_mapping
+from qmix_jax.evaluate import evaluate
 from qmix_jax.parallel import Program
 from qmix_jax.reporting.records import read_metrics
 
@@ -27,8 +28,9 @@ PER_SEED = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "folder"
-    config = tiny(num_seeds=2, devices=1)
-    return config, folder, experiment.run(config, folder, {"num_seeds": 2})
+    settings = merge(TINY, {"num_seeds": 2, "devices": 1})
+    config = from_mapping(settings)
+    return config, folder, experiment.run(config, folder, settings)
 
 
 def test_a_run_leaves_everything_in_its_folder(finished):
@@ -56,13 +58,29 @@ def test_each_evaluation_is_one_line_with_every_seed(finished):
 def test_the_saved_parameters_are_the_trained_ones(finished):
     config, folder, _ = finished
     program = experiment.check(config)
-    shapes = program.shapes.seeds.learner.params
-    params = load_params(folder, shapes)
+    params = load_params(folder)
     state = program.init()
     chunk = program.compile_chunk(state)
     for _ in range(config.num_chunks):
         state, _ = chunk(state)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.seeds.learner.params))
+
+
+def test_a_finished_run_can_be_used_again(finished):
+    config, folder, _ = finished
+    run = load_run(folder)
+    assert run.config == config
+    play = jax.jit(lambda params: evaluate(run.env, run.agents, params, jax.random.key(0), 8))
+    assert float(play(run.params(seed=1)["agent"]).episodes) == 8
+    with pytest.raises(ConfigError, match="no run's folder"):
+        load_run(folder.parent)
+    with pytest.raises(ConfigError, match="seed=2, but the run has 2"):
+        run.params(seed=2)
+
+
+def test_whole_episodes_need_whole_rollouts():
+    with pytest.raises(ConfigError, match="set rollout.num_steps=5"):
+        experiment.check(tiny(rollout={"whole_episodes": True, "num_steps": 4}))
 
 
 def test_the_same_run_gives_the_same_numbers(finished, tmp_path):
@@ -104,7 +122,7 @@ def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Program, "compile_chunk", compile_chunk)
     assert experiment.run(config, tmp_path, {}) == experiment.FAILED
-    params = load_params(tmp_path, experiment.check(config).shapes.seeds.learner.params)
+    params = load_params(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 

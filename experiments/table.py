@@ -1,7 +1,7 @@
 """A Markdown table of run folders: the last evaluation of each, with a 95 % bootstrap interval over seeds.
 
-    python experiments/table.py runs/*/* multirun/*/*          # the last line of each
-    python experiments/table.py --at 1000000 runs/2s3z-qmix/*  # the first line at or behind that step
+python experiments/table.py runs/*/* multirun/*/*          # the last line of each
+python experiments/table.py --at 1000000 runs/2s3z-qmix/*  # the first line at or behind that step
 """
 
 import argparse

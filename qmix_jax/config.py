@@ -176,7 +176,7 @@ class ExplorationConfig:
 class ReplayConfig:
     """Replay of whole sequences, sampled uniformly."""
 
-    capacity: int = 524_288
+    capacity: int = 262_144
     """Environment steps kept; rounded down to whole rollouts."""
 
     def __post_init__(self):
@@ -187,16 +187,16 @@ class ReplayConfig:
 class LearnerConfig:
     """The temporal-difference update."""
 
-    batch_size: int = 64
+    batch_size: int = 32
     """Sequences an update."""
-    env_steps_per_update: float = 1024
+    env_steps_per_update: float = 512
     """One update for every so many environment steps, at any number of environments."""
     start_env_steps: int = 20_000
     """Learning starts with the iteration that reaches this step."""
     burn_in: int = 0
     """Steps at a sequence's start that only warm up the recurrent state."""
     gamma: float = 0.99
-    td_lambda: float = 0.6
+    td_lambda: float = 0.8
     double_q: bool = True
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
@@ -222,7 +222,7 @@ class TargetConfig:
     """The target network: agent and mixer together."""
 
     mode: Literal["hard", "soft"] = "hard"
-    every_env_steps: int = 20_480
+    every_env_steps: int = 5_120
     """hard: copy the parameters with the iteration that passes each multiple of this."""
     tau: float = 0.005
     """soft: move by this share after every update."""
@@ -286,7 +286,9 @@ class Config:
         _positive("", self, "num_seeds", "total_env_steps")
         require(self.seed >= 0, f"seed={self.seed} must not be negative")
         last = self.num_chunks * self.chunk_env_steps
-        require(last <= MAX_ENV_STEPS, f"total_env_steps={self.total_env_steps} is more than the clock counts (2^31 - 1)")
+        require(
+            last <= MAX_ENV_STEPS, f"total_env_steps={self.total_env_steps} is more than the clock counts (2^31 - 1)"
+        )
         is_count = self.devices.isdigit() and int(self.devices) > 0
         require(self.devices == "auto" or is_count, f"devices={self.devices} must be auto or a number of devices")
         sequences = self.replay_sequences
@@ -371,7 +373,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if hint is tuple or origin is tuple:
         require(isinstance(value, list | tuple), f"{path}={value} must be a list")
         return tuple(tuple(item) if isinstance(item, list) else item for item in value)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, path + ".")
     if path == "devices":
         return str(value)

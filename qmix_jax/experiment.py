@@ -298,7 +298,9 @@ def run(config: Config, folder: Path, settings: dict) -> int:
     if says:
         print(f"{the_run.title}: {describe(program)}", flush=True)
     dashboard = make_wandb(config.logging.wandb, run_config=settings, folder=folder, name=folder.name)
-    title = f"{the_run.title} · seed {config.seed}" + (f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1))
+    title = f"{the_run.title} · seed {config.seed}" + (
+        f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)
+    )
     with asked_to_stop() as asked:
         display = make_display(
             config.logging.display,

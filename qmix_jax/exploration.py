@@ -1,6 +1,5 @@
 """How actions are chosen from Q-values."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 

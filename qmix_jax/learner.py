@@ -115,9 +115,7 @@ class Learner:
     def _sum_over_devices(self, tree: Any) -> Any:
         return tree if self.axis is None else lax.psum(tree, self.axis)
 
-    def loss(
-        self, params: Params, target_params: Params, batch: Sequence
-    ) -> tuple[Float[Array, ""], LossMetrics]:
+    def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossMetrics]:
         """This device's share of the batch's mean squared error, and of its metrics.
 
             L = mean over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2

@@ -26,4 +26,3 @@ def sample(key: jax.Array, ring: Any, size: Int[Array, ""], batch_size: int) -> 
     """`batch_size` rows (B, ...) drawn uniformly, with replacement, from the first `size`."""
     index = jax.random.randint(key, (batch_size,), 0, size)
     return jax.tree.map(lambda kept: kept[index], ring)
-

@@ -39,6 +39,7 @@ class TeamSpec(NamedTuple):
 
     @property
     def num_agents(self) -> int:
+        """How many agents the team has."""
         return len(self.agent_names)
 
 

@@ -11,8 +11,8 @@ from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import AgentConfig
 from qmix_jax.types import TeamSpec
 
-T, B, N, O, A, H = 6, 3, 2, 5, 4, 8
-SPEC = TeamSpec("test", ("a", "b"), O, A, 3, 10, False)
+T, B, N, OBS, A, H = 6, 3, 2, 5, 4, 8
+SPEC = TeamSpec("test", ("a", "b"), OBS, A, 3, 10, False)
 
 
 def sigmoid(x):
@@ -77,7 +77,7 @@ def inputs():
     keys = jax.random.split(jax.random.key(2), 2)
     first = jnp.zeros((T, B), bool).at[3, 1].set(True)
     return AgentInput(
-        obs=jax.random.normal(keys[0], (T, B, N, O)),
+        obs=jax.random.normal(keys[0], (T, B, N, OBS)),
         last_action=jax.random.randint(keys[1], (T, B, N), 0, A),
         first=first,
     )

@@ -19,10 +19,10 @@ from qmix_jax.evaluate import evaluate
 from qmix_jax.parallel import Program
 from qmix_jax.reporting.records import read_metrics
 
-PER_SEED = (
-    "train/loss train/td_error train/q_mean train/target_mean train/grad_norm train/replay_fill train/updates "
-    "train/return train/episode_length train/win_rate eval/return eval/episode_length eval/win_rate"
-).split()
+PER_SEED = [
+    *(f"train/{name}" for name in ("loss", "td_error", "q_mean", "target_mean", "grad_norm", "replay_fill", "updates")),
+    *(f"{when}/{name}" for when in ("train", "eval") for name in ("return", "episode_length", "win_rate")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_finished_run_can_be_used_again(finished):
 
 
 def test_whole_episodes_need_whole_rollouts():
-    with pytest.raises(ConfigError, match="set rollout.num_steps=5"):
+    with pytest.raises(ConfigError, match=r"set rollout\.num_steps=5"):
         experiment.check(tiny(rollout={"whole_episodes": True, "num_steps": 4}))
 
 

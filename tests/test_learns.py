@@ -1,7 +1,5 @@
 """The games with a known answer come out as published."""
 
-
-
 import numpy as np
 import pytest
 from omegaconf import OmegaConf

@@ -105,9 +105,7 @@ def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):
     split, split_metrics = jax.jit(update)(state.learner, batch, jnp.array(0))
     np.testing.assert_allclose(split_metrics.loss, whole_metrics.loss, rtol=1e-5)
     np.testing.assert_allclose(split_metrics.grad_norm, whole_metrics.grad_norm, rtol=1e-4)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), split.params, whole.params
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), split.params, whole.params)
 
 
 def test_one_compilation_a_run(probe):

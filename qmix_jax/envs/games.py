@@ -151,7 +151,9 @@ class Probe:
         state = state._replace(time=state.time + 1)
         ended = state.time >= state.length
         is_cut = {"terminated": False, "truncated": True, "random": state.length % 2 == 0}[self.config.ends]
-        outcome = Outcome(state.time.astype(float), ended & ~jnp.array(is_cut), ended & is_cut, ended & (action[0] == 0))
+        outcome = Outcome(
+            state.time.astype(float), ended & ~jnp.array(is_cut), ended & is_cut, ended & (action[0] == 0)
+        )
         return state, self._observation(state), outcome
 
     def scene(self, state: ProbeState) -> dict[str, Any]:

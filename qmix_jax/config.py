@@ -311,7 +311,7 @@ class Config:
     def iterations_per_chunk(self) -> int:
         """Iterations between two evaluations: one compiled program."""
         total = math.ceil(self.total_env_steps / self.iteration_env_steps)
-        return max(1, min(total, round(self.evaluation.every_env_steps / self.iteration_env_steps)))
+        return min(total, math.ceil(self.evaluation.every_env_steps / self.iteration_env_steps))
 
     @property
     def chunk_env_steps(self) -> int:

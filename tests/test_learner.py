@@ -20,7 +20,7 @@ T, B = 8, 4
 @pytest.fixture(scope="module")
 def batch(probe):
     trainer = Trainer(tiny(), probe)
-    state = trainer.init(jnp.array(0))
+    state = jax.jit(trainer.init)(jnp.array(0))
     play = jax.jit(lambda s: trainer._rollout(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(7)))
     return play(state)[1]
 
@@ -30,8 +30,8 @@ def learner_of(probe, name="qmix", whole_episodes=False, **changes):
     learner = Trainer(tiny(algorithm={"name": "qmix"}, rollout=rollout, learner=changes), probe).learner
     if name != "qmix":
         learner = dataclasses.replace(learner, mixer=MIXERS[name]())
-    state = learner.init(jax.random.key(3))
-    other = learner.init(jax.random.key(4))  # a target network that differs from the online one
+    init = jax.jit(learner.init)
+    state, other = init(jax.random.key(3)), init(jax.random.key(4))  # a target network that differs from the online one
     return learner, state._replace(target_params=other.params)
 
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-from qmix_jax.cli.compose import compose_jobs
+from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
 from qmix_jax.envs import make_env
 from qmix_jax.parallel import Program
@@ -15,8 +14,7 @@ SEEDS = 4
 
 def greedy_returns(line):
     """Return of greedy play after training, one a seed, from the settings that the command line would compose."""
-    (job,) = compose_jobs([*line.split(), f"num_seeds={SEEDS}", "devices=1"])
-    config = from_mapping(OmegaConf.to_container(OmegaConf.create(job)))
+    config = from_mapping(compose([*line.split(), f"num_seeds={SEEDS}", "devices=1"]))
     program = Program.make(config, make_env(config.env))
     state = program.init()
     chunk = program.compile_chunk(state)

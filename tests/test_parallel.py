@@ -31,7 +31,7 @@ class Trained:
             self.metrics.append(jax.device_get(metrics))
 
 
-@pytest.fixture(scope="module", params=[(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (4, 2)])
+@pytest.fixture(scope="module", params=[(1, 1), (2, 1), (4, 1), (4, 2)])
 def trained(request, probe):
     devices, seeds = request.param
     return Trained(probe, devices, num_seeds=seeds)
@@ -80,21 +80,21 @@ def test_seeds_together_equal_seeds_alone(probe):
     together = Trained(probe, 1, num_seeds=2, seed=5)
     for i in range(2):
         alone = Trained(probe, 1, seed=5 + i)
-        for ours, theirs in zip(
-            jax.tree.leaves(together.state.seeds.learner.params),
-            jax.tree.leaves(alone.state.seeds.learner.params),
-            strict=True,
-        ):
-            np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-4, atol=1e-5)
+        jax.tree.map(
+            lambda ours, theirs, i=i: np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-4, atol=1e-5),
+            together.state.seeds.learner.params,
+            alone.state.seeds.learner.params,
+        )
         np.testing.assert_allclose(together.metrics[-1].training.episodes[i], alone.metrics[-1].training.episodes[0])
 
 
 def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):
     config = tiny()
     trainer = Trainer(config, probe)
-    state = trainer.init(jnp.array(0))
-    batch = trainer._rollout(Clock(jnp.array(0)), state.learner.params, state.rollout, jax.random.key(1))[1]
-    whole, whole_metrics = trainer.learner.update(state.learner, batch, jnp.array(0))
+    state = jax.jit(trainer.init)(jnp.array(0))
+    play = jax.jit(lambda s: trainer._rollout(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(1))[1])
+    batch = play(state)
+    whole, whole_metrics = jax.jit(trainer.learner.update)(state.learner, batch, jnp.array(0))
     mesh = Mesh(np.array(jax.devices()[:4]), (DATA,))
     learner = dataclasses.replace(trainer.learner, axis=DATA)
     rows_last = batch._replace(hidden=P(DATA), last_action=P(DATA))

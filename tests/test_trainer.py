@@ -86,26 +86,19 @@ def test_counting_multiples():
 
 
 def test_exploration_uses_the_epsilon_of_each_environment_step(probe):
-    """With epsilon falling to 0 after 48 steps, only the first 12 of 16 joint steps may differ from greedy."""
+    """Epsilon falls to 0 after 48 environment steps: only the first 12 of 16 joint steps may differ from greedy."""
     config = tiny(exploration={"start": 1.0, "finish": 0.0, "decay_env_steps": 48}, rollout={"num_steps": 16})
     trainer = Trainer(config, probe)
-    state = trainer.init(jnp.array(0))
-    rollout = jax.jit(
-        lambda clock, epsilon_off: Trainer(
-            tiny(exploration={"start": epsilon_off, "finish": 0.0, "decay_env_steps": 48}, rollout={"num_steps": 16}),
-            probe,
-        )._rollout(clock, state.learner.params, state.rollout, jax.random.key(0))[1],
-        static_argnums=1,
-    )
-    explored, greedy = rollout(Clock(jnp.array(0)), 1.0), rollout(Clock(jnp.array(0)), 0.0)
-    assert (explored.action[:12] != greedy.action[:12]).any()
-    _, q = trainer.agents.unroll(
-        state.learner.params["agent"],
-        explored.hidden,
-        inputs_of(explored),
-    )
-    best = jnp.where(explored.observation.available[:-1], q, -jnp.inf).argmax(-1)
-    is_greedy = np.asarray(best == explored.action).all(axis=(1, 2))
+
+    @jax.jit
+    def play(key):
+        state = trainer.init(jnp.array(0))
+        sequence = trainer._rollout(Clock(jnp.array(0)), state.learner.params, state.rollout, key)[1]
+        _, q = trainer.agents.unroll(state.learner.params["agent"], sequence.hidden, inputs_of(sequence))
+        return sequence, jnp.where(sequence.observation.available[:-1], q, -jnp.inf).argmax(-1)
+
+    sequence, best = play(jax.random.key(0))
+    is_greedy = np.asarray(best == sequence.action).all(axis=(1, 2))
     assert is_greedy[12:].all() and not is_greedy[:12].all()
 
 

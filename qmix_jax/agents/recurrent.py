@@ -44,12 +44,13 @@ class RecurrentAgents(NamedTuple):
         size, spec, config = self.config.hidden_size, self.spec, self.config
         keys = iter(jax.random.split(key, 6))
         dense, rows = initializers.lecun_normal(), initializers.normal(0.05)
+        recurrent = initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default for a GRU
         params = {
             "obs": dense(next(keys), (spec.obs_size, size)),
             "bias": jnp.zeros(size),
             "gru_input": dense(next(keys), (size, 3 * size)),
             "gru_bias": jnp.zeros(3 * size),
-            "gru_recurrent": initializers.orthogonal()(next(keys), (size, 3 * size)),
+            "gru_recurrent": recurrent(next(keys), (size, 3 * size)),
             "gru_recurrent_bias": jnp.zeros(size),
             "q": dense(next(keys), (size, spec.num_actions)),
             "q_bias": jnp.zeros(spec.num_actions),

@@ -70,6 +70,12 @@ def _refuse_flag(message: str) -> NoReturn:
     raise ConfigError(" ".join(message.split()))
 
 
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """The settings, as plain containers, of one job from its overrides: `["env=mpe", "seed=3"]`."""
+    (job,) = compose_jobs(parse_flags(overrides).options)
+    return job
+
+
 # --- jobs --------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 StateNorm = Literal["layer_norm", "none"]
@@ -39,4 +40,11 @@ class Hypernet(nn.Module):
     def __call__(self, state: Float[Array, "*batch Z"]) -> Float[Array, "*batch W"]:
         """(*batch, Z) -> (*batch, output_size)."""
         x = nn.relu(nn.Dense(self.hidden_size)(state))
-        return nn.Dense(self.output_size, kernel_init=nn.initializers.orthogonal(self.output_scale))(x)
+        return nn.Dense(self.output_size, kernel_init=small(self.output_scale))(x)
+
+
+def small(scale: float) -> Initializer:
+    """Normal with a standard deviation of scale / sqrt(fan in). (No orthogonal initialiser here or elsewhere: its QR
+    decomposition, batched over seeds on several CPU devices, deadlocks XLA's thread pool as of jaxlib 0.10.)
+    """
+    return nn.initializers.variance_scaling(scale**2, "fan_in", "normal")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qmix_jax.mixers.base import Hypernet, StateNorm, normalise_state
+from qmix_jax.mixers.base import Hypernet, StateNorm, normalise_state, small
 from qmix_jax.types import Joint
 
 POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
@@ -19,7 +19,7 @@ class QMIX(nn.Module):
         Q_tot = ELU(q^T W1(s) + b1(s)) W2(s) + V(s),    W1, W2 >= 0
 
     W1 and W2 come from two-layer hypernetworks, b1 from a linear one, V from Linear-ReLU-Linear of width embed_size,
-    as in PyMARL. Here unlike there: the state is normalised first, and last layers start orthogonal at `init_scale`.
+    as in PyMARL. Here unlike there: the state is normalised first, and last layers start small, at `init_scale`.
     """
 
     embed_size: int = 32
@@ -36,7 +36,7 @@ class QMIX(nn.Module):
         make_positive = POSITIVE[self.positive]
         w1 = make_positive(Hypernet(self.hypernet_size, num_agents * embed, self.init_scale, name="w1")(state))
         w2 = make_positive(Hypernet(self.hypernet_size, embed, self.init_scale, name="w2")(state))
-        b1 = nn.Dense(embed, kernel_init=nn.initializers.orthogonal(self.init_scale), name="b1")(state)
+        b1 = nn.Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)
         value = Hypernet(embed, 1, self.init_scale, name="value")(state)
         w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)
         hidden = nn.elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)

@@ -66,6 +66,9 @@ class SmaxConfig:
     see_enemy_actions: bool = True
     walls_cause_death: bool = True
     attack_mode: Literal["closest", "random"] = "closest"
+    scale_state: bool = True
+    """Divide the features of the global state by their ranges, so that all lie in [0, 1]; false: JaxMARL's raw state,
+    whose coordinates (0 to 32) drown health (0 to 1)."""
 
 
 @dataclass(frozen=True)

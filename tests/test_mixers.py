@@ -27,6 +27,11 @@ def joint_of(q, action, state):
     )
 
 
+def shaken(key, params, size):
+    """Parameters away from where they start, biases included."""
+    return jax.tree.map(lambda leaf: leaf + size * jax.random.normal(key, leaf.shape), params)
+
+
 @pytest.fixture(scope="module", params=[*MIXERS, "qmix-softplus", "qmix-raw-state"])
 def mixing(request):
     name, _, option = request.param.partition("-")
@@ -36,8 +41,7 @@ def mixing(request):
     state = 10 * jax.random.normal(keys[1], (B, Z))
     mixer = MIXERS[name](**options)
     action = jax.random.randint(keys[2], (B, N), 0, A)
-    params = mixer.init(keys[3], joint_of(q, action, state))
-    params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(keys[3], leaf.shape), params)
+    params = jax.jit(lambda key: shaken(key, mixer.init(key, joint_of(q, action, state)), 0.3))(keys[3])
     return name, mixer, params, q, action, state
 
 
@@ -62,7 +66,8 @@ def test_greedy_agents_find_the_best_joint_action(mixing):
     if name not in FACTORED:
         pytest.skip("promises nothing about joint actions")
     joint_actions = jnp.array(list(itertools.product(range(A), repeat=N)))
-    values = jax.vmap(lambda u: mixer.apply(params, joint_of(q, jnp.tile(u, (B, 1)), state))[:, 0])(joint_actions)
+    value_of = jax.jit(jax.vmap(lambda u: mixer.apply(params, joint_of(q, jnp.tile(u, (B, 1)), state))[:, 0]))
+    values = value_of(joint_actions)
     greedy_value = mixer.apply(params, joint_of(q, q.argmax(-1), state))[:, 0]
     np.testing.assert_allclose(greedy_value, values.max(0), rtol=1e-5)
 
@@ -87,12 +92,11 @@ def pymarl_qmix(weights, q, state, embed):
 
 def test_qmix_equals_pymarls_mixer_with_the_same_weights():
     embed = 8
-    keys = jax.random.split(jax.random.key(1), 4)
+    keys = jax.random.split(jax.random.key(1), 3)
     q, state = 5 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
     joint = joint_of(q, q.argmin(-1), state)
     mixer = QMIX(embed_size=embed, hypernet_size=16, state_norm="none", init_scale=1.0)
-    params = mixer.init(keys[2], joint)
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(keys[3], leaf.shape), params)
+    params = jax.jit(lambda key: shaken(key, mixer.init(key, joint), 0.1))(keys[2])
     ours = jax.tree.map(np.asarray, params["params"])
     theirs = {
         "hyper_w_1.0": ours["w1"]["Dense_0"],

@@ -64,6 +64,7 @@ class Smax:
             attack_mode=config.attack_mode,
         )
         self._battle = Battle(env)
+        self._state_range = _state_range(env) if config.scale_state else 1.0
         self.spec = TeamSpec(
             name=f"SMAX {config.map}",
             agent_names=tuple(env.agents),
@@ -77,7 +78,7 @@ class Smax:
     def reset(self, key: jax.Array) -> tuple[BattleState, Observation]:
         """A fresh battle."""
         state, agents, available, world = self._battle.reset(key)
-        return state, Observation(agents, available, world)
+        return state, Observation(agents, available, world / self._state_range)
 
     def step(
         self, key: jax.Array, state: BattleState, action: Int[Array, "N"]
@@ -85,7 +86,7 @@ class Smax:
         """One step: eight of the simulator's."""
         step = self._battle.step(key, state, action)
         outcome = Outcome(step.reward, step.terminated, step.truncated, step.won)
-        return step.state, Observation(step.agents, step.available, step.world), outcome
+        return step.state, Observation(step.agents, step.available, step.world / self._state_range), outcome
 
     def scene(self, state: BattleState) -> dict[str, Any]:
         """Units by place, health, type, and whom they shot at during the step before."""
@@ -102,6 +103,15 @@ class Smax:
             "radius": jnp.asarray(traits.radius)[kind],
             "target": jnp.where((shot >= 0) & state.alive, target, -1),
         }
+
+
+def _state_range(env: smax.HeuristicEnemySMAX) -> jax.Array:
+    """The largest value of each feature of the global state: of every unit its own, then teams, then types."""
+    num_types = env.unit_type_bits
+    cooldown = float(jnp.max(env.unit_type_weapon_cooldowns))
+    unit = [1.0, env.map_width, env.map_height, cooldown, *[1.0] * num_types]  # health, x, y, cooldown, type
+    num_units = env.num_allies + env.num_enemies
+    return jnp.array([*unit * num_units, *[1.0] * num_units, *[num_types - 1.0] * num_units])
 
 
 class Mpe:

@@ -19,8 +19,9 @@ StateNorm = Literal["layer_norm", "none"]
 def normalise_state(state: Float[Array, "*batch Z"], how: StateNorm) -> Float[Array, "*batch Z"]:
     """The state as the hypernetworks should see it.
 
-    `layer_norm` (without learnt scale) keeps raw coordinates (0 to 32 in SMAX) from driving the hypernetworks'
-    weights, and Q with them, out of all bounds; `none` is what PyMARL and JaxMARL do.
+    `layer_norm` shifts and scales it to mean 0 and variance 1 over its features (nothing learnt), which bounds the
+    weights that the hypernetworks make of it: without, Q grows out of all bounds on SMAX. `none` is what PyMARL and
+    JaxMARL do. Features should be of like ranges before (see `SmaxConfig.scale_state`), or the largest drown the rest.
     """
     if how == "none":
         return state
@@ -30,17 +31,20 @@ def normalise_state(state: Float[Array, "*batch Z"], how: StateNorm) -> Float[Ar
 
 
 class Hypernet(nn.Module):
-    """State to weights: Linear, ReLU, Linear; the last layer starts small so that Q_tot starts near zero."""
+    """State to weights: Linear, ReLU, Linear. The last layer starts as `start` everywhere, with a small part of
+    the state's (`scale`)."""
 
     hidden_size: int
     output_size: int
-    output_scale: float
+    scale: float
+    start: float = 0.0
 
     @nn.compact
     def __call__(self, state: Float[Array, "*batch Z"]) -> Float[Array, "*batch W"]:
         """(*batch, Z) -> (*batch, output_size)."""
         x = nn.relu(nn.Dense(self.hidden_size)(state))
-        return nn.Dense(self.output_size, kernel_init=small(self.output_scale))(x)
+        start = nn.initializers.constant(self.start)
+        return nn.Dense(self.output_size, kernel_init=small(self.scale), bias_init=start)(x)
 
 
 def small(scale: float) -> Initializer:

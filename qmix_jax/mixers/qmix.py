@@ -1,5 +1,6 @@
 """The monotonic mixing network."""
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -19,7 +20,8 @@ class QMIX(nn.Module):
         Q_tot = ELU(q^T W1(s) + b1(s)) W2(s) + V(s),    W1, W2 >= 0
 
     W1 and W2 come from two-layer hypernetworks, b1 from a linear one, V from Linear-ReLU-Linear of width embed_size,
-    as in PyMARL. Here unlike there: the state is normalised first, and last layers start small, at `init_scale`.
+    as in PyMARL. Here unlike there: the state is normalised first; W1 and W2 start at 1 / sqrt(embed_size), so that
+    Q_tot starts as the sum of the Q_i (VDN's), and what depends on the state starts small, at `init_scale`.
     """
 
     embed_size: int = 32
@@ -34,8 +36,9 @@ class QMIX(nn.Module):
         state = normalise_state(joint.state, self.state_norm)
         num_agents, embed = joint.chosen_q.shape[-1], self.embed_size
         make_positive = POSITIVE[self.positive]
-        w1 = make_positive(Hypernet(self.hypernet_size, num_agents * embed, self.init_scale, name="w1")(state))
-        w2 = make_positive(Hypernet(self.hypernet_size, embed, self.init_scale, name="w2")(state))
+        size, scale, start = self.hypernet_size, self.init_scale, 1 / math.sqrt(embed)
+        w1 = make_positive(Hypernet(size, num_agents * embed, scale, start, name="w1")(state))
+        w2 = make_positive(Hypernet(size, embed, scale, start, name="w2")(state))
         b1 = nn.Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)
         value = Hypernet(embed, 1, self.init_scale, name="value")(state)
         w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)

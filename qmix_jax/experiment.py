@@ -1,8 +1,9 @@
 """A run from its first line to its last: the host loop over chunks, and what it leaves in its folder."""
 
 import math
-import os
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -272,16 +273,25 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def _command() -> str:
+    """How this program can be called again from this shell and folder."""
+    beside = Path(sys.executable).with_name("qmix-jax")
+    if shutil.which("qmix-jax"):
+        return "qmix-jax"
+    return str(_short(beside)) if beside.exists() else f"{_short(Path(sys.executable))} -m qmix_jax"
+
+
 def next_steps(config: Config) -> str:
     """The commands that come next."""
-    command = os.environ.get("QMIX_JAX_COMMAND", "qmix-jax")
+    command = _command()
     other = "vdn" if config.algorithm.name != "vdn" else "qmix"
     lines = {f"{command} train algorithm={other}": "the same with another mixer"}
     if config.env.name == "smax":
         lines[f"{command} train env.map=3m total_env_steps=1e6"] = "another battle"
     lines[f"{command} train num_seeds=4"] = "four seeds at once"
     lines[f"{command} train --help"] = "everything else"
-    return "\n".join(["Next:", *(f"  {line:<52} {meaning}" for line, meaning in lines.items())])
+    width = max(map(len, lines))
+    return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
 
 
 def run(config: Config, folder: Path, settings: dict) -> int:

@@ -120,3 +120,9 @@ def test_a_step_vmapped_over_seeds_still_branches_by_the_clock(probe):
     states = jax.eval_shape(jax.vmap(trainer.init), jnp.arange(3))
     jaxpr = str(jax.make_jaxpr(jax.vmap(trainer.step, in_axes=(None, 0)))(Clock(jnp.array(0)), states))
     assert jaxpr.count("cond[") == 2  # whether to learn, and whether to sync the target
+
+
+def test_initialisation_calls_no_lapack(probe):
+    """A QR decomposition batched over seeds on several CPU devices deadlocks XLA's thread pool (jaxlib 0.10)."""
+    jaxpr = str(jax.make_jaxpr(jax.vmap(Trainer(tiny(), probe).init))(jnp.arange(2)))
+    assert not any(word in jaxpr for word in ("householder", "geqrf", " qr["))

@@ -18,7 +18,7 @@ import psutil
 
 from qmix_jax import parallel
 from qmix_jax.checkpoint import save_params
-from qmix_jax.config import Config, ConfigError
+from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig
 from qmix_jax.envs import make_env
 from qmix_jax.exploration import epsilon_at
 from qmix_jax.parallel import ChunkMetrics, Program
@@ -281,15 +281,25 @@ def _command() -> str:
     return str(_short(beside)) if beside.exists() else f"{_short(Path(sys.executable))} -m qmix_jax"
 
 
+def _chosen_environment(config: Config) -> str:
+    """The overrides that choose the run's environment, with a space before each; nothing for the default one."""
+    match config.env.settings:
+        case SmaxConfig(map=name):
+            return "" if name == SmaxConfig().map else f" env.map={name}"
+        case MpeConfig(task=task):
+            return f" env=mpe env.task={task}"
+    return f" env={config.env.name}"
+
+
 def next_steps(config: Config) -> str:
     """The commands that come next."""
-    command = _command()
+    train, chosen = f"{_command()} train", _chosen_environment(config)
     other = "vdn" if config.algorithm.name != "vdn" else "qmix"
-    lines = {f"{command} train algorithm={other}": "the same with another mixer"}
+    lines = {f"{train}{chosen} algorithm={other}": "the same with another mixer"}
     if config.env.name == "smax":
-        lines[f"{command} train env.map=3m total_env_steps=1e6"] = "another battle"
-    lines[f"{command} train num_seeds=4"] = "four seeds at once"
-    lines[f"{command} train --help"] = "everything else"
+        lines[f"{train} env.map=3m total_env_steps=1e6"] = "another battle"
+    lines[f"{train}{chosen} num_seeds=4"] = "four seeds at once"
+    lines[f"{train} --help"] = "everything else"
     width = max(map(len, lines))
     return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
 

@@ -31,8 +31,9 @@ def normalise_state(state: Float[Array, "*batch Z"], how: StateNorm) -> Float[Ar
 
 
 class Hypernet(nn.Module):
-    """State to weights: Linear, ReLU, Linear. The last layer starts as `start` everywhere, with a small part of
-    the state's (`scale`)."""
+    """State to weights: Linear, ReLU, Linear. Every weight starts near `start`; `scale` says how much it depends on
+    the state at first.
+    """
 
     hidden_size: int
     output_size: int

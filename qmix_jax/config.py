@@ -181,6 +181,8 @@ class ReplayConfig:
 
     capacity: int = 262_144
     """Environment steps kept; rounded down to whole rollouts."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which observations (or what they are made from) are kept: bfloat16 takes half, and rounds to 3 digits."""
 
     def __post_init__(self):
         _positive("replay.", self, "capacity")

@@ -47,11 +47,10 @@ def _begin(env: TeamEnv, agents: RecurrentAgents, key: jax.Array, episodes: int)
     return _Play(env_state, observation, ~no, none, hidden, no, zeros, jnp.zeros(episodes, int), no)
 
 
-def _advance(env: TeamEnv, policy: Policy, key: jax.Array, play: _Play) -> _Play:
-    """One step everywhere; what comes after an episode's end is not counted."""
+def _advance(env: TeamEnv, policy: Policy, keys: jax.Array, play: _Play) -> _Play:
+    """One step everywhere, with a key (B,) each; what comes after an episode's end is not counted."""
     inputs = AgentInput(play.observation.agents, play.last_action, play.first)
     hidden, action = policy(play.hidden, inputs, play.observation.available, None)
-    keys = jax.random.split(key, play.is_over.shape[0])
     env_state, observation, outcome = jax.vmap(env.step)(keys, play.env_state, action)
     return _Play(
         env_state=env_state,
@@ -70,10 +69,11 @@ def evaluate(env: TeamEnv, agents: RecurrentAgents, params: Params, key: jax.Arr
     """Play `episodes` greedy episodes side by side, until the last one is over."""
     policy = greedy_policy(agents, params)
     begin_key, play_key = jax.random.split(key)
+    keys = jax.random.split(play_key, (env.spec.episode_limit, episodes))
 
     def body(carry):
         time, play = carry
-        return time + 1, _advance(env, policy, jax.random.fold_in(play_key, time), play)
+        return time + 1, _advance(env, policy, keys[time], play)
 
     def is_going(carry):
         time, play = carry
@@ -104,11 +104,11 @@ def record(env: TeamEnv, agents: RecurrentAgents, params: Params, key: jax.Array
     begin_key, play_key = jax.random.split(key)
     scene = jax.vmap(env.scene)
 
-    def step(play, key):
-        after = _advance(env, policy, key, play)
+    def step(play, keys):
+        after = _advance(env, policy, keys, play)
         return after, (scene(after.env_state), after.total - play.total)
 
     begin = _begin(env, agents, begin_key, episodes)
-    play, (scenes, rewards) = lax.scan(step, begin, jax.random.split(play_key, env.spec.episode_limit))
+    play, (scenes, rewards) = lax.scan(step, begin, jax.random.split(play_key, (env.spec.episode_limit, episodes)))
     scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(begin.env_state), scenes)
     return Record(scenes, rewards, play.length, play.total, play.won)

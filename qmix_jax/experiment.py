@@ -132,8 +132,7 @@ class Run:
     def train(self, display: Display, reporters: list[Reporter], asked: list[int]) -> int:
         """Chunk after chunk until the end, a NaN, or a Ctrl-C; returns the exit status."""
         begun = time.perf_counter()
-        state = jax.block_until_ready(self.program.init())
-        chunk = self.program.compile_chunk(state)
+        state, chunk = self.program.start()
         self.compile_seconds = time.perf_counter() - begun
         for _ in range(self.config.num_chunks):
             if asked:

@@ -7,6 +7,7 @@ program with both axes of size 1. CPU cores are devices too, once `use_cpu_cores
 
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
@@ -137,8 +138,14 @@ class Program:
 
     @cached_property
     def shapes(self) -> TrainState:
-        """The state's global shapes, without making it."""
-        return jax.eval_shape(self._init, self._seeds)
+        """The state's global shapes, and how they lie on the devices, without making it."""
+        shapes = jax.eval_shape(self._init, self._seeds)
+
+        def place(spec: P, part: Any) -> Any:
+            sharding = NamedSharding(self.mesh, spec)
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part)
+
+        return jax.tree.map(place, self._specs, shapes, is_leaf=lambda leaf: isinstance(leaf, P))
 
     def chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
         """Iterations, then a greedy evaluation (to be compiled, see `compile_chunk`)."""
@@ -155,9 +162,18 @@ class Program:
         episodes, evaluation = lax.psum((metrics.episodes, evaluation), DATA)
         return state, ChunkMetrics(episodes, metrics.losses, metrics.updates, evaluation)
 
-    def compile_chunk(self, state: TrainState) -> Any:
+    def compile_chunk(self) -> Any:
         """The chunk as an executable that takes the state over (its memory is donated)."""
-        return jax.jit(self.chunk, donate_argnums=0).lower(state).compile()
+        return jax.jit(self.chunk, donate_argnums=0).lower(self.shapes).compile()
+
+    def start(self) -> tuple[TrainState, Any]:
+        """The state before the first step and the compiled chunk, made at the same time: tracing one needs only one
+        core.
+        """
+        with ThreadPoolExecutor(1) as beside:
+            state = beside.submit(self.init)
+            chunk = self.compile_chunk()
+            return jax.block_until_ready(state.result()), chunk
 
     def compile_record(self, params: Params, episodes: int) -> Any:
         """`params, key -> Record` of greedy episodes, as an executable for one device."""

@@ -24,5 +24,5 @@ def insert(ring: Any, rows: Any, cursor: Int[Array, ""]) -> Any:
 
 def sample(key: jax.Array, ring: Any, size: Int[Array, ""], batch_size: int) -> Any:
     """`batch_size` rows (B, ...) drawn uniformly, with replacement, from the first `size`."""
-    index = jax.random.randint(key, (batch_size,), 0, size)
+    index = (jax.random.uniform(key, (batch_size,)) * size).astype(int)  # randint draws four times as much
     return jax.tree.map(lambda kept: kept[index], ring)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.targets import first_episode
-from qmix_jax.types import EnvState, Observation, Sequence, action_dtype
+from qmix_jax.types import EnvState, Memory, Observation, Sequence, action_dtype
 
 Policy = Callable[[Array, AgentInput, Array, Any], tuple[Array, Array]]
 """(hidden, inputs, available, anything given for this step) -> (next hidden, action), over B environments."""
@@ -41,7 +41,7 @@ class EpisodeSums(NamedTuple):
 class Steps(NamedTuple):
     """What a rollout records, step by step (T, B, ...)."""
 
-    observation: Observation
+    observation: Memory
     action: Array
     reward: Array
     first: Array
@@ -103,17 +103,18 @@ def rollout(
     num_steps = jax.tree.leaves(given)[0].shape[0]
     num_envs = state.first.shape[0]
     start_key, step_key = jax.random.split(key)
-    fresh = jax.vmap(lambda key: reset_many(env, key, num_envs))(jax.random.split(start_key, starts))
+    fresh = reset_many(env, start_key, starts * num_envs)
+    fresh = jax.tree.map(lambda leaf: leaf.reshape(starts, num_envs, *leaf.shape[1:]), fresh)
+    remember = jax.vmap(env.remember)
 
     def step(carry, inputs):
         state, _, ends = carry
-        key, given_t = inputs
+        keys, given_t = inputs
         agent_input = AgentInput(state.observation.agents, state.last_action, state.first)
         hidden, action = policy(state.hidden, agent_input, state.observation.available, given_t)
-        keys = jax.random.split(key, num_envs)
         env_state, successor, outcome = jax.vmap(env.step)(keys, state.env_state, action)
         recorded = Steps(
-            observation=state.observation,
+            observation=remember(state.env_state, state.observation),
             action=action.astype(state.last_action.dtype),
             reward=outcome.reward,
             first=state.first,
@@ -125,6 +126,7 @@ def rollout(
         )
         ended = outcome.terminated | outcome.truncated
         start = jax.tree.map(lambda leaf: leaf[ends % starts, jnp.arange(num_envs)], fresh)
+        last = remember(env_state, successor)
         env_state, observation = _where(ended, start, (env_state, successor))
         state = RolloutState(
             env_state=env_state,
@@ -135,11 +137,11 @@ def rollout(
             episode_return=jnp.where(ended, 0.0, recorded.episode_return),
             episode_length=jnp.where(ended, 0, recorded.episode_length),
         )
-        return (state, successor, ends + ended), recorded
+        return (state, last, ends + ended), recorded
 
-    begin = (state, state.observation, jnp.zeros(num_envs, int))
-    (after, successor, _), steps = lax.scan(step, begin, (jax.random.split(step_key, num_steps), given))
-    observation = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), steps.observation, successor)
+    begin = (state, remember(state.env_state, state.observation), jnp.zeros(num_envs, int))
+    (after, last, _), steps = lax.scan(step, begin, (jax.random.split(step_key, (num_steps, num_envs)), given))
+    observation = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), steps.observation, last)
     sequence = Sequence(
         observation=observation,
         action=steps.action,

@@ -13,12 +13,12 @@ from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import Config
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.evaluate import evaluate
-from qmix_jax.exploration import epsilon_at, epsilon_greedy
+from qmix_jax.exploration import epsilon_at, epsilon_greedy, uniform
 from qmix_jax.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.mixers import make_mixer
 from qmix_jax.rollout import EpisodeSums, RolloutState, finished_episodes, restart, rollout
 from qmix_jax.rollout import init as init_rollout
-from qmix_jax.types import Clock, Params, Sequence, action_dtype, swap_time_and_batch
+from qmix_jax.types import Clock, Memory, Params, Sequence, action_dtype, swap_time_and_batch
 
 
 class SeedState(NamedTuple):
@@ -87,15 +87,19 @@ class Trainer:
         """Environment steps taken so far, over all devices."""
         return clock.iteration * self.config.iteration_env_steps
 
-    def _device_key(self, key: jax.Array) -> jax.Array:
-        """A key of this device's own."""
-        return key if self.axis is None else jax.random.fold_in(key, lax.axis_index(self.axis))
+    def _key(self, state: SeedState, clock: Clock, is_evaluation: bool = False) -> jax.Array:
+        """This device's own key for an iteration, or for the evaluation after it."""
+        device = 0 if self.axis is None else lax.axis_index(self.axis)
+        number = clock.iteration * self.num_data + device
+        return jax.random.fold_in(state.key, -1 - number if is_evaluation else number)
 
     def init(self, seed: Int[Array, ""]) -> SeedState:
         """A seed's training state before the first step."""
         key = jax.random.key(seed)
         network_key, env_key = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
-        env_state = init_rollout(self.env, self._device_key(env_key), self.agents.initial_hidden(self.num_envs))
+        device = 0 if self.axis is None else lax.axis_index(self.axis)
+        device_key = jax.random.fold_in(env_key, device)
+        env_state = init_rollout(self.env, device_key, self.agents.initial_hidden(self.num_envs))
         capacity = self.config.replay_sequences // self.num_data
         return SeedState(key, self.learner.init(network_key), env_state, replay.init(self._row(), capacity))
 
@@ -106,9 +110,9 @@ class Trainer:
         def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
             return jax.ShapeDtypeStruct(sizes, dtype)
 
-        _, observation = jax.eval_shape(self.env.reset, jax.random.key(0))
+        memory = jax.eval_shape(lambda key: self._store(self.env.remember(*self.env.reset(key))), jax.random.key(0))
         return Sequence(
-            observation=jax.tree.map(lambda leaf: shape(time + 1, *leaf.shape, dtype=leaf.dtype), observation),
+            observation=jax.tree.map(lambda leaf: shape(time + 1, *leaf.shape, dtype=leaf.dtype), memory),
             action=shape(time, spec.num_agents, dtype=action_dtype(spec)),
             reward=shape(time),
             first=shape(time, dtype=bool),
@@ -118,13 +122,25 @@ class Trainer:
             hidden=shape(spec.num_agents, self.config.agent.hidden_size),
         )
 
+    def _store(self, memory: Memory) -> Memory:
+        """What the environment remembers, in the precision that replay keeps."""
+        dtype = jnp.dtype(self.config.replay.dtype)
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, memory)
+
+    def _recall(self, batch: Sequence) -> Sequence:
+        """A batch (T, B, ...) with the observations that its memories stand for."""
+        memory = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, batch.observation
+        )
+        return batch._replace(observation=jax.vmap(jax.vmap(self.env.observe))(memory))
+
     def step(self, clock: Clock, state: SeedState) -> tuple[SeedState, StepMetrics]:
         """One iteration."""
-        key = jax.random.fold_in(state.key, clock.iteration)
-        rollout_key, sample_key = jax.random.split(self._device_key(key))
+        rollout_key, sample_key = jax.random.split(self._key(state, clock))
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
         rollout_state, sequence, episodes = self._rollout(clock, state.learner.params, state.rollout, rollout_key)
-        memory = replay.insert(state.replay, swap_time_and_batch(sequence), self._cursor(clock))
+        stored = sequence._replace(observation=self._store(sequence.observation))
+        memory = replay.insert(state.replay, swap_time_and_batch(stored), self._cursor(clock))
         learner, losses, updates = self._learn(clock, state.learner, memory, sample_key)
         learner = self._sync_target(learner, before, after)
         return SeedState(state.key, learner, rollout_state, memory), StepMetrics(episodes, losses, updates)
@@ -137,7 +153,7 @@ class Trainer:
         noise_key, env_key, restart_key = jax.random.split(key, 3)
         num_steps, num_envs = config.rollout.num_steps, self.num_envs
         env_steps = self.env_steps(clock) + jnp.arange(num_steps) * config.rollout.num_envs
-        noise = jax.random.uniform(noise_key, (num_steps, 2, num_envs, env.spec.num_agents))
+        noise = uniform(noise_key, (num_steps, 2, num_envs, env.spec.num_agents))
 
         def policy(hidden: Array, inputs: AgentInput, available: Array, given: Any) -> tuple[Array, Array]:
             noise, epsilon = given
@@ -167,7 +183,7 @@ class Trainer:
 
         def update(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
             rows = replay.sample(key, memory, filled, config.batch_size // self.num_data)
-            return self.learner.update(learner, swap_time_and_batch(rows), after)
+            return self.learner.update(learner, self._recall(swap_time_and_batch(rows)), after)
 
         def skip(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
             del key
@@ -191,6 +207,6 @@ class Trainer:
 
     def evaluate(self, clock: Clock, state: SeedState) -> EpisodeSums:
         """Greedy episodes with the parameters as they are; this device's share of them."""
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 2**31 - 2), clock.iteration)
+        key = self._key(state, clock, is_evaluation=True)
         episodes = self.config.evaluation.episodes // self.num_data
-        return evaluate(self.env, self.agents, state.learner.params["agent"], self._device_key(key), episodes)
+        return evaluate(self.env, self.agents, state.learner.params["agent"], key, episodes)

@@ -17,6 +17,8 @@ Params = Any
 """A pytree of network parameters."""
 EnvState = Any
 """A pytree that only its environment understands."""
+Memory = Any
+"""What an environment keeps of a moment in replay, to make the `Observation` of it again: see `envs.team.TeamEnv`."""
 
 
 class TeamSpec(NamedTuple):
@@ -68,14 +70,14 @@ class Outcome(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """T consecutive steps of one environment, cut across episode ends: what replay stores.
+    """T consecutive steps of one environment, cut across episode ends: what replay stores and the learner gets.
 
     Observations number T+1. The last one only bootstraps, and it is the true successor of step T-1, also where
     that step ended the episode; every other observation after an end is the first of the next episode.
     """
 
-    observation: Observation
-    """(T+1, ...)"""
+    observation: Observation | Memory
+    """(T+1, ...); from the rollout until a batch is drawn, what the environment remembers of it."""
     action: Int[Array, "*batch T N"]
     reward: Float[Array, "*batch T"]
     first: Bool[Array, "*batch T"]

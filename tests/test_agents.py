@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from qmix_jax.agents.gru import gru_step, gru_unroll
+from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll, linear
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import AgentConfig
 from qmix_jax.types import TeamSpec
@@ -22,37 +22,53 @@ def sigmoid(x):
 @pytest.fixture(scope="module")
 def gru_inputs():
     keys = iter(jax.random.split(jax.random.key(0), 8))
-    weights = (jax.random.normal(next(keys), (H, 3 * H)), jax.random.normal(next(keys), (H,)))
+    weights = GruWeights(
+        input=jax.random.normal(next(keys), (OBS, 3 * H)),
+        input_bias=jax.random.normal(next(keys), (3 * H,)),
+        recurrent=jax.random.normal(next(keys), (H, 3 * H)),
+        recurrent_bias=jax.random.normal(next(keys), (H,)),
+    )
     hidden = jax.random.normal(next(keys), (B, N, H))
-    x = tuple(jax.random.normal(next(keys), (T, B, N, H)) for _ in range(3))
+    inputs = jax.random.normal(next(keys), (T, B, N, OBS))
     first = jax.random.bernoulli(next(keys), 0.3, (T, B, N))
-    return weights, hidden, x, first
+    return weights, hidden, inputs, first
 
 
 def test_gru_equals_pytorchs_equations_in_numpy(gru_inputs):
-    (matrix, bias), hidden, x, first = jax.tree.map(np.asarray, gru_inputs)
+    weights, hidden, inputs, first = jax.tree.map(np.asarray, gru_inputs)
     for t in range(T):
         hidden = np.where(first[t][..., None], 0, hidden)
-        h_r, h_z, h_n = np.split(hidden @ matrix, 3, axis=-1)
-        r, z = sigmoid(x[0][t] + h_r), sigmoid(x[1][t] + h_z)
-        n = np.tanh(x[2][t] + r * (h_n + bias))
+        x_r, x_z, x_n = np.split(inputs[t] @ weights.input + weights.input_bias, 3, axis=-1)
+        h_r, h_z, h_n = np.split(hidden @ weights.recurrent, 3, axis=-1)
+        r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
+        n = np.tanh(x_n + r * (h_n + weights.recurrent_bias))
         hidden = (1 - z) * n + z * hidden
     np.testing.assert_allclose(gru_unroll(*gru_inputs)[-1], hidden, atol=1e-5)
 
 
+def test_the_written_gradient_of_a_linear_layer_equals_the_automatic_one():
+    x, matrix = jax.random.normal(jax.random.key(0), (T, B, N, OBS)), jax.random.normal(jax.random.key(1), (OBS, H))
+    written = jax.grad(lambda *args: jnp.sum(jnp.sin(linear(*args))), argnums=(0, 1))(x, matrix)
+    automatic = jax.grad(lambda *args: jnp.sum(jnp.sin(jnp.matmul(*args))), argnums=(0, 1))(x, matrix)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), written, automatic)
+
+
 def test_the_written_gradient_equals_the_automatic_one(gru_inputs):
-    weights, hidden, x, first = gru_inputs
+    weights, hidden, inputs, first = gru_inputs
     scale = jax.random.normal(jax.random.key(1), (T, B, N, H))
 
-    def plain_unroll(weights, hidden, x, first):
-        def step(hidden, inputs):
-            hidden = gru_step(weights, hidden, *inputs)
+    def plain_unroll(weights, hidden, inputs, first):
+        def step(hidden, now):
+            hidden = gru_step(weights, hidden, *now)
             return hidden, hidden
 
-        return lax.scan(step, hidden, (x, first))[1]
+        return lax.scan(step, hidden, (inputs, first))[1]
 
     def gradient(unroll):
-        return jax.grad(lambda *args: jnp.sum(scale * unroll(*args, first) ** 2), argnums=(0, 1, 2))(weights, hidden, x)
+        def loss(*args):
+            return jnp.sum(scale * unroll(*args, first) ** 2)
+
+        return jax.grad(loss, argnums=(0, 1, 2))(weights, hidden, inputs)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),

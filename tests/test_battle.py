@@ -75,7 +75,18 @@ def play(env, battle, key):
 
     begin_view = View(stack(obs), legal(begin), obs["world_state"])
     _, (ours, theirs) = jax.lax.scan(step, (begin, begin_view.available), jax.random.split(key, STEPS))
-    return battle.reset(reset_key), (battle.convert(begin), *begin_view), ours, theirs
+    return our_begin(env, battle, reset_key), (battle.convert(begin), *begin_view), ours, theirs
+
+
+def our_begin(env, battle, key):
+    """Our start of the battle that JaxMARL's reset(key) begins, and what is seen of it."""
+    if env.smacv2_unit_type_generation:
+        return battle.reset(key)
+    _, ally_key, enemy_key = jax.random.split(jax.random.split(key)[1], 3)  # what JaxMARL draws the places from
+    keys = [(ally_key, env.num_allies), (enemy_key, env.num_enemies)]
+    noise = [jax.random.uniform(key, (size, 2), minval=-2, maxval=2) for key, size in keys]
+    state = battle.begin(jnp.concatenate(noise).T)
+    return state, *battle.view(state)
 
 
 @cache
@@ -121,6 +132,16 @@ def test_battles_end_in_every_way():
     assert any(steps.truncated.any() for steps in ours)
     assert any(steps.won.any() for steps in ours)
     assert any((steps.terminated & ~steps.won).any() for steps in ours)
+
+
+def test_starts_are_drawn_as_widely_as_jaxmarls():
+    env, battle = make("2s3z")
+    keys = jax.random.split(jax.random.key(1), 2048)
+    ours = jax.jit(jax.vmap(lambda key: battle.reset(key)[0]))(keys)
+    theirs = jax.jit(jax.vmap(lambda key: battle.convert(env.reset(key)[1])))(keys)
+    for moment in (np.mean, np.std):
+        np.testing.assert_allclose(moment(ours.x, 0), moment(theirs.x, 0), atol=0.1)
+        np.testing.assert_allclose(moment(ours.y, 0), moment(theirs.y, 0), atol=0.1)
 
 
 def test_no_weapon_needs_two_jitters_in_a_step():

@@ -1,5 +1,7 @@
 """Every environment keeps the contract; the known games have their known payoffs."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 
 from qmix_jax.config import ConfigError, EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
 from qmix_jax.envs import make_env
+from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import random_action
+from qmix_jax.types import Observation, Outcome
 
 SETTINGS = {
     "smax": SmaxConfig(map="3m"),
+    "smax with random types": SmaxConfig(map="smacv2_5_units"),
     "simple_spread": MpeConfig("simple_spread"),
     "simple_reference": MpeConfig("simple_reference"),
     "simple_speaker_listener": MpeConfig("simple_speaker_listener"),
@@ -35,18 +40,28 @@ def played(request):
         uniform = jax.random.uniform(key, (EPISODES, env.spec.num_agents))
         action = random_action(uniform, observation.available)
         state, after, outcome = jax.vmap(env.step)(jax.random.split(key, EPISODES), state, action)
-        return (state, after), (observation, outcome, jax.vmap(env.scene)(state))
+        recalled = jax.vmap(env.observe)(jax.vmap(env.remember)(state, after))
+        return (state, after), (observation, outcome, jax.vmap(env.scene)(state), after, recalled)
 
     @jax.jit
     def play(key):
         start = jax.vmap(env.reset)(jax.random.split(key, EPISODES))
         return jax.lax.scan(step, start, jax.random.split(key, env.spec.episode_limit))[1]
 
-    return env, *jax.device_get(play(jax.random.key(0)))
+    observation, outcome, scene, *remembered = jax.device_get(play(jax.random.key(0)))
+    return Played(env, observation, outcome, scene, remembered)
+
+
+class Played(NamedTuple):
+    env: TeamEnv
+    observation: Observation
+    outcome: Outcome
+    scene: dict
+    remembered: list
 
 
 def test_the_spec_tells_the_shapes(played):
-    env, observation, outcome, _ = played
+    env, observation, outcome, *_ = played
     spec, lead = env.spec, (env.spec.episode_limit, EPISODES)
     assert observation.agents.shape == (*lead, spec.num_agents, spec.obs_size)
     assert observation.available.shape == (*lead, spec.num_agents, spec.num_actions)
@@ -59,8 +74,13 @@ def test_the_spec_tells_the_shapes(played):
 
 
 def test_every_agent_always_has_a_legal_action(played):
-    _, observation, _, _ = played
+    observation = played.observation
     assert observation.available.any(-1).all()
+
+
+def test_what_is_remembered_of_a_moment_is_all_that_was_seen(played):
+    seen, recalled = played.remembered
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), seen, recalled)
 
 
 def test_everything_is_finite(played):
@@ -68,7 +88,7 @@ def test_everything_is_finite(played):
 
 
 def test_an_episode_ends_by_the_limit_at_the_latest_and_for_one_reason(played):
-    env, _, outcome, _ = played
+    env, outcome = played.env, played.outcome
     ended = outcome.terminated | outcome.truncated
     assert ended.any(0).all()
     first_end = ended.argmax(0)
@@ -79,7 +99,7 @@ def test_an_episode_ends_by_the_limit_at_the_latest_and_for_one_reason(played):
 
 
 def test_the_scene_is_one_moment_of_every_episode(played):
-    env, _, _, scene = played
+    env, scene = played.env, played.scene
     assert scene and all(value.shape[:2] == (env.spec.episode_limit, EPISODES) for value in scene.values())
 
 

@@ -60,7 +60,7 @@ def test_the_saved_parameters_are_the_trained_ones(finished):
     program = experiment.check(config)
     params = load_params(folder)
     state = program.init()
-    chunk = program.compile_chunk(state)
+    chunk = program.compile_chunk()
     for _ in range(config.num_chunks):
         state, _ = chunk(state)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.seeds.learner.params))
@@ -108,8 +108,8 @@ def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
     config = tiny(devices=1)
     compiled = Program.compile_chunk
 
-    def compile_chunk(self, state):
-        chunk, calls = compiled(self, state), []
+    def compile_chunk(self):
+        chunk, calls = compiled(self), []
 
         def spoilt(state):
             state, metrics = chunk(state)

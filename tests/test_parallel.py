@@ -24,7 +24,7 @@ class Trained:
         self.program = Program.make(self.config, probe)
         self.state = self.program.init()
         self.shapes = self.program.shapes
-        chunk = self.program.compile_chunk(self.state)
+        chunk = self.program.compile_chunk()
         self.metrics = []
         for _ in range(3):
             self.state, metrics = chunk(self.state)
@@ -120,7 +120,7 @@ def test_one_compilation_a_run(probe):
 
     Trainer.step = counted
     try:
-        chunk = program.compile_chunk(state)
+        chunk = program.compile_chunk()
         for _ in range(3):
             state, _ = chunk(state)
     finally:

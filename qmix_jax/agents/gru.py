@@ -1,24 +1,54 @@
 """A gated recurrent unit over time, with a backward pass written for speed.
 
-    r = sigmoid(x_r + h U_r)
-    z = sigmoid(x_z + h U_z)
-    n = tanh(x_n + r * (h U_n + b))
+    r = sigmoid(e V_r + v_r + h U_r)
+    z = sigmoid(e V_z + v_z + h U_z)
+    n = tanh(e V_n + v_n + r * (h U_n + u))
     h' = (1 - z) * n + z * h
 
-(Cho et al. 2014, in the form of cuDNN and PyTorch.) The input contributions x_r, x_z and x_n are computed for every
-step at once before the loop, and stay three arrays: a loop that slices them out of one is three times slower on a
-CPU. Where `first` is true, h is set to zero before the step.
+(Cho et al. 2014, in the form of cuDNN and PyTorch.) Where `first` is true, h is set to zero before the step.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-Weights = tuple[Float[Array, "H 3*H"], Float[Array, "H"]]
-"""U, the recurrent matrix with the columns of r, z and n side by side, and b, the bias inside n."""
-GateInputs = tuple[Array, Array, Array]
-"""x_r, x_z and x_n, (..., H) each."""
+
+class GruWeights(NamedTuple):
+    """The columns (or entries) of r, z and n side by side."""
+
+    input: Float[Array, "E 3*H"]
+    """V"""
+    input_bias: Float[Array, "3*H"]
+    """v"""
+    recurrent: Float[Array, "H 3*H"]
+    """U"""
+    recurrent_bias: Float[Array, "H"]
+    """u, the bias inside n"""
+
+
+@jax.custom_vjp
+def linear(x: Float[Array, "*R I"], matrix: Float[Array, "I J"]) -> Float[Array, "*R J"]:
+    """x @ matrix, whose gradient needs no transposed copy of a long array (automatic differentiation's does on CPU)."""
+    return x @ matrix
+
+
+def _linear_forward(x: Array, matrix: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ matrix, (x, matrix)
+
+
+def _linear_backward(saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
+    x, matrix = saved
+    return d_y @ matrix.T, _rows(x).T @ _rows(d_y)
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _sigmoid(x: Array) -> Array:
@@ -29,57 +59,64 @@ def _reset(hidden: Array, first: Bool[Array, "..."]) -> Array:
     return jnp.where(first[..., None], 0.0, hidden)
 
 
-def _step(weights: Weights, hidden: Array, x: GateInputs) -> tuple[Array, tuple[Array, ...]]:
-    """The next hidden state, and what the backward pass needs of this step."""
-    matrix, bias = weights
-    h_r, h_z, h_n = jnp.split(hidden @ matrix, 3, axis=-1)
-    r, z, h_n = _sigmoid(x[0] + h_r), _sigmoid(x[1] + h_z), h_n + bias
+def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Array, Array, Array]:
+    """The contributions of the inputs to r, z and n: three arrays, since a loop that slices them out of one is three
+    times slower on a CPU.
+    """
+    columns = zip(jnp.split(weights.input, 3, axis=-1), jnp.split(weights.input_bias, 3), strict=True)
+    x_r, x_z, x_n = (inputs @ matrix + bias for matrix, bias in columns)
+    return x_r, x_z, x_n
+
+
+def _step(
+    weights: GruWeights, hidden: Float[Array, "*R H"], x: tuple[Array, Array, Array], first: Bool[Array, "*R"]
+) -> tuple[Array, tuple[Array, ...]]:
+    """The next hidden state, and the gates, which the backward pass needs."""
+    hidden = _reset(hidden, first)
+    h_r, h_z, h_n = jnp.split(hidden @ weights.recurrent, 3, axis=-1)
+    r, z, h_n = _sigmoid(x[0] + h_r), _sigmoid(x[1] + h_z), h_n + weights.recurrent_bias
     n = jnp.tanh(x[2] + r * h_n)
-    return (1 - z) * n + z * hidden, (hidden, r, z, n, h_n)
+    return (1 - z) * n + z * hidden, (r, z, n, h_n)
 
 
 def gru_step(
-    weights: Weights, hidden: Float[Array, "*R H"], x: GateInputs, first: Bool[Array, "*R"]
+    weights: GruWeights, hidden: Float[Array, "*R H"], inputs: Float[Array, "*R E"], first: Bool[Array, "*R"]
 ) -> Float[Array, "*R H"]:
     """The next hidden state."""
-    return _step(weights, _reset(hidden, first), x)[0]
+    return _step(weights, hidden, _gate_inputs(weights, inputs), first)[0]
 
 
 @jax.custom_vjp
 def gru_unroll(
-    weights: Weights, hidden: Float[Array, "*R H"], x: GateInputs, first: Bool[Array, "T *R"]
+    weights: GruWeights, hidden: Float[Array, "*R H"], inputs: Float[Array, "T *R E"], first: Bool[Array, "T *R"]
 ) -> Float[Array, "T *R H"]:
     """The hidden state after each of T steps, from the one before the first: `gru_step` in a scan.
 
-    For the gradient the gates are kept, and the gradient of U is one matrix product after the backward loop instead
-    of a sum inside it. The barriers keep XLA from fusing the slices of the inputs into the gates' arithmetic, which
-    would cost the CPU its vector instructions.
+    What does not depend on the hidden state is done for all steps at once: the inputs' contributions before the loop,
+    and after the backward loop the gradients of the weights, as one matrix product each instead of a sum inside it.
     """
-
-    def step(hidden, inputs):
-        x, first = lax.optimization_barrier(inputs)
-        hidden = gru_step(weights, hidden, x, first)
-        return hidden, hidden
-
-    return lax.scan(step, hidden, (x, first))[1]
+    return _forward(weights, hidden, inputs, first)[0]
 
 
-def _forward(weights, hidden, x, first):
-    def step(hidden, inputs):
-        x, first = lax.optimization_barrier(inputs)
-        after, kept = _step(weights, _reset(hidden, first), x)
-        return after, (after, kept)
+def _forward(weights, hidden, inputs, first):
+    def step(hidden, now):
+        x, first = lax.optimization_barrier(
+            now
+        )  # else the slices join the gates' arithmetic and cost the CPU its vectors
+        after, gates = _step(weights, hidden, x, first)
+        return after, (after, gates)
 
-    _, (after, kept) = lax.scan(step, hidden, (x, first))
-    return after, (weights, kept, first)
+    _, (after, gates) = lax.scan(step, hidden, (_gate_inputs(weights, inputs), first))
+    before = _reset(jnp.concatenate([hidden[None], after[:-1]]), first)
+    return after, (weights, inputs, before, gates, first)
 
 
 def _backward(saved, d_after):
-    (matrix, bias), kept, first = saved
-    transposed = matrix.T
+    weights, inputs, before, gates, first = saved
+    transposed = weights.recurrent.T
 
-    def step(d_hidden, inputs):
-        d_after, (before, r, z, n, h_n), first = lax.optimization_barrier(inputs)
+    def step(d_hidden, now):
+        d_after, before, (r, z, n, h_n), first = now
         d_hidden = d_hidden + d_after
         d_n = d_hidden * (1 - z) * (1 - n * n)
         d_z = d_hidden * (before - n) * z * (1 - z)
@@ -89,12 +126,16 @@ def _backward(saved, d_after):
         return d_hidden, (d_recurrent, d_n)
 
     d_last = jnp.zeros_like(d_after[0])
-    d_hidden, (d_recurrent, d_n) = lax.scan(step, d_last, (d_after, kept, first), reverse=True)
-    size = bias.shape[0]
-    rows, d_rows = kept[0].reshape(-1, size), d_recurrent.reshape(-1, 3 * size)
-    d_r, d_z, _ = jnp.split(d_recurrent, 3, axis=-1)
-    d_weights = (rows.T @ d_rows, jnp.sum(d_rows[:, 2 * size :], axis=0))
-    return d_weights, d_hidden, (d_r, d_z, d_n), None
+    d_hidden, (d_recurrent, d_n) = lax.scan(step, d_last, (d_after, before, gates, first), reverse=True)
+    size = d_n.shape[-1]
+    d_x = jnp.concatenate([d_recurrent[..., : 2 * size], d_n], axis=-1)
+    d_weights = GruWeights(
+        input=_rows(inputs).T @ _rows(d_x),
+        input_bias=jnp.sum(_rows(d_x), axis=0),
+        recurrent=_rows(before).T @ _rows(d_recurrent),
+        recurrent_bias=jnp.sum(_rows(d_recurrent[..., 2 * size :]), axis=0),
+    )
+    return d_weights, d_hidden, d_x @ weights.input.T, None
 
 
 gru_unroll.defvjp(_forward, _backward)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents.gru import GateInputs, gru_step, gru_unroll
+from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll, linear
 from qmix_jax.config import AgentConfig
 from qmix_jax.types import Params, TeamSpec
 
@@ -49,7 +49,7 @@ class RecurrentAgents(NamedTuple):
             "obs": dense(next(keys), (spec.obs_size, size)),
             "bias": jnp.zeros(size),
             "gru_input": dense(next(keys), (size, 3 * size)),
-            "gru_bias": jnp.zeros(3 * size),
+            "gru_input_bias": jnp.zeros(3 * size),
             "gru_recurrent": recurrent(next(keys), (size, 3 * size)),
             "gru_recurrent_bias": jnp.zeros(size),
             "q": dense(next(keys), (size, spec.num_actions)),
@@ -71,25 +71,28 @@ class RecurrentAgents(NamedTuple):
         self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
     ) -> tuple[Float[Array, "B N H"], Float[Array, "B N A"]]:
         """One time step: the next recurrent state, and Q of every action."""
-        x, first = self._gate_inputs(params, inputs), self._rows(inputs.first)
-        hidden = self._per_agent(_gru_step, params, hidden, x, first)
+        hidden = self._recur(gru_step, params, hidden, inputs)
         return hidden, self._per_agent(_head, params, hidden)
 
     def unroll(
         self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
     ) -> tuple[Float[Array, "T B N H"], Float[Array, "T B N A"]]:
         """T time steps from the recurrent state before the first: the state after every step, and Q."""
-        x, first = self._gate_inputs(params, inputs), self._rows(inputs.first)
-        hiddens = self._per_agent(_gru_unroll, params, hidden, x, first)
+        hiddens = self._recur(gru_unroll, params, hidden, inputs)
         return hiddens, self._per_agent(_head, params, hiddens)
 
-    def _rows(self, first: Bool[Array, "*T B"]) -> Bool[Array, "*T B N 1"]:
-        return jnp.broadcast_to(first[..., None, None], (*first.shape, self.spec.num_agents, 1))
-
-    def _gate_inputs(self, params: Params, inputs: AgentInput) -> GateInputs:
-        """The GRU's input contributions of all times at once."""
+    def _recur(self, gru, params: Params, hidden: Array, inputs: AgentInput) -> Array:
+        """The recurrent layer's output: of one step, or of all with `gru_unroll`."""
         last_action = jnp.where(inputs.first[..., None], self.spec.num_actions, inputs.last_action)
-        return self._per_agent(_embed, params, inputs.obs, last_action[..., None])
+        first = jnp.broadcast_to(inputs.first[..., None], last_action.shape)
+
+        def layer(params: Params, hidden: Array, obs: Array, last_action: Array, first: Array) -> Array:
+            embedded = _embed(params, obs, last_action[..., 0])
+            return gru(
+                GruWeights(*[params[f"gru_{name}"] for name in GruWeights._fields]), hidden, embedded, first[..., 0]
+            )
+
+        return self._per_agent(layer, params, hidden, inputs.obs, last_action[..., None], first[..., None])
 
     def _per_agent(self, function, params: Params, *trees: Any) -> Any:
         """Call `function(params, *trees)` with the shared weights, or with each agent's own, along axis -2."""
@@ -100,28 +103,18 @@ class RecurrentAgents(NamedTuple):
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), jax.vmap(function)(params, *inputs))
 
 
-def _gru_step(params: Params, hidden: Array, x: GateInputs, first: Array) -> Array:
-    return gru_step((params["gru_recurrent"], params["gru_recurrent_bias"]), hidden, x, first[..., 0])
-
-
-def _gru_unroll(params: Params, hidden: Array, x: GateInputs, first: Array) -> Array:
-    return gru_unroll((params["gru_recurrent"], params["gru_recurrent_bias"]), hidden, x, first[..., 0])
-
-
-def _embed(params: Params, obs: Array, last_action: Array) -> GateInputs:
-    x = obs @ params["obs"] + params["bias"]
+def _embed(params: Params, obs: Array, last_action: Array) -> Array:
+    x = linear(obs, params["obs"]) + params["bias"]
     if "last_action" in params:
-        x = x + params["last_action"][last_action[..., 0]]
+        rows = params["last_action"]  # a product, since the gradient of a look-up is a scatter
+        x = x + linear(jax.nn.one_hot(last_action, rows.shape[0], dtype=rows.dtype), rows)
     if "agent_id" in params:
         x = x + params["agent_id"]
-    x, size = jax.nn.relu(x), params["bias"].shape[-1]
-    r, z, n = (x @ params["gru_input"][:, i * size : (i + 1) * size] for i in range(3))
-    b_r, b_z, b_n = jnp.split(params["gru_bias"], 3)
-    return r + b_r, z + b_z, n + b_n
+    return jax.nn.relu(x)
 
 
 def _head(params: Params, hidden: Array) -> Array:
     if "norm_scale" in params:
         mean, variance = jnp.mean(hidden, -1, keepdims=True), jnp.var(hidden, -1, keepdims=True)
         hidden = (hidden - mean) / jnp.sqrt(variance + 1e-6) * params["norm_scale"] + params["norm_bias"]
-    return hidden @ params["q"] + params["q_bias"]
+    return linear(hidden, params["q"]) + params["q_bias"]

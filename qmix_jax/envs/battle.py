@@ -55,6 +55,21 @@ class BattleState(NamedTuple):
         return self.health > 0
 
 
+class Moment(NamedTuple):
+    """All that can be seen of a battle, in few bytes."""
+
+    x: Float[Array, "U"]
+    y: Float[Array, "U"]
+    health: Float[Array, "U"]
+    cooldown: Float[Array, "U"]
+    movement_x: Int[Array, "U"]
+    """-1, 0 or 1"""
+    movement_y: Int[Array, "U"]
+    attack: Int[Array, "U"]
+    unit_type: Int[Array, "U"] | None
+    """None where the map fixes the types."""
+
+
 class Chance(NamedTuple):
     """All that is random in a step, as numbers in [0, 1) (the jitter: seconds)."""
 
@@ -137,10 +152,37 @@ class Battle:
 
     def reset(self, key: jax.Array) -> tuple[BattleState, Array, Array, Array]:
         """A fresh battle: state, observations (N, O), legal actions (N, A), world state (Z,)."""
-        _, state = self._env.reset(key)
-        state = self.convert(state)
+        if self._types is None:
+            state = self.convert(self._env.reset(key)[1])  # JaxMARL's generators of types and places
+        else:
+            noise = jax.random.uniform(key, (2 * self.num_units,), minval=-2, maxval=2)
+            state = self.begin(jnp.reshape(noise, (2, self.num_units)))
         agents, available, world = self.view(state)
         return state, agents, available, world
+
+    def begin(self, noise: Float[Array, "2 U"]) -> BattleState:
+        """The start of a battle on a map that fixes the types: the teams face each other, at a quarter of the map's
+        width from its edges, every unit as far off in x and y as `noise` says.
+        """
+        types, num_units, (width, height) = self._types, self.num_units, self.map_size
+        assert types is not None
+        x = np.where(np.arange(num_units) < self.num_allies, width / 4, width * 3 / 4)
+        radius, ones, none = self.traits.radius[types], jnp.ones(num_units), jnp.zeros(num_units)
+        x, y = _push_apart(x + noise[0], height / 2 + noise[1], ones, radius[:, None] + radius)
+        return BattleState(
+            x=x,
+            y=y,
+            health=jnp.asarray(self.traits.health[types]),
+            unit_type=jnp.asarray(types),
+            cooldown=none,
+            movement_x=none,
+            movement_y=none,
+            attack=none.astype(jnp.int32),
+            default_x=none[: self.num_enemies],
+            default_y=none[: self.num_enemies],
+            last_attacked=jnp.full(self.num_enemies, NO_TARGET),
+            step=jnp.array(0),
+        )
 
     def convert(self, state: Any) -> BattleState:
         """JaxMARL's state of a battle as ours."""
@@ -305,6 +347,40 @@ class Battle:
         team = jnp.asarray(np.arange(self.num_units) >= self.num_allies, jnp.float32)
         world = jnp.concatenate([jnp.ravel(units), team, jnp.asarray(types, jnp.float32)])
         return View(jnp.concatenate([others, own], 1), available, world)
+
+    def remember(self, state: BattleState) -> Moment:
+        """What `recall` needs to make the view again, exactly."""
+        return Moment(
+            x=state.x,
+            y=state.y,
+            health=state.health,
+            cooldown=state.cooldown,
+            movement_x=jnp.sign(state.movement_x).astype(jnp.int8),
+            movement_y=jnp.sign(state.movement_y).astype(jnp.int8),
+            attack=state.attack.astype(jnp.int8),
+            unit_type=state.unit_type.astype(jnp.int8) if self._types is None else None,
+        )
+
+    def recall(self, moment: Moment) -> View:
+        """The view of a remembered moment."""
+        none = jnp.zeros(self.num_enemies)  # what enemies remember is not to be seen
+        types = self._types if moment.unit_type is None else moment.unit_type
+        return self.view(
+            BattleState(
+                x=moment.x,
+                y=moment.y,
+                health=moment.health,
+                unit_type=jnp.asarray(types, jnp.int32),
+                cooldown=moment.cooldown,
+                movement_x=moment.movement_x * STRIDE,
+                movement_y=moment.movement_y * STRIDE,
+                attack=moment.attack.astype(jnp.int32),
+                default_x=none,
+                default_y=none,
+                last_attacked=none.astype(int),
+                step=jnp.array(0),
+            )
+        )
 
     def _available(self, alive: Bool[Array, "N"], shootable: Bool[Array, "N E"]) -> Bool[Array, "N A"]:
         move = jnp.broadcast_to(alive[:, None], (self.num_allies, STOP))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.config import ConfigError, MatrixConfig, ProbeConfig, TwoStepConfig
+from qmix_jax.envs.team import RemembersObservations
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
@@ -16,7 +17,7 @@ class MatrixState(NamedTuple):
     action: Int[Array, "N"]
 
 
-class Matrix:
+class Matrix(RemembersObservations):
     """A one-step game: every agent picks an action and the team gets payoff[action_0, action_1, ...].
 
     Observations and the state are the constant 1: all there is to learn is the table.
@@ -63,7 +64,7 @@ class TwoStepState(NamedTuple):
     """The joint action just taken (-1 before it)."""
 
 
-class TwoStep:
+class TwoStep(RemembersObservations):
     """The two-step game of the QMIX paper (Rashid et al. 2018, section 6.1).
 
     Agent 0's first action picks the second state's payoff table, 2A or 2B; the first reward is 0. The best return is
@@ -116,7 +117,7 @@ class ProbeState(NamedTuple):
     length: Int[Array, ""]
 
 
-class Probe:
+class Probe(RemembersObservations):
     """A world whose observation names the episode (a random number), the time in it and the agent.
 
     The reward of step t is t + 1. Episodes end after `episode_length` steps (or after a random number up to it) by

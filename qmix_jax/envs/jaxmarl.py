@@ -5,7 +5,7 @@ JaxMARL counts a step after it tests the limit, so its episodes take one step mo
 """
 
 import contextlib
-import io
+import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,26 +15,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.config import MpeConfig, SmaxConfig, choose
-from qmix_jax.envs.battle import Battle, BattleState
+from qmix_jax.envs.battle import Battle, BattleState, Moment
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Importing jaxmarl prints news about optional packages, and leaves sys.stdout and sys.stderr replaced."""
-    streams = ("stdout", "stderr", "__stdout__", "__stderr__")
-    before = {name: getattr(sys, name) for name in streams}
-    sink = io.StringIO()
+def _without_its_other_environments() -> Iterator[None]:
+    """Import parts of jaxmarl alone: `import jaxmarl` runs all its environments' modules, which takes seconds, prints
+    news about optional packages, and leaves sys.stdout replaced. Who imports it elsewhere gets all of it.
+    """
+    names = [name for name in ("jaxmarl", "jaxmarl.environments") if name not in sys.modules]
     try:
-        for name in streams:
-            setattr(sys, name, sink)
+        for name in names:
+            spec = importlib.util.find_spec(name)
+            if spec is not None:
+                sys.modules[name] = importlib.util.module_from_spec(spec)
         yield
     finally:
-        for name, stream in before.items():
-            setattr(sys, name, stream)
+        for name in names:
+            sys.modules.pop(name, None)
 
 
-with _quietly():
+with _without_its_other_environments():
     from jaxmarl.environments import mpe, smax
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
@@ -87,6 +89,16 @@ class Smax:
         step = self._battle.step(key, state, action)
         outcome = Outcome(step.reward, step.terminated, step.truncated, step.won)
         return step.state, Observation(step.agents, step.available, step.world / self._state_range), outcome
+
+    def remember(self, state: BattleState, observation: Observation) -> Moment:
+        """The units: a fifteenth of what all agents see of them (2s3z)."""
+        del observation
+        return self._battle.remember(state)
+
+    def observe(self, memory: Moment) -> Observation:
+        """What was to be seen of the units."""
+        agents, available, world = self._battle.recall(memory)
+        return Observation(agents, available, world / self._state_range)
 
     def scene(self, state: BattleState) -> dict[str, Any]:
         """Units by place, health, type, and whom they shot at during the step before."""
@@ -158,6 +170,15 @@ class Mpe:
             for name, size in zip(self.spec.agent_names, self._obs_sizes, strict=True)
         ]
         return Observation(agents=jnp.stack(padded), available=self._available, state=None)
+
+    def remember(self, state: Any, observation: Observation) -> Array:
+        """What the agents see; what they may do never changes."""
+        del state
+        return observation.agents
+
+    def observe(self, memory: Array) -> Observation:
+        """The same, with what they may do."""
+        return Observation(agents=memory, available=self._available, state=None)
 
     def scene(self, state: Any) -> dict[str, Any]:
         """Agents and landmarks by place, with goals and messages where the task has them."""

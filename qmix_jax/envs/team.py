@@ -1,10 +1,23 @@
-"""The contract between an environment and everything else: `reset`, `step` and `spec`."""
+"""The contract of an environment: `spec`, `reset`, `step`, what replay keeps of a moment, and what a painter needs."""
 
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from qmix_jax.types import EnvState, Observation, Outcome, TeamSpec
+from qmix_jax.types import EnvState, Memory, Observation, Outcome, TeamSpec
+
+
+class RemembersObservations:
+    """For environments whose observations are small: replay keeps them as they are."""
+
+    def remember(self, state: EnvState, observation: Observation) -> Observation:
+        """The observation itself."""
+        del state
+        return observation
+
+    def observe(self, memory: Observation) -> Observation:
+        """The observation itself."""
+        return memory
 
 
 @runtime_checkable
@@ -25,6 +38,14 @@ class TeamEnv(Protocol):
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, Observation, Outcome]:
         """One step with the joint action (N,), integers that were available in the last observation."""
+        ...
+
+    def remember(self, state: EnvState, observation: Observation) -> Memory:
+        """What replay keeps of a moment: the less the better, as long as `observe` can make the observation of it."""
+        ...
+
+    def observe(self, memory: Memory) -> Observation:
+        """The observation of a remembered moment."""
         ...
 
     def scene(self, state: EnvState) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def normalise_state(state: Float[Array, "*batch Z"], how: StateNorm) -> Float[Ar
     return (state - mean) / jnp.sqrt(variance + 1e-6)
 
 
+def elu(x: Array) -> Array:
+    """x above 0, else exp(x) - 1. (jax.nn.elu calls expm1, which XLA does not vectorise on a CPU.)"""
+    return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1)
+
+
 class Hypernet(nn.Module):
     """State to weights: Linear, ReLU, Linear. Every weight starts near `start`; `scale` says how much it depends on
     the state at first.

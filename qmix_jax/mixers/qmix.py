@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qmix_jax.mixers.base import Hypernet, StateNorm, normalise_state, small
+from qmix_jax.mixers.base import Hypernet, StateNorm, elu, normalise_state, small
 from qmix_jax.types import Joint
 
 POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
@@ -42,5 +42,5 @@ class QMIX(nn.Module):
         b1 = nn.Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)
         value = Hypernet(embed, 1, self.init_scale, name="value")(state)
         w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)
-        hidden = nn.elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)
+        hidden = elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)
         return jnp.sum(hidden * w2, axis=-1, keepdims=True) + value

@@ -38,16 +38,13 @@ class LossMetrics(NamedTuple):
 
 
 def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
-    """Clip by the global norm, then scale as the named optimiser does; the learning rate is applied by `update`.
-
-    All parameters are one vector to it: an operation a step instead of one for every parameter.
-    """
+    """Clip by the global norm, then scale as the named optimiser does; the learning rate is applied by `update`."""
     scale = {
         "adam": optax.scale_by_adam(eps=config.adam_epsilon),
         "radam": optax.scale_by_radam(eps=config.adam_epsilon),
         "rmsprop": optax.scale_by_rms(decay=0.99, eps=config.adam_epsilon, eps_in_sqrt=False),
     }
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(config.max_grad_norm), scale[config.optimizer]))
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), scale[config.optimizer])
 
 
 def pick(values: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:

@@ -106,8 +106,7 @@ class RecurrentAgents(NamedTuple):
 def _embed(params: Params, obs: Array, last_action: Array) -> Array:
     x = linear(obs, params["obs"]) + params["bias"]
     if "last_action" in params:
-        rows = params["last_action"]  # a product, since the gradient of a look-up is a scatter
-        x = x + linear(jax.nn.one_hot(last_action, rows.shape[0], dtype=rows.dtype), rows)
+        x = x + params["last_action"][last_action]
     if "agent_id" in params:
         x = x + params["agent_id"]
     return jax.nn.relu(x)

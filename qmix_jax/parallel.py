@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
@@ -123,7 +123,8 @@ class Program:
     @cached_property
     def _init(self):
         def init(seeds: Int[Array, "S"]) -> TrainState:
-            return TrainState(Clock(jnp.array(0, jnp.int32)), jax.vmap(self.trainer.init)(seeds))
+            zero = jnp.array(0, jnp.int32)
+            return TrainState(Clock(zero, zero), jax.vmap(self.trainer.init)(seeds))
 
         return jax.jit(self._map(init, P(SEED), self._specs))
 
@@ -140,6 +141,11 @@ class Program:
         """The state's global shapes, without making it."""
         return jax.eval_shape(self._init, self._seeds)
 
+    def place(self, state: TrainState) -> TrainState:
+        """A state from the host on the devices that hold each part of it."""
+        is_spec = {"is_leaf": lambda spec: isinstance(spec, P)}
+        return jax.device_put(state, jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self._specs, **is_spec))
+
     def chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
         """Iterations, then a greedy evaluation (to be compiled, see `compile_chunk`)."""
         return self._map(self._device_chunk, (self._specs,), (self._specs, P(SEED)))(state)
@@ -147,7 +153,7 @@ class Program:
     def _device_chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
         def iteration(state: TrainState, _) -> tuple[TrainState, StepMetrics]:
             seeds, metrics = jax.vmap(self.trainer.step, in_axes=(None, 0))(*state)
-            return TrainState(Clock(state.clock.iteration + 1), seeds), metrics
+            return TrainState(state.clock._replace(iteration=state.clock.iteration + 1), seeds), metrics
 
         state, metrics = lax.scan(iteration, state, length=self.config.iterations_per_chunk)
         metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)

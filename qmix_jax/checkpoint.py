@@ -1,54 +1,379 @@
-"""Parameters on disk, through Orbax, and what is needed to use them again."""
+"""Checkpoints: the whole training state on disk, written behind training's back, and what is needed to use it again.
 
+    RUN/checkpoints/<env_steps>/
+        params/         the parameters by themselves      \\
+        state/          everything else but the replay     > Orbax, one array a name
+        replay/         may be left out                   /
+        metrics.jsonl   the run's rows so far
+        about.json      score, seconds, how devices shared the replay, versions
+        manifest.json   size and CRC-32 of every file above
+
+A checkpoint is drafted under a hidden name, the manifest last, and gets its own name in one step. So one that has its
+name was whole when it was written; the manifest tells whether it still is.
+"""
+
+import json
 import logging
+import os
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from qmix_jax import replay
 from qmix_jax.agents.recurrent import RecurrentAgents
-from qmix_jax.config import Config, ConfigError, from_mapping, require
+from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping, require
 from qmix_jax.envs import make_env
 from qmix_jax.envs.team import TeamEnv
+from qmix_jax.parallel import DATA, Program, TrainState
+from qmix_jax.reporting.records import to_json, versions, write_text_atomically
 from qmix_jax.types import Params
 
-FINAL = "final"
+FORMAT = 1
+"""Counted up when older checkpoints can no longer be read."""
+PARAMS, STATE, REPLAY = "params", "state", "replay"
+METRICS, ABOUT, MANIFEST = "metrics.jsonl", "about.json", "manifest.json"
+
+# --- between devices and host ------------------------------------------------------------------------------------
 
 
-def save_params(folder: Path, params: Any, name: str = FINAL) -> Path:
-    """Write a pytree of arrays to folder/checkpoints/name (replacing it) and return that path."""
+class Snapshot(NamedTuple):
+    """What a checkpoint is written from; nothing in it changes any more."""
+
+    env_steps: int
+    items: dict[str, Any]
+    """Item -> pytree of NumPy arrays."""
+    metrics: str
+    """The text of metrics.jsonl."""
+    about: dict[str, Any]
+
+
+def to_host(tree: Any) -> Any:
+    """A pytree as NumPy arrays with memory of their own: on a CPU, `device_get` may hand out the device's."""
+    return jax.tree.map(lambda array: array if array.flags.owndata else array.copy(), jax.device_get(tree))
+
+
+def state_to_host(state: TrainState, with_replay: bool) -> dict[str, Any]:
+    """The items of a whole state, copied: training may go on at once and overwrite its memory."""
+    seeds = state.seeds
+    rest = state._replace(seeds=seeds._replace(learner=seeds.learner._replace(params=None), replay=None))
+    items = {PARAMS: seeds.learner.params, STATE: _by_path(rest)}
+    if with_replay:
+        items[REPLAY] = _by_path(seeds.replay)
+    return to_host(items)
+
+
+def state_from_host(items: dict[str, Any], shapes: TrainState) -> TrainState:
+    """The state of these shapes from its items; a replay that was left out begins anew, empty.
+
+    Raises:
+        ConfigError: an array is missing or has another shape, as in a checkpoint of another version.
+    """
+    arrays = {
+        **items[STATE],
+        **_by_path(items[PARAMS], "seeds/learner/params/"),
+        **_by_path(items.get(REPLAY, {}), "seeds/replay/"),
+    }
+
+    def fill(path: Any, leaf: Any) -> Any:
+        name, plain = _name(path), jax.eval_shape(_plain, leaf)
+        left_out = name.startswith("seeds/replay/") and REPLAY not in items
+        array = np.zeros(plain.shape, plain.dtype) if left_out or plain.size == 0 else arrays.get(name)
+        found = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
+        wanted = f"{plain.dtype}{list(plain.shape)}"
+        require(found == wanted, f"the checkpoint has {found} for {name} where this version needs {wanted}")
+        return jax.random.wrap_key_data(jnp.asarray(array)) if leaf.dtype != plain.dtype else array
+
+    state = jax.tree_util.tree_map_with_path(fill, shapes)
+    if REPLAY in items:
+        return state
+    return state._replace(clock=state.clock._replace(replay_start=state.clock.iteration))
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _plain(leaf: Any) -> Any:
+    """Random keys as the numbers that they are."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _by_path(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The arrays of a pytree by their path; empty ones, which Orbax does not store, are left out."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {prefix + _name(path): _plain(leaf) for path, leaf in leaves if leaf.size}
+
+
+# --- one checkpoint ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that says it is a checkpoint."""
+
+    path: Path
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each seed."""
+        return int(self.path.name)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What about.json says; nothing where it cannot be read."""
+        try:
+            return json.loads((self.path / ABOUT).read_text())
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def is_whole_state(self) -> bool:
+        """Whether a run could go on from it; one that NaN ended leaves parameters alone."""
+        return STATE in self.about.get("items", ())
+
+    @property
+    def has_replay(self) -> bool:
+        """Whether the replay was saved too."""
+        return REPLAY in self.about.get("items", ())
+
+    @property
+    def score(self) -> float:
+        """Larger is better; minus infinity where it is not known."""
+        score = self.about.get("score")
+        return -np.inf if score is None else score
+
+    def flaw(self, to_resume: bool = False) -> str:
+        """What forbids to read its parameters, or to go on from it, in a few words; '' if nothing does."""
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text())
+            if manifest["format"] != FORMAT:
+                return f"another version wrote it (format {manifest['format']} instead of {FORMAT})"
+            unread = () if to_resume else (f"{STATE}/", f"{REPLAY}/")
+            for name, expected in manifest["files"].items():
+                if not name.startswith(unread) and [*_size_and_crc(self.path / name)] != expected:
+                    return f"{name} is not as it was written"
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return " ".join(str(error).split()) or type(error).__name__
+        return "it has parameters only" if to_resume and not self.is_whole_state else ""
+
+    def read(self, item: str) -> Any:
+        """An item's pytree of NumPy arrays."""
+        import orbax.checkpoint as ocp
+
+        _hush_orbax()
+        path = (self.path / item).resolve()
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            structure = checkpointer.metadata(path).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
+            return checkpointer.restore(path, restore_args=as_numpy)
+
+    def restore(self, program: Program) -> TrainState:
+        """The whole state on the program's devices, however many wrote it."""
+        state = state_from_host({item: self.read(item) for item in self.about["items"]}, program.shapes)
+        split = self.about["data_devices"], program.mesh.shape[DATA]
+        memory = replay.split_again(state.seeds.replay, program.config.rollout.num_envs, *split)
+        return program.place(state._replace(seeds=state.seeds._replace(replay=memory)))
+
+    def remove(self) -> None:
+        """Delete it, in one step as others see it."""
+        hidden = _hidden(self.path, "removed")
+        self.path.replace(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _hidden(path: Path, why: str) -> Path:
+    """A free name beside `path` under which nothing counts as a checkpoint."""
+    hidden = path.with_name(f".{path.name}.{why}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    return hidden
+
+
+def _size_and_crc(path: Path) -> tuple[int, int]:
+    size = crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return size, crc
+
+
+def _hush_orbax() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+# --- all of a run's ----------------------------------------------------------------------------------------------
+
+
+def checkpoints(folder: Path) -> list[Checkpoint]:
+    """The run's checkpoints, whole or not, by environment steps."""
+    place = folder / "checkpoints"
+    found = [Checkpoint(path) for path in place.iterdir() if path.name.isdigit()] if place.is_dir() else []
+    return sorted(found, key=lambda checkpoint: checkpoint.env_steps)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def first_without_flaw(
+    candidates: Iterable[Checkpoint], to_resume: bool = False, say: Callable[[str], None] = _warn
+) -> Checkpoint | None:
+    """The first checkpoint that can be used; those passed over are named."""
+    for checkpoint in candidates:
+        flaw = checkpoint.flaw(to_resume)
+        if not flaw:
+            return checkpoint
+        say(f"{checkpoint.path} is skipped: {flaw}")
+    return None
+
+
+def find(folder: Path, which: str | int = "last") -> Checkpoint:
+    """The checkpoint `last`, `best` (by score) or of so many environment steps, if its parameters can be read."""
+    found = checkpoints(folder)
+    if which == "last":
+        order = found[::-1]
+    elif which == "best":
+        order = _best_first(found)
+    else:
+        require(str(which).replace("_", "").isdigit(), f"checkpoint={which} must be last, best or environment steps")
+        order = [each for each in found if each.env_steps == int(which)]
+    names = ", ".join(each.path.name for each in found) or "none"
+    require(bool(order), f"{folder} holds no checkpoint '{which}'; it has {names}")
+    usable = first_without_flaw(order)
+    if usable is None:
+        raise ConfigError(f"no checkpoint '{which}' of {folder} can be read; it has {names}")
+    return usable
+
+
+def write(folder: Path, snapshot: Snapshot) -> None:
+    """Write a checkpoint; it is there either whole or not at all."""
     import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    path = (folder / "checkpoints" / name).resolve()
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, params, force=True)
-    return path
+    _hush_orbax()
+    place = folder.resolve() / "checkpoints"
+    path = place / str(snapshot.env_steps)
+    draft = _hidden(path, "draft")
+    try:
+        draft.mkdir(parents=True)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
+            for item, tree in snapshot.items.items():
+                checkpointer.save(draft / item, args=ocp.args.PyTreeSave(tree))
+        write_text_atomically(draft / METRICS, snapshot.metrics)
+        about = {"env_steps": snapshot.env_steps, "items": list(snapshot.items), **snapshot.about}
+        write_text_atomically(draft / ABOUT, to_json({**about, "saved": time.time(), "versions": versions()}, indent=2))
+        files = sorted(file for file in draft.rglob("*") if file.is_file())
+        listed = {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
+        write_text_atomically(draft / MANIFEST, to_json({"format": FORMAT, "files": listed}, indent=2))
+        _sync(draft)
+        if path.exists():  # broken, or from a run that NaN ended
+            Checkpoint(path).remove()
+        draft.replace(path)
+        _sync(place)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
-def load_params(folder: Path, name: str = FINAL) -> Any:
-    """Read what `save_params` wrote, as NumPy arrays."""
-    import numpy as np
-    import orbax.checkpoint as ocp
+def _sync(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    path = (folder / "checkpoints" / name).resolve()
-    require(path.is_dir(), f"{folder} holds no checkpoint '{name}'")
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        structure = checkpointer.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
-        return checkpointer.restore(path, restore_args=as_numpy)
+
+def retain(folder: Path, keep_last: int, keep_best: int) -> None:
+    """Delete all checkpoints but the last ones (of each kind: whole states, and parameters alone) and the best."""
+    found = checkpoints(folder)
+    kept = {each for kind in (True, False) for each in [c for c in found if c.is_whole_state is kind][-keep_last:]}
+    best = [each for each in _best_first(found) if each.score > -np.inf][:keep_best]
+    for each in set(found) - kept - set(best):
+        each.remove()
+
+
+def _best_first(found: list[Checkpoint]) -> list[Checkpoint]:
+    return sorted(found, key=lambda each: (each.score, each.env_steps), reverse=True)
+
+
+class Saver:
+    """Writes checkpoints on a thread of its own. A failure is said once; training goes on, older checkpoints stay."""
+
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, say: Callable[[str], None], begin: Checkpoint | None = None
+    ):
+        self.failure = ""
+        """Why the last checkpoint could not be written; '' if it was."""
+        self._folder, self._config, self._say = folder, config, say
+        self._newest = begin.env_steps if begin else 0
+        """Environment steps of the newest checkpoint asked for, or gone on from."""
+        self._is_saved = begin is not None
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        self._has_warned = False
+        for leftover in (folder / "checkpoints").glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def is_due(self, env_steps: int) -> bool:
+        """Whether a multiple of `every_env_steps` was passed. Not while one is written: training does not wait."""
+        every = self._config.every_env_steps
+        is_writing = self._writing is not None and not self._writing.done()
+        return every is not None and env_steps // every > self._newest // every and not is_writing
+
+    def is_saved(self, env_steps: int) -> bool:
+        """Whether the newest checkpoint is of this time and was written."""
+        self.wait()
+        return self._is_saved and self._newest == env_steps
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Begin to write, once the one before is written."""
+        self.wait()
+        self._newest = snapshot.env_steps
+        self._writing = self._thread.submit(self._write, snapshot)
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            write(self._folder, snapshot)
+        except Exception as error:  # whatever Orbax and its stores raise
+            self._is_saved, self.failure = False, " ".join(str(error).split())[:300] or type(error).__name__
+            if not self._has_warned:
+                self._has_warned = True
+                self._say(f"warning: no checkpoint at step {snapshot.env_steps:,}, older ones stay: {self.failure}")
+            return
+        self._is_saved, self.failure = True, ""
+        with suppress(OSError):  # one too many is no harm
+            retain(self._folder, self._config.keep_last, self._config.keep_best)
+
+
+# --- a run that was trained --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run: its settings, its environment, its agents and their parameters."""
+    """A run's settings, its environment, its agents and their parameters."""
 
     config: Config
     env: TeamEnv
     all_params: Params
     """{"agent": ..., "mixer": ...}; every leaf with a leading axis of seeds."""
+    env_steps: int | None = None
+    """Of the checkpoint that the parameters are from."""
 
     @property
     def agents(self) -> RecurrentAgents:
@@ -61,12 +386,24 @@ class TrainedRun:
         return jax.tree.map(lambda leaf: leaf[seed], self.all_params)
 
 
-def load_run(folder: str | Path) -> TrainedRun:
-    """A run from its folder; raises ConfigError where it is none."""
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder; raises ConfigError where there is none."""
     from omegaconf import OmegaConf
 
+    path = folder / "config.yaml"
+    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
+    return OmegaConf.to_container(OmegaConf.load(path))  # pyright: ignore[reportReturnType]
+
+
+def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
+    """A run from its folder, with the parameters of one checkpoint: `last`, `best`, or its environment steps.
+
+    Neither the replay nor the rest of the state is read. One that is broken is named and passed over.
+
+    Raises:
+        ConfigError: the folder holds no run, or no such checkpoint that could be read.
+    """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is no run's folder: it has no config.yaml")
-    config = from_mapping(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # pyright: ignore
-    return TrainedRun(config, make_env(config.env), load_params(folder))
+    config = from_mapping(read_settings(folder))
+    chosen = find(folder, checkpoint)
+    return TrainedRun(config, make_env(config.env), chosen.read(PARAMS), chosen.env_steps)

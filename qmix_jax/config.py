@@ -249,6 +249,27 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """When the whole training state is saved, and what is kept of it."""
+
+    every_env_steps: int | None = 1_000_000
+    """Besides the end; null: only then."""
+    keep_last: int = 2
+    keep_best: int = 1
+    """How many are kept for their score, besides the last."""
+    metric: Literal["auto", "eval/win_rate", "eval/return", "train/win_rate", "train/return"] = "auto"
+    """The score, averaged over seeds; auto: eval/win_rate where there is one, or else eval/return."""
+    replay: bool = True
+    """Save the replay too; false: a resumed run learns only after it has gathered learner.start_env_steps anew."""
+
+    def __post_init__(self):
+        _positive("checkpoint.", self, "keep_last")
+        every = self.every_env_steps
+        require(every is None or every > 0, f"checkpoint.every_env_steps={every} must be greater than 0, or null")
+        require(self.keep_best >= 0, f"checkpoint.keep_best={self.keep_best} must not be negative")
+
+
+@dataclass(frozen=True)
 class WandbConfig:
     """Weights & Biases; off by default."""
 
@@ -285,6 +306,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self):
@@ -423,3 +445,19 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
         algorithm=AlgorithmConfig(mixer_name, {key: getattr(options, key) for key in algorithm}),
         **{key: _convert(value, resolved[key], key) for key, value in rest.items()},
     )
+
+
+def by_name(config: Config) -> dict[str, Any]:
+    """Every setting under its name on the command line."""
+    groups = dataclasses.asdict(config)
+    groups["env"] |= groups["env"].pop("settings")
+    groups["algorithm"] |= groups["algorithm"].pop("options")
+
+    def flatten(group: Mapping[str, Any], path: str) -> typing.Iterator[tuple[str, Any]]:
+        for name, value in group.items():
+            if isinstance(value, Mapping):
+                yield from flatten(value, f"{path}{name}.")
+            else:
+                yield path + name, value
+
+    return dict(flatten(groups, ""))

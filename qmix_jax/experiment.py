@@ -1,12 +1,11 @@
 """A run from its first line to its last: the host loop over chunks, and what it leaves in its folder."""
 
 import math
+import shlex
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 
-from qmix_jax import parallel
-from qmix_jax.checkpoint import save_params
-from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig
+from qmix_jax import exits, resume
+from qmix_jax.checkpoint import PARAMS, Saver, Snapshot, state_to_host, to_host
+from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require
 from qmix_jax.envs import make_env
 from qmix_jax.exploration import epsilon_at
-from qmix_jax.parallel import ChunkMetrics, Program
+from qmix_jax.memory import gib, refuse_what_cannot_fit
+from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
 from qmix_jax.reporting.curve import draw_curve
 from qmix_jax.reporting.dashboard import make_wandb
 from qmix_jax.reporting.display import Display, make_display
-from qmix_jax.reporting.records import MetricsFile, Reporter, write_manifest, write_text_atomically
+from qmix_jax.reporting.records import (
+    MetricsFile,
+    Reporter,
+    add_to_manifest,
+    known,
+    write_manifest,
+    write_text_atomically,
+)
+from qmix_jax.resume import Past
 from qmix_jax.rollout import EpisodeSums
+from qmix_jax.types import Clock
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+ENDINGS = {
+    exits.DONE: "Done",
+    exits.FAILED: "Stopped by NaN",
+    exits.NOT_SAVED: "Not saved",
+    exits.COME_AGAIN: "Stopped by SIGUSR1",
+    exits.INTERRUPTED: "Stopped by you",
+    exits.TERMINATED: "Stopped by SIGTERM",
+}
 FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return is painted
 
 
@@ -38,73 +53,27 @@ def check(config: Config) -> Program:
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
-    program = Program.make(config, env)
-    _refuse_what_cannot_fit(program)
-    return program
-
-
-def memory_at_hand() -> int:
-    """Bytes that one device may still take: free on the GPU, or on the machine (or its container)."""
-    stats = jax.devices()[0].memory_stats() or {} if jax.default_backend() != "cpu" else {}
-    if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    available = psutil.virtual_memory().available
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # no container, or no limit
-        return available
-    return min(available, limit - used)
-
-
-def _refuse_what_cannot_fit(program: Program) -> None:
-    """Raise ConfigError, with a capacity that would fit, where the training state is larger than the memory."""
-    needs = parallel.describe_memory(program.shapes)
-    devices = 1 if jax.default_backend() == "cpu" else program.mesh.size
-    room = 0.9 * memory_at_hand() * devices
-    rest = sum(size for part, size in needs.items() if part != "replay")
-    if needs["replay"] + rest <= room:
-        return
-    fitting = int((room - rest) / needs["replay"] * program.config.replay.capacity)
-    advice = f"try replay.capacity={fitting}" if fitting >= program.config.iteration_env_steps else "take fewer seeds"
-    raise ConfigError(
-        f"replay.capacity={program.config.replay.capacity} needs {_gib(needs['replay'])} for replay, and only "
-        f"{_gib(room)} of memory can be used; {advice}"
+    metric = config.checkpoint.metric
+    require(
+        env.spec.has_wins or "win_rate" not in metric,
+        f"checkpoint.metric={metric}, but {env.spec.name} cannot be won; set checkpoint.metric=auto",
     )
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    program = Program.make(config, env)
+    refuse_what_cannot_fit(program)
+    return program
 
 
 def describe(program: Program) -> str:
     """What the run will be made of, before anything is compiled."""
     config, mesh = program.config, program.mesh
-    needs = parallel.describe_memory(program.shapes)
+    needs = describe_memory(program.shapes)
     count = needs["parameters"] // 4 // config.num_seeds
     kind = mesh.devices.flat[0].device_kind
     return (
-        f"replay {_gib(needs['replay'])} · {count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
+        f"replay {gib(needs['replay'])} · {count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
         f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)"
     )
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """A list that a first Ctrl-C fills; a second one ends the process at once."""
-    asked: list[int] = []
-
-    def remember(number: int, frame: Any) -> None:
-        del frame
-        asked.append(number)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclass
@@ -113,11 +82,18 @@ class Run:
 
     program: Program
     folder: Path
+    past: Past
     rows: list[dict] = field(default_factory=list)
-    began: float = field(default_factory=time.perf_counter)
     compile_seconds: float = 0.0
     good_params: Any = None
     """The parameters after the last chunk whose losses were finite, on the host."""
+
+    def __post_init__(self):
+        self.rows = self.past.rows
+        self.compile_seconds = self.past.seconds("compile_seconds")
+        self._began = time.perf_counter() - self.past.seconds("wall_seconds")
+        if self.past.checkpoint:
+            self.good_params = self.past.checkpoint.read(PARAMS)
 
     @property
     def config(self) -> Config:
@@ -129,44 +105,98 @@ class Run:
         """Algorithm and environment, for people."""
         return f"{self.config.algorithm.name.upper()} on {self.program.env.spec.name}"
 
-    def train(self, display: Display, reporters: list[Reporter], asked: list[int]) -> int:
-        """Chunk after chunk until the end, a NaN, or a Ctrl-C; returns the exit status."""
-        begun = time.perf_counter()
-        state, chunk = self.program.start()
-        self.compile_seconds = time.perf_counter() - begun
-        for _ in range(self.config.num_chunks):
-            if asked:
-                return INTERRUPTED
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of each seed that its rows tell of."""
+        return self.rows[-1]["env_steps"] if self.rows else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.env_steps >= self.config.total_env_steps
+
+    @property
+    def last_env_steps(self) -> int:
+        """Environment steps at its end: the first evaluation at or behind `total_env_steps`."""
+        chunk, left = self.config.chunk_env_steps, self.config.total_env_steps - self.past.env_steps
+        return self.past.env_steps + max(0, math.ceil(left / chunk)) * chunk
+
+    def train(self, display: Display, reporters: list[Reporter], saver: Saver, asked: list[int]) -> int:
+        """Chunk after chunk until the end, a NaN, or a signal; returns the exit status."""
+        if self.is_complete:  # since before; only its pictures may be missing
+            return exits.DONE
+        state, chunk = self._begin()
+        while not self.is_complete and not asked:
             begun = time.perf_counter()
             state, metrics = chunk(state)
             metrics = jax.device_get(metrics)
-            row = self._row(int(state.clock.iteration), metrics, time.perf_counter() - begun)
+            row = self._row(jax.device_get(state.clock), metrics, time.perf_counter() - begun)
             self.rows.append(row)
             for reporter in reporters:
                 reporter.log(row)
             broken = [i for i, loss in enumerate(metrics.losses.loss) if not math.isfinite(loss)]
             if broken:
                 display.message(self._what_to_look_at(broken))
-                return FAILED
-            self.good_params = jax.device_get(state.seeds.learner.params)
-        return DONE
+                self._save_what_was_good(saver)
+                return exits.FAILED
+            self.good_params = to_host(state.seeds.learner.params)
+            if saver.is_due(self.env_steps):
+                saver.save(self._snapshot(state))
+        if not saver.is_saved(self.env_steps) and self.rows:
+            saver.save(self._snapshot(state))
+        return exits.DONE if self.is_complete else asked[0]
 
-    def _row(self, iteration: int, metrics: ChunkMetrics, seconds: float) -> dict:
+    def _begin(self) -> tuple[TrainState, Callable]:
+        """The state to start from, and the compiled chunk."""
+        begun = time.perf_counter()
+        checkpoint = self.past.checkpoint
+        state, chunk = self.program.start(
+            lambda: checkpoint.restore(self.program) if checkpoint else self.program.init()
+        )
+        self.compile_seconds += time.perf_counter() - begun
+        return state, chunk
+
+    def _snapshot(self, state: TrainState) -> Snapshot:
+        """The whole state as it is now, for a checkpoint."""
+        return self._checkpoint_of(self.rows, state_to_host(state, self.config.checkpoint.replay))
+
+    def _save_what_was_good(self, saver: Saver) -> None:
+        """The parameters from before a NaN; where a checkpoint has them already, nothing."""
+        rows = self.rows[:-1]
+        if rows and self.good_params is not None and not saver.is_saved(rows[-1]["env_steps"]):
+            saver.save(self._checkpoint_of(rows, {PARAMS: self.good_params}))
+
+    def _checkpoint_of(self, rows: list[dict], items: dict[str, Any]) -> Snapshot:
+        last = rows[-1]
+        about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
+        about |= {"score": self._score(last), "data_devices": self.program.mesh.shape[DATA]}
+        return Snapshot(last["env_steps"], items, MetricsFile.text(rows), about)
+
+    def _score(self, row: dict) -> float | None:
+        """What the best checkpoint is chosen by."""
+        metric = self.config.checkpoint.metric
+        if metric == "auto":
+            metric = "eval/win_rate" if self.program.env.spec.has_wins else "eval/return"
+        values = known(row[metric])
+        return sum(values) / len(values) if values else None
+
+    def _row(self, clock: Clock, metrics: ChunkMetrics, seconds: float) -> dict:
         """One line of metrics.jsonl."""
         config = self.config
-        env_steps = iteration * config.iteration_env_steps
+        env_steps = int(clock.iteration) * config.iteration_env_steps
         rollouts = config.replay_sequences // config.rollout.num_envs
+        kept = int(clock.iteration - clock.replay_start) / rollouts
         losses = metrics.losses._asdict()
         has_updates = np.asarray(metrics.updates) > 0
         mean_losses = {f"train/{name}": _ratio(total, metrics.updates) for name, total in losses.items()}
         return {
             "env_steps": env_steps,
-            "wall_seconds": round(time.perf_counter() - self.began, 3),
+            "wall_seconds": round(time.perf_counter() - self._began, 3),
             "compile_seconds": round(self.compile_seconds, 3),
             **mean_losses,
             **self._episodes("train", metrics.training),
             "train/updates": [int(count) for count in metrics.updates],
-            "train/replay_fill": [min(1.0, iteration / rollouts)] * len(has_updates),
+            "train/replay_fill": [min(1.0, kept)] * len(has_updates),
             "train/epsilon": float(epsilon_at(config.exploration, jnp.array(env_steps - config.rollout.num_envs))),
             "train/learning_rate": float(self.program.trainer.learner.learning_rate(jnp.array(env_steps))),
             "train/steps_per_second": round(config.chunk_env_steps * config.num_seeds / seconds, 1),
@@ -190,19 +220,56 @@ class Run:
             if (value := before.get(f"train/{name}")) and value[broken[0]] is not None
         ]
         seen = f"; before that {', '.join(clues)}" if clues else ""
+        saved = "The parameters from before are saved. " if self.good_params is not None else ""
         return (
             f"the loss of seed {', '.join(str(self.config.seed + i) for i in broken)} became NaN between steps "
-            f"{start:,} and {self.rows[-1]['env_steps']:,}{seen}. The parameters from before are saved. Look at a "
+            f"{start:,} and {self.rows[-1]['env_steps']:,}{seen}. {saved}Look at a "
             f"lower learner.learning_rate or learner.max_grad_norm, and at algorithm.state_norm."
         )
 
-    def leave_behind(self, with_film: bool) -> None:
-        """The parameters, the curve and the film."""
-        if self.good_params is not None:
-            save_params(self.folder, self.good_params)
-        draw_curve(self.rows, self.folder / "curve.png", title=self.title)
-        if with_film and self.good_params is not None:
-            self._paint_film()
+    def write_settings(self, settings: dict) -> None:
+        """config.yaml and run.json, and what a resumed run changes in them."""
+        from omegaconf import OmegaConf
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        past = self.past
+        if past.checkpoint is None:
+            write_manifest(self.folder, {"title": self.title, "started": started})
+        else:
+            add_to_manifest(self.folder, {"started": started, "env_steps": past.env_steps, "changes": past.changes})
+        if past.checkpoint is None or past.changes:
+            write_text_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        for checkpoint in past.later:
+            checkpoint.remove()
+
+    def news(self) -> list[str]:
+        """What is to be said of saving and of going on."""
+        config, past = self.config, self.past
+        wait = f"{config.learner.start_env_steps:,} environment steps"
+        lines = [f"goes on from step {past.env_steps:,}: {_short(past.checkpoint.path)}"] if past.checkpoint else []
+        lines += [f"changed: {name} {before} -> {now}" for name, (before, now) in past.changes.items()]
+        if "total_env_steps" in past.changes and config.learner.final_learning_rate is not None:
+            lines.append("learner.learning_rate from now on decays over the new total_env_steps")
+        if past.checkpoint and not past.checkpoint.has_replay:
+            lines.append(f"replay was not saved: learning waits until {wait} are gathered anew")
+        if not config.checkpoint.replay:
+            lines.append(f"checkpoint.replay=false: a resumed run will gather {wait} before it learns, and will differ")
+        return lines
+
+    def has_pictures(self, with_film: bool) -> bool:
+        """Whether the curve, and the film where it is wanted, are there."""
+        names = ["curve.png", *(["policy.gif"] if with_film else [])]
+        return all((self.folder / name).exists() for name in names)
+
+    def leave_behind(self, with_film: bool, display: Display) -> None:
+        """The curve and the film; where they cannot be written, that is said."""
+        try:
+            draw_curve(self.rows, self.folder / "curve.png", title=self.title)
+            if with_film and self.good_params is not None:
+                self._paint_film()
+        except OSError as error:
+            display.message(f"warning: no pictures of the run: {error}")
 
     def best_seed(self) -> int:
         """The index of the seed whose last evaluation was best."""
@@ -232,7 +299,7 @@ class Run:
         if not self.rows:
             return f"Stopped before the first evaluation. Folder: {self.folder}"
         last, seeds = self.rows[-1], self.config.num_seeds
-        state = {DONE: "Done", FAILED: "Stopped by NaN", INTERRUPTED: "Stopped by you"}[status]
+        state = ENDINGS[status]
         scores = [_describe_score("return", last["eval/return"])]
         if "eval/win_rate" in last:
             scores.insert(0, _describe_score("win rate", last["eval/win_rate"], percent=True))
@@ -244,9 +311,11 @@ class Run:
             f"  folder: {_short(self.folder)}",
         ]
         names = {"metrics.jsonl": "every evaluation", "curve.png": "the learning curve", "policy.gif": "the film"}
-        for name, meaning in {**names, "checkpoints/final": "the parameters"}.items():
+        for name, meaning in {**names, "checkpoints": "the whole training state"}.items():
             if (self.folder / name).exists():
                 lines.append(f"    {name:<18} {meaning}")
+        if status in exits.STOPPED:
+            lines.append(f"Go on: {_command()} train --resume {shlex.quote(str(_short(self.folder)))}")
         return "\n".join(lines)
 
 
@@ -303,50 +372,58 @@ def next_steps(config: Config) -> str:
     return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
 
 
-def run(config: Config, folder: Path, settings: dict) -> int:
+def run(config: Config, folder: Path, settings: dict, go_on: bool = False) -> int:
     """Train as the config says and leave everything in `folder`; returns the exit status.
 
+    With `go_on`, the run that the folder holds goes on, if it holds one.
+
     Raises:
-        ConfigError: before anything is written, where the config cannot work on this machine.
+        ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
+        OSError: the folder cannot be written to at all.
     """
+    resume.require_place(folder, go_on)
     program = check(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    the_run = Run(program, folder)
+    the_run = Run(program, folder, resume.find_past(folder, config) if go_on else Past())
     says = config.logging.display != "none"
-    _write_settings(folder, settings, the_run.title)
+    with_film = config.logging.film
+    if the_run.is_complete and the_run.has_pictures(with_film):
+        print(f"{folder} is complete: {the_run.env_steps:,} environment steps; total_env_steps=... makes it longer")
+        return exits.DONE
+    the_run.write_settings(settings)
     if says:
-        print(f"{the_run.title}: {describe(program)}", flush=True)
+        print("\n".join([f"{the_run.title}: {describe(program)}", *the_run.news()]), flush=True)
     dashboard = make_wandb(config.logging.wandb, run_config=settings, folder=folder, name=folder.name)
     title = f"{the_run.title} · seed {config.seed}" + (
         f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)
     )
-    with asked_to_stop() as asked:
+    with exits.stop_signals() as asked:
         display = make_display(
             config.logging.display,
             title=title,
-            total_env_steps=config.num_chunks * config.chunk_env_steps,
+            total_env_steps=the_run.last_env_steps,
             num_seeds=config.num_seeds,
             has_wins=program.env.spec.has_wins,
+            rows=the_run.rows,
         )
         with display:
-            reporters: list[Reporter] = [MetricsFile(folder), display, *([dashboard] if dashboard else [])]
-            status = the_run.train(display, reporters, asked)
-            with_film = config.logging.film and status == DONE
+            metrics = MetricsFile(folder, the_run.past.metrics, display.message)
+            saver = Saver(folder, config.checkpoint, display.message, the_run.past.checkpoint)
+            status = the_run.train(display, [metrics, display, *([dashboard] if dashboard else [])], saver, asked)
+            with_film &= status == exits.DONE
             if with_film:
                 display.message("painting the film")
-            the_run.leave_behind(with_film)
+            the_run.leave_behind(with_film, display)
+            saver.wait()
+            metrics.close()
     if dashboard:
         dashboard.media(folder / "curve.png", folder / "policy.gif" if with_film else None)
         dashboard.close()
+    failure = saver.failure or metrics.failure
+    if failure:
+        print(f"qmix-jax: error: the end of the run could not be saved: {failure}", file=sys.stderr, flush=True)
+        status = exits.NOT_SAVED
     if says:
         print(the_run.summary(status))
-        if status == DONE:
+        if status == exits.DONE:
             print(next_steps(config))
     return status
-
-
-def _write_settings(folder: Path, settings: dict, title: str) -> None:
-    from omegaconf import OmegaConf
-
-    write_text_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-    write_manifest(folder, {"title": title, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})

@@ -7,6 +7,7 @@ program with both axes of size 1. CPU cores are devices too, once `use_cpu_cores
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,7 +125,8 @@ class Program:
     @cached_property
     def _init(self):
         def init(seeds: Int[Array, "S"]) -> TrainState:
-            return TrainState(Clock(jnp.array(0, jnp.int32)), jax.vmap(self.trainer.init)(seeds))
+            zero = jnp.array(0, jnp.int32)
+            return TrainState(Clock(zero, zero), jax.vmap(self.trainer.init)(seeds))
 
         return jax.jit(self._map(init, P(SEED), self._specs))
 
@@ -147,6 +149,11 @@ class Program:
 
         return jax.tree.map(place, self._specs, shapes, is_leaf=lambda leaf: isinstance(leaf, P))
 
+    def place(self, state: TrainState) -> TrainState:
+        """A state from the host on the devices that hold each part of it."""
+        is_spec = {"is_leaf": lambda spec: isinstance(spec, P)}
+        return jax.device_put(state, jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self._specs, **is_spec))
+
     def chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
         """Iterations, then a greedy evaluation (to be compiled, see `compile_chunk`)."""
         return self._map(self._device_chunk, (self._specs,), (self._specs, P(SEED)))(state)
@@ -154,7 +161,7 @@ class Program:
     def _device_chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
         def iteration(state: TrainState, _) -> tuple[TrainState, StepMetrics]:
             seeds, metrics = jax.vmap(self.trainer.step, in_axes=(None, 0))(*state)
-            return TrainState(Clock(state.clock.iteration + 1), seeds), metrics
+            return TrainState(state.clock._replace(iteration=state.clock.iteration + 1), seeds), metrics
 
         state, metrics = lax.scan(iteration, state, length=self.config.iterations_per_chunk)
         metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
@@ -166,12 +173,10 @@ class Program:
         """The chunk as an executable that takes the state over (its memory is donated)."""
         return jax.jit(self.chunk, donate_argnums=0).lower(self.shapes).compile()
 
-    def start(self) -> tuple[TrainState, Any]:
-        """The state before the first step and the compiled chunk, made at the same time: tracing one needs only one
-        core.
-        """
+    def start(self, make_state: Callable[[], TrainState]) -> tuple[TrainState, Callable]:
+        """The state that `make_state` makes and the compiled chunk, at the same time: to trace takes only one core."""
         with ThreadPoolExecutor(1) as beside:
-            state = beside.submit(self.init)
+            state = beside.submit(make_state)
             chunk = self.compile_chunk()
             return jax.block_until_ready(state.result()), chunk
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
@@ -26,3 +27,21 @@ def sample(key: jax.Array, ring: Any, size: Int[Array, ""], batch_size: int) -> 
     """`batch_size` rows (B, ...) drawn uniformly, with replacement, from the first `size`."""
     index = (jax.random.uniform(key, (batch_size,)) * size).astype(int)  # randint draws four times as much
     return jax.tree.map(lambda kept: kept[index], ring)
+
+
+def split_again(ring: Any, rows: int, before: int, after: int) -> Any:
+    """A ring (S, C, ...) that `before` devices filled, laid out for `after` devices, on the host.
+
+    Of every insert of `rows` each device takes an equal share and keeps it in its own part of C, so the rows of one
+    insert lie apart: device by device, insert by insert, row by row. No row is lost, and each stays with its insert.
+    """
+    if before == after:
+        return ring
+
+    def lay_out(leaf: np.ndarray) -> np.ndarray:
+        seeds, capacity, *rest = leaf.shape
+        inserts = leaf.reshape(seeds, before, capacity // rows, rows // before, *rest).swapaxes(1, 2)
+        parts = inserts.reshape(seeds, capacity // rows, after, rows // after, *rest).swapaxes(1, 2)
+        return parts.reshape(leaf.shape)
+
+    return jax.tree.map(lay_out, ring)

@@ -170,16 +170,21 @@ class Trainer:
     def _cursor(self, clock: Clock) -> Int[Array, ""]:
         """The row of replay that the iteration writes first."""
         rollouts = self.config.replay_sequences // self.config.rollout.num_envs
-        return clock.iteration % rollouts * self.num_envs
+        return (clock.iteration - clock.replay_start) % rollouts * self.num_envs
 
     def _learn(
         self, clock: Clock, learner: LearnerState, memory: Sequence, key: jax.Array
     ) -> tuple[LearnerState, LossMetrics, Int[Array, ""]]:
-        """The updates that fall due with this iteration; the metrics are sums over them."""
+        """The updates that fall due with this iteration; the metrics are sums over them.
+
+        None does before replay has taken in `start_env_steps`, also where it began anew with a resumed run.
+        """
         config = self.config.learner
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
-        due = jnp.where(after >= config.start_env_steps, fires(config.env_steps_per_update, before, after), 0)
-        filled = jnp.minimum((clock.iteration + 1) * self.num_envs, self.config.replay_sequences // self.num_data)
+        rollouts = clock.iteration + 1 - clock.replay_start
+        is_ready = self.env_steps(Clock(rollouts)) >= config.start_env_steps
+        due = jnp.where(is_ready, fires(config.env_steps_per_update, before, after), 0)
+        filled = jnp.minimum(rollouts * self.num_envs, self.config.replay_sequences // self.num_data)
 
         def update(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
             rows = replay.sample(key, memory, filled, config.batch_size // self.num_data)

@@ -116,6 +116,8 @@ class Clock(NamedTuple):
 
     iteration: Int[Array, ""]
     """Iterations completed; every other time is derived from it."""
+    replay_start: Int[Array, ""] | int = 0
+    """The iteration that began with an empty replay: 0, or where a run went on without its replay."""
 
 
 def action_dtype(spec: TeamSpec) -> Any:

@@ -13,6 +13,7 @@ from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
 from qmix_jax.cli.conf import choices, conf_dir
 from qmix_jax.config import ENVIRONMENTS, Config, ConfigError, build
+from qmix_jax.exits import STOPPED
 from qmix_jax.mixers import MIXERS
 
 PRESETS = list(choices("preset"))
@@ -24,6 +25,7 @@ class Experiment(types.ModuleType):
     def __init__(self):
         super().__init__("qmix_jax.experiment")
         self.runs: list[tuple[Config, Path, dict]] = []
+        self.going_on: list[bool] = []
         self.checks: list[Config] = []
         self.statuses: dict[int, int] = {}
         self.devices: list[str] = []
@@ -34,8 +36,9 @@ class Experiment(types.ModuleType):
         if self.refuse:
             raise ConfigError(self.refuse)
 
-    def run(self, config: Config, folder: Path, settings: dict) -> int:
+    def run(self, config: Config, folder: Path, settings: dict, go_on: bool = False) -> int:
         self.runs.append((config, folder, settings))
+        self.going_on.append(go_on)
         return self.statuses.get(config.seed, 0)
 
 
@@ -199,14 +202,15 @@ def test_sweep_runs_every_job_in_turn(experiment, capsys, tmp_path):
     assert "job 3 of 4: algorithm=vdn seed=0 env=two_step\n" in capsys.readouterr().out
 
 
-def test_sweep_goes_on_after_a_failure_and_stops_after_an_interrupt(experiment):
+def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment):
     experiment.statuses = {0: 1}
     assert run("-m seed=0,1,2") == 1
     assert len(experiment.runs) == 3
-    experiment.runs.clear()
-    experiment.statuses = {1: 130}
-    assert run("-m seed=0,1,2") == 130
-    assert len(experiment.runs) == 2
+    for stopped in STOPPED:
+        experiment.runs.clear()
+        experiment.statuses = {1: stopped}
+        assert run("-m seed=0,1,2") == stopped
+        assert len(experiment.runs) == 2
 
 
 def test_status_and_place_of_a_run(experiment, tmp_path, monkeypatch):
@@ -231,13 +235,88 @@ def test_flags_of_hydra_work(experiment, capsys, tmp_path):
     assert experiment.runs[0][0].env.settings.episode_length == 3
 
 
+# --- going on ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(experiment, tmp_path):
+    """A folder with the settings of a run."""
+    assert run("env=probe env.episode_length=7 learner.gamma=0.9 hydra.run.dir=begun") == 0
+    OmegaConf.save(OmegaConf.create(experiment.runs.pop()[2]), tmp_path / "begun" / "config.yaml")
+    experiment.going_on.clear()
+    return tmp_path / "begun"
+
+
+@pytest.mark.parametrize("line", ["--resume begun", "--resume=begun", "resume=begun"])
+def test_a_run_goes_on_with_its_own_settings_and_those_given_now(experiment, begun, line):
+    assert run(f"{line} total_env_steps=1e6 logging.wandb.tags=[a,b]") == 0
+    ((config, folder, settings),) = experiment.runs
+    assert folder.resolve() == begun and experiment.going_on == [True]
+    assert (config.env.settings.episode_length, config.learner.gamma) == (7, 0.9)
+    assert config.total_env_steps == settings["total_env_steps"] == 1_000_000
+    assert config.logging.wandb.tags == ("a", "b")
+
+
+def test_auto_begins_and_goes_on_with_the_same_line(experiment, begun):
+    line = "env=probe env.episode_length=7 learner.gamma=0.9 resume=auto hydra.run.dir="
+    assert run(line + "new") == run(line + "begun") == 0
+    assert [folder.name for _, folder, _ in experiment.runs] == ["new", "begun"]
+    assert experiment.going_on == [True, True]
+    experiment.statuses = {0: 75}
+    assert run(line + "begun") == 75
+
+
+def test_every_job_of_a_sweep_goes_on_in_its_own_folder(experiment, tmp_path):
+    for _ in range(2):
+        assert run("-m env=probe seed=0,1 resume=auto hydra.sweep.dir=many") == 0
+    folders = [folder.relative_to(tmp_path).as_posix() for _, folder, _ in experiment.runs]
+    assert folders == 2 * ["many/0_probe-qmix_seed0", "many/1_probe-qmix_seed1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--resume", "needs a run's folder"),
+        ("resume=", "needs a run's folder"),
+        ("--resume nowhere", "nowhere is no run's folder"),
+        ("--resume begun env=mpe", "the env of a run stays"),
+        ("--resume begun learner.gama=1", "did you mean 'learner.gamma'?"),
+        ("--resume begun -m", "settings only"),
+        ("--resume begun learner.gamma=2", "between 0 and 1"),
+        ("resume=auto", "add hydra.run.dir=FOLDER"),
+        ("-m seed=0,1 resume=auto", "add hydra.sweep.dir=FOLDER"),
+        ("env=probe resume=auto hydra.run.dir=begun", "env.episode_length (7 before, 5 now)"),
+        ("env=probe hydra.run.dir=begun", "begun holds a run: add resume=auto"),
+    ],
+)
+def test_what_cannot_go_on_is_refused_in_one_line_and_nothing_is_touched(experiment, begun, capsys, line, said):
+    before = {path: path.stat().st_mtime_ns for path in begun.parent.rglob("*")}
+    assert run(line) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and said in err
+    assert not experiment.runs
+    assert {path: path.stat().st_mtime_ns for path in begun.parent.rglob("*")} == before
+
+
 # --- help --------------------------------------------------------------------------------------------------------
+
+
+LINES = ["-m algorithm=qmix,vdn seed=0,1", "learner.learning_rate", "runs/", "--resume RUN_FOLDER", "resume=auto"]
 
 
 def test_help_names_groups_presets_and_overrides(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
-    for word in (*ENVIRONMENTS, *MIXERS, *PRESETS, "-m algorithm=qmix,vdn seed=0,1", "learner.learning_rate", "runs/"):
+    for word in (
+        *ENVIRONMENTS,
+        *MIXERS,
+        *PRESETS,
+        "-m algorithm=qmix,vdn seed=0,1",
+        "learner.learning_rate",
+        "runs/",
+        "--resume RUN_FOLDER",
+        "resume=auto",
+    ):
         assert word in text
     assert max(map(len, text.splitlines())) <= 120
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import TINY, merge, tiny
 
-from qmix_jax import experiment
-from qmix_jax.checkpoint import load_params, load_run
+from qmix_jax import exits, experiment
+from qmix_jax.checkpoint import checkpoints, load_run
 from qmix_jax.config import ConfigError, from_mapping
 from qmix_jax.evaluate import evaluate
 from qmix_jax.parallel import Program
@@ -58,7 +58,7 @@ def test_each_evaluation_is_one_line_with_every_seed(finished):
 def test_the_saved_parameters_are_the_trained_ones(finished):
     config, folder, _ = finished
     program = experiment.check(config)
-    params = load_params(folder)
+    params = load_run(folder).all_params
     state = program.init()
     chunk = program.compile_chunk()
     for _ in range(config.num_chunks):
@@ -96,7 +96,7 @@ def test_the_same_run_gives_the_same_numbers(finished, tmp_path):
 
 def test_nan_stops_the_run_says_what_to_look_at_and_keeps_the_parameters(tmp_path, capsys):
     config = tiny(devices=1, learner={"learning_rate": 1e30}, logging={"display": "plain"})
-    assert experiment.run(config, tmp_path, {}) == experiment.FAILED
+    assert experiment.run(config, tmp_path, {}) == exits.FAILED
     said = capsys.readouterr().out
     assert "NaN between steps" in said and "learner.learning_rate" in said
     rows = read_metrics(tmp_path / "metrics.jsonl")
@@ -121,8 +121,10 @@ def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
         return spoilt
 
     monkeypatch.setattr(Program, "compile_chunk", compile_chunk)
-    assert experiment.run(config, tmp_path, {}) == experiment.FAILED
-    params = load_params(tmp_path)
+    assert experiment.run(config, tmp_path, {}) == exits.FAILED
+    (checkpoint,) = checkpoints(tmp_path)
+    assert checkpoint.env_steps == 64 and not checkpoint.is_whole_state
+    params = checkpoint.read("params")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
@@ -134,7 +136,7 @@ def test_ctrl_c_ends_after_the_chunk_with_everything_on_disk(tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(experiment.MetricsFile, "log", log_and_interrupt)
-    assert experiment.run(tiny(devices=1), tmp_path, {}) == experiment.INTERRUPTED
+    assert experiment.run(tiny(devices=1), tmp_path, {}) == exits.INTERRUPTED
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     assert (tmp_path / "curve.png").exists() and (tmp_path / "checkpoints").is_dir()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -31,18 +31,20 @@ def a_row(env_steps=100_000, seeds=1, **changes):
 # --- the run folder ----------------------------------------------------------------------------------------------
 
 
-def test_metrics_survive_a_last_line_cut_short_by_a_crash(tmp_path):
+def test_metrics_survive_a_last_line_cut_short_by_a_crash_and_go_on_from_what_a_checkpoint_says(tmp_path):
     file = records.MetricsFile(tmp_path)
-    file.log({"env_steps": 1})
+    rows = [{"env_steps": 1, "eval/return": [0.1, None]}, {"env_steps": 2}]
+    for row in rows:
+        file.log(row)
     file.close()
     with file.path.open("a") as broken:
         broken.write('{"env_st')
-    assert records.read_metrics(file.path) == [{"env_steps": 1}]
+    assert records.read_metrics(file.path) == rows
 
-    resumed = records.MetricsFile(tmp_path)
-    resumed.log({"env_steps": 2})
+    resumed = records.MetricsFile(tmp_path, records.MetricsFile.text(rows[:1]))
+    resumed.log({"env_steps": 3})
     resumed.close()
-    assert records.read_metrics(file.path) == [{"env_steps": 1}, {"env_steps": 2}]
+    assert records.read_metrics(file.path) == [rows[0], {"env_steps": 3}]
 
 
 def test_nan_and_infinity_are_null_in_metrics(tmp_path):
@@ -65,6 +67,11 @@ def test_the_manifest_has_the_machine_the_versions_and_what_the_caller_adds(tmp_
     assert manifest["seed"] == 3
     assert manifest["versions"]["jax"] and set(manifest["versions"]) == set(records.DISTRIBUTIONS)
     assert manifest["devices"]["count"] >= 1 and manifest["memory_bytes"] > 0 and manifest["cpu"]
+    records.add_to_manifest(tmp_path, {"env_steps": 64})
+    records.add_to_manifest(tmp_path, {"env_steps": 96})
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    assert manifest["seed"] == 3 and [each["env_steps"] for each in manifest["resumed"]] == [64, 96]
+    assert all(each["versions"] and each["command"] for each in manifest["resumed"])
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
@@ -109,6 +116,14 @@ def test_the_plain_display_says_the_facts_in_short_lines(capsys):
         assert fact in first
     assert "100%" in last and display.UNKNOWN in last
     assert max(map(len, (title, header, first, last))) <= 100
+
+
+def test_a_resumed_display_knows_what_was_before_without_saying_it_again(capsys):
+    settings = {"title": "QMIX", "total_env_steps": 200_000, "num_seeds": 1, "has_wins": True}
+    with display.make_display("plain", **settings, rows=[a_row(**{"eval/win_rate": [0.75]})]) as shown:
+        shown.log(a_row(200_000))
+    said = capsys.readouterr().out
+    assert "100,000" not in said and "75.0%" in said.splitlines()[-1]
 
 
 def test_auto_is_plain_without_a_terminal_and_none_says_nothing(capsys):

@@ -73,14 +73,24 @@ def _refuse_flag(message: str) -> NoReturn:
 def compose(overrides: list[str]) -> dict[str, Any]:
     """The settings, as plain containers, of one job from its overrides: `["env=mpe", "seed=3"]`."""
     (job,) = compose_jobs(parse_flags(overrides).options)
-    return job
+    return job.settings
 
 
 # --- jobs --------------------------------------------------------------------------------------------------------
 
 
-def compose_jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The settings, as plain containers, of every job of a command line, in the order in which Hydra will run them."""
+class Job(NamedTuple):
+    """What one job of a command line will do."""
+
+    settings: dict[str, Any]
+    """As plain containers."""
+    folder: Path
+    dated: str
+    """The setting that makes its folder another one at every start; '' where none does."""
+
+
+def compose_jobs(options: argparse.Namespace) -> list[Job]:
+    """Every job of a command line, in the order in which Hydra will run them."""
     with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
         return _Composer(options).jobs()
 
@@ -99,8 +109,8 @@ class _Composer:
         self._load = loader.load_configuration
         self._checker = OverrideChecker(loader, self._compose)
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """The settings of every job."""
+    def jobs(self) -> list[Job]:
+        """Every job."""
         lines = self._options.overrides
         overrides = self._checker.parse(lines)
         shared = [line for line, override in zip(lines, overrides, strict=True) if not override.is_sweep_override()]
@@ -108,13 +118,13 @@ class _Composer:
         if not self._options.multirun and master.hydra.mode != RunMode.MULTIRUN:
             several = " ".join(line for line in lines if line not in shared)
             require(not several, f"{several} has several values: add -m to run each, or put a list in [ ]")
-            return [self._settings(master)]
+            return [self._job(master)]
         hydras = [line for line, override in zip(lines, overrides, strict=True) if override.is_hydra_override()]
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
         swept = self._checker.parse([*params, *(line for line in lines if line not in hydras)])
         combinations = BasicSweeper.split_arguments(swept, None)[0]
         require(bool(combinations), "this sweep has no job: one of its settings has no value")
-        return [self._settings(self._checked([*hydras, *own]), number) for number, own in enumerate(combinations)]
+        return [self._job(self._checked([*hydras, *own]), number) for number, own in enumerate(combinations)]
 
     def _checked(self, lines: list[str]) -> DictConfig:
         self._checker.check(self._checker.parse(lines))
@@ -128,16 +138,19 @@ class _Composer:
             raise ConfigError(one_line(error)) from error
 
     @staticmethod
-    def _settings(config: DictConfig, number: int | None = None) -> dict[str, Any]:
-        """A job's settings; also looks whether its folder can be made."""
+    def _job(config: DictConfig, number: int | None = None) -> Job:
+        """A job; also looks whether its folder can be made."""
         with open_dict(config):
             config.hydra.job.update({"num": number or 0, "id": str(number or 0)})
         try:
             HydraConfig.instance().set_config(config)
-            paths = config.hydra.run if number is None else config.hydra.sweep
-            _require_writable(Path(paths.dir) / (paths.subdir if number is not None else ""))
+            kind = "run" if number is None else "sweep"
+            paths = config.hydra[kind]
+            dated = "${now" in str(OmegaConf.to_container(paths))
+            folder = Path(paths.dir) / (paths.subdir if number is not None else "")
+            _require_writable(folder)
             own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            return to_plain(own)
+            return Job(to_plain(own), folder, f"hydra.{kind}.dir" if dated else "")
         except OmegaConfBaseException as error:
             raise ConfigError(one_line(error)) from error
         finally:

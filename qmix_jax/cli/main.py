@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from qmix_jax import __version__
-from qmix_jax.cli.startup import INTERRUPTED, report
+from qmix_jax.cli.startup import report
 from qmix_jax.config import ConfigError, nearest
+from qmix_jax.exits import INTERRUPTED
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     try:
         return _dispatch(command, rest)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         return report(error)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""What every command shares: how JAX is started, how a mistake is reported, and exit statuses."""
+"""What every command shares: how JAX is started, and how a mistake is reported."""
 
 import os
 import sys
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from qmix_jax.config import ConfigError
+from qmix_jax.exits import NOT_SAVED, USAGE_ERROR
 
 AUTO = "auto"
-USAGE_ERROR, INTERRUPTED = 2, 130
 
 
-def report(error: ConfigError) -> int:
+def report(error: ConfigError | OSError) -> int:
     """Say on stderr, in one line, what is wrong; returns the exit status."""
     print(f"qmix-jax: error: {error}", file=sys.stderr)
-    return USAGE_ERROR
+    return USAGE_ERROR if isinstance(error, ConfigError) else NOT_SAVED
 
 
 def start_jax(devices: Iterable[str]) -> None:

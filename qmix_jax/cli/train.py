@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmix_jax.cli.conf import choices, conf_dir
-from qmix_jax.cli.startup import INTERRUPTED, report, start_jax
-from qmix_jax.config import Config, ConfigError, from_mapping
+from qmix_jax.cli.startup import AUTO, report, start_jax
+from qmix_jax.config import Config, ConfigError, from_mapping, require
+from qmix_jax.exits import STOPPED
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from qmix_jax.cli.compose import Job
 
 
 def main(arguments: list[str]) -> int:
@@ -20,20 +23,55 @@ def main(arguments: list[str]) -> int:
         return 0
     from qmix_jax.cli.compose import compose_jobs, parse_flags
 
+    resumed, arguments = take_resume(arguments)
+    if resumed not in ("", AUTO):
+        return go_on(Path(resumed), arguments)
     flags = parse_flags(arguments)
     jobs = compose_jobs(flags.options) if flags.composes else []
     if flags.runs:
-        check([from_mapping(job) for job in jobs])
-    return run_hydra(flags.argv, Jobs(len(jobs)))
+        check(jobs, resumed == AUTO)
+    return run_hydra(flags.argv, Jobs(len(jobs), resumed == AUTO))
 
 
-def check(configs: list[Config]) -> None:
-    """Start JAX, and raise ConfigError for the first job that cannot work on this machine."""
-    start_jax([config.devices for config in configs])
+def take_resume(arguments: list[str]) -> tuple[str, list[str]]:
+    """What `--resume X`, `--resume=X` or `resume=X` says ('' for nothing), and the rest of the command line."""
+    said, rest, words = "", [], iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in ("--resume", "resume") or word == "resume":
+            rest.append(word)
+            continue
+        said = value if equals else next(words, "")
+        require(bool(said), f"{word} needs a run's folder, or auto")
+    return said, rest
+
+
+def go_on(folder: Path, overrides: list[str]) -> int:
+    """Go on with the run in a folder, with its own settings and these overrides on top."""
+    from qmix_jax.resume import merge_settings
+
+    settings = merge_settings(folder, overrides)
+    config = from_mapping(settings)
+    start_jax([config.devices])
     from qmix_jax import experiment
 
+    return experiment.run(config, folder, settings, go_on=True)
+
+
+def check(jobs: "list[Job]", go_on: bool) -> None:
+    """Start JAX, and raise ConfigError for the first job that cannot work on this machine or in its folder."""
+    configs = [from_mapping(job.settings) for job in jobs]
+    start_jax([config.devices for config in configs])
+    from qmix_jax import experiment, resume
+
     checked: list[Config] = []
-    for config in configs:
+    for job, config in zip(jobs, configs, strict=True):
+        require(
+            not (go_on and job.dated),
+            f"resume=auto needs a folder that is the same at every start: add {job.dated}=FOLDER",
+        )
+        resume.require_place(job.folder, go_on)
+        resume.changes(job.folder, config)
         alike = replace(config, seed=0)
         if alike not in checked:
             experiment.check(config)
@@ -45,12 +83,13 @@ class Jobs:
     """Runs each job that Hydra hands over, and keeps the worst exit status."""
 
     count: int
+    go_on: bool = False
     argv: list[str] = field(default_factory=lambda: list(sys.argv))
     done: int = 0
     status: int = 0
 
     def run(self, settings: "DictConfig") -> None:
-        """One job; an interrupt ends them all."""
+        """One job; a signal ends them all."""
         from hydra.core.hydra_config import HydraConfig
 
         from qmix_jax import experiment
@@ -63,11 +102,11 @@ class Jobs:
             print(f"job {self.done} of {self.count}: {' '.join(hydra.overrides.task)}", flush=True)
         plain = to_plain(settings)
         try:
-            status = experiment.run(from_mapping(plain), Path(hydra.runtime.output_dir), plain)
+            status = experiment.run(from_mapping(plain), Path(hydra.runtime.output_dir), plain, self.go_on)
         except ConfigError as error:
             status = report(error)
         self.status = max(self.status, status)
-        if status == INTERRUPTED:
+        if status in STOPPED:
             sys.exit(status)
 
 
@@ -92,6 +131,7 @@ def run_hydra(argv: list[str], jobs: Jobs) -> int:
 
 HELP = """\
 usage: qmix-jax train [GROUP=CHOICE ...] [SETTING=VALUE ...] [-m]
+       qmix-jax train --resume RUN_FOLDER [SETTING=VALUE ...]
 
 Train a team of agents. With nothing said: QMIX on SMAX 2s3z.
 
@@ -117,6 +157,12 @@ The commonest settings
   agent.hidden_size=128               larger networks
   evaluation.every_env_steps=50_000   evaluate more often
   logging.wandb.mode=online           report to Weights & Biases
+  checkpoint.every_env_steps=200_000  save the whole state more often
+
+Going on (a resumed run gives the numbers of one that never stopped; exit statuses are in docs/resume.md)
+  --resume RUN_FOLDER                 with the run's own settings, from its newest whole checkpoint; settings after it
+                                      (total_env_steps=5e6) change what may change
+  resume=auto hydra.run.dir=FOLDER    begin in the folder, or go on if it holds a run: the same line again and again
 
 Examples
   qmix-jax train +preset=demo

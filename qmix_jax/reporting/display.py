@@ -3,7 +3,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TextIO
 
 from rich import box
@@ -20,8 +20,13 @@ from qmix_jax.reporting.records import known, mean_interval
 UNKNOWN = "–"  # noqa: RUF001  (a dash is what a reader expects)
 
 
-def make_display(mode: str, *, title: str, total_env_steps: int, num_seeds: int, has_wins: bool) -> "Display":
-    """The display of logging.display: auto (live on a terminal, otherwise plain), live, plain or none."""
+def make_display(
+    mode: str, *, title: str, total_env_steps: int, num_seeds: int, has_wins: bool, rows: Sequence[dict] = ()
+) -> "Display":
+    """The display of logging.display: auto (live on a terminal, otherwise plain), live, plain or none.
+
+    `rows` are those of a resumed run from before.
+    """
     if mode == "none":
         return Display()
     console = Console()
@@ -29,6 +34,8 @@ def make_display(mode: str, *, title: str, total_env_steps: int, num_seeds: int,
         able = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
         mode = "live" if able else "plain"
     progress = Progress(title, total_env_steps, num_seeds, has_wins)
+    for row in rows:
+        progress.log(row)
     return LiveDisplay(progress, console) if mode == "live" else PlainDisplay(progress)
 
 

@@ -4,6 +4,7 @@ A *row* is one line of metrics.jsonl: a flat dict with one entry a metric, which
 for each seed, or None where nothing is known yet.
 """
 
+import errno
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import platform
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,28 +53,51 @@ class Reporter(Protocol):
 
 
 class MetricsFile:
-    """Appends rows to folder/metrics.jsonl; a row that `log` has returned from survives a crash."""
+    """Appends rows to folder/metrics.jsonl; a row that `log` has returned from survives a crash.
 
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+    Where the disk refuses a row, that is said once, and the row waits in memory to be written with the next.
+    """
+
+    def __init__(self, folder: Path, begin: str = "", say: Callable[[str], None] = print):
+        """`begin`: the text that the file begins with, whatever was there before."""
         self.path = folder / "metrics.jsonl"
-        self._file = self.path.open("a+b")
-        self._drop_broken_tail()
+        self.failure = ""
+        """Why rows are waiting; '' where none is."""
+        write_text_atomically(self.path, begin)
+        self._size = len(begin.encode())
+        self._waiting = b""
+        self._say, self._has_warned = say, False
+
+    @staticmethod
+    def text(rows: Sequence[dict]) -> str:
+        """The text of a file with these rows."""
+        return "".join(to_json(row) + "\n" for row in rows)
 
     def log(self, row: dict) -> None:
         """Append one line and wait until it is on the disk."""
-        self._file.write((to_json(row) + "\n").encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._waiting += self.text([row]).encode()
+        self._write()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Try a last time to write what is waiting."""
+        if self._waiting:
+            self._write()
 
-    def _drop_broken_tail(self) -> None:
-        """Cut off half a line, left by a crash, that the next row would run into."""
-        self._file.seek(0)
-        self._file.truncate(self._file.read().rfind(b"\n") + 1)
+    def _write(self) -> None:
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                file.truncate(self._size)  # what a full disk took of a line
+                file.seek(self._size)
+                if file.write(self._waiting) < len(self._waiting):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(file.fileno())
+        except OSError as error:
+            self.failure = str(error)
+            if not self._has_warned:
+                self._has_warned = True
+                self._say(f"warning: rows of metrics.jsonl wait in memory: {error}")
+            return
+        self._size, self._waiting, self.failure = self._size + len(self._waiting), b"", ""
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -142,15 +166,26 @@ def write_manifest(folder: Path, extra: dict) -> None:
     write_text_atomically(folder / "run.json", to_json({**describe_machine(), **extra}, indent=2) + "\n")
 
 
+def add_to_manifest(folder: Path, resumed: dict) -> None:
+    """Add to folder/run.json that the run was resumed, how, and on what machine."""
+    manifest = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    manifest["resumed"] = [*manifest.get("resumed", []), {**resumed, **describe_machine()}]
+    write_text_atomically(folder / "run.json", to_json(manifest, indent=2) + "\n")
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a file that others see either whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def describe_machine() -> dict:
@@ -166,7 +201,7 @@ def describe_machine() -> dict:
         "cpu_cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-        "versions": {name: _version(name) for name in DISTRIBUTIONS},
+        "versions": versions(),
         "git": git_state(),
     }
 
@@ -190,6 +225,11 @@ def git_state(package: Path = PACKAGE) -> dict | None:
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of every package that matters."""
+    return {name: _version(name) for name in DISTRIBUTIONS}
 
 
 def _version(name: str) -> str | None:

@@ -1,0 +1,42 @@
+"""How a process ends: its exit statuses, and the signals that ask it to. Needs no JAX."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+DONE = 0
+FAILED = 1
+"""The loss became NaN."""
+USAGE_ERROR = 2
+"""The settings are wrong."""
+NOT_SAVED = 74
+"""Something could not be written (EX_IOERR of sysexits.h)."""
+COME_AGAIN = 75
+"""Stopped by SIGUSR1, to be started again (EX_TEMPFAIL of sysexits.h)."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Stopped by SIGINT or SIGTERM: 128 + the signal's number, as in a shell."""
+
+_STATUSES = {"SIGINT": INTERRUPTED, "SIGTERM": TERMINATED, "SIGUSR1": COME_AGAIN}
+STOP_SIGNALS = {getattr(signal, name): status for name, status in _STATUSES.items() if hasattr(signal, name)}
+"""Signal -> the exit status of a run that it stopped."""
+STOPPED = frozenset(STOP_SIGNALS.values())
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """The exit statuses that signals have asked for so far, in order; a second SIGINT ends the process at once."""
+    asked: list[int] = []
+
+    def remember(number: int, frame: Any) -> None:
+        del frame
+        asked.append(STOP_SIGNALS[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, remember) for number in STOP_SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

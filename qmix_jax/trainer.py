@@ -87,7 +87,7 @@ class Trainer:
         """Environment steps taken so far, over all devices."""
         return clock.iteration * self.config.iteration_env_steps
 
-    def _device_key(self, key: jax.Array) -> jax.Array:
+    def device_key(self, key: jax.Array) -> jax.Array:
         """A key of this device's own."""
         return key if self.axis is None else jax.random.fold_in(key, lax.axis_index(self.axis))
 
@@ -95,7 +95,7 @@ class Trainer:
         """A seed's training state before the first step."""
         key = jax.random.key(seed)
         network_key, env_key = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
-        env_state = init_rollout(self.env, self._device_key(env_key), self.agents.initial_hidden(self.num_envs))
+        env_state = init_rollout(self.env, self.device_key(env_key), self.agents.initial_hidden(self.num_envs))
         capacity = self.config.replay_sequences // self.num_data
         return SeedState(key, self.learner.init(network_key), env_state, replay.init(self._row(), capacity))
 
@@ -121,15 +121,15 @@ class Trainer:
     def step(self, clock: Clock, state: SeedState) -> tuple[SeedState, StepMetrics]:
         """One iteration."""
         key = jax.random.fold_in(state.key, clock.iteration)
-        rollout_key, sample_key = jax.random.split(self._device_key(key))
+        rollout_key, sample_key = jax.random.split(self.device_key(key))
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
-        rollout_state, sequence, episodes = self._rollout(clock, state.learner.params, state.rollout, rollout_key)
+        rollout_state, sequence, episodes = self.play(clock, state.learner.params, state.rollout, rollout_key)
         memory = replay.insert(state.replay, swap_time_and_batch(sequence), self._cursor(clock))
         learner, losses, updates = self._learn(clock, state.learner, memory, sample_key)
         learner = self._sync_target(learner, before, after)
         return SeedState(state.key, learner, rollout_state, memory), StepMetrics(episodes, losses, updates)
 
-    def _rollout(
+    def play(
         self, clock: Clock, params: Params, state: RolloutState, key: jax.Array
     ) -> tuple[RolloutState, Sequence, EpisodeSums]:
         """T steps of epsilon-greedy play; epsilon moves with every environment step."""
@@ -193,4 +193,4 @@ class Trainer:
         """Greedy episodes with the parameters as they are; this device's share of them."""
         key = jax.random.fold_in(jax.random.fold_in(state.key, 2**31 - 2), clock.iteration)
         episodes = self.config.evaluation.episodes // self.num_data
-        return evaluate(self.env, self.agents, state.learner.params["agent"], self._device_key(key), episodes)
+        return evaluate(self.env, self.agents, state.learner.params["agent"], self.device_key(key), episodes)

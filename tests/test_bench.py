@@ -17,7 +17,7 @@ from qmix_jax.bench.report import SHARES
 from qmix_jax.bench.scaling import axes_of_growth, slope
 from qmix_jax.cli import bench
 from qmix_jax.cli import main as cli
-from qmix_jax.config import SmaxConfig, from_mapping
+from qmix_jax.config import from_mapping
 from qmix_jax.parallel import Program
 
 # --- operations ----------------------------------------------------------------------------------------------------
@@ -77,8 +77,9 @@ def test_one_setting_grows_at_a_time():
 
 
 def test_teams_grow_by_maps_and_where_they_cannot_the_axis_is_left_out():
-    smax = from_mapping({**TINY, "env": {"name": "smax", "map": "2s3z"}})
-    assert all(isinstance(point.config.env.settings, SmaxConfig) for point in axes_of_growth(smax)["agents"])
+    for own, maps in {"2s3z": ["3m", "2s3z", "27m_vs_30m"], "3m": ["3m", "8m", "27m_vs_30m"]}.items():
+        smax = from_mapping({**TINY, "env": {"name": "smax", "map": own}})
+        assert [point.config.env.settings.map for point in axes_of_growth(smax)["agents"]] == maps
     game = from_mapping({**TINY, "env": {"name": "two_step"}})
     assert "agents" not in axes_of_growth(game)
 
@@ -132,9 +133,9 @@ def test_other_machines_and_settings_are_told():
 # --- the command ---------------------------------------------------------------------------------------------------
 
 SMALL = (
-    "env=probe total_env_steps=160 rollout.num_envs=4 rollout.num_steps=8 replay.capacity=128 agent.hidden_size=8 "
-    "algorithm=vdn learner.batch_size=8 learner.env_steps_per_update=16 learner.start_env_steps=60 evaluation.every_env_steps=64 "
-    "evaluation.episodes=8 devices=2"
+    "env=probe algorithm=vdn total_env_steps=160 agent.hidden_size=8 rollout.num_envs=4 rollout.num_steps=8 "
+    "replay.capacity=128 learner.batch_size=8 learner.env_steps_per_update=16 learner.start_env_steps=60 "
+    "evaluation.every_env_steps=64 evaluation.episodes=8 devices=2"
 )
 
 

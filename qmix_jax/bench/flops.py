@@ -50,9 +50,8 @@ def _jaxprs(value: Any) -> Iterator[Jaxpr]:
 def update_flops(program: Program) -> int:
     """Operations of one update of one seed: its whole batch, forwards and backwards."""
     whole = Trainer(program.config, program.env)  # no mesh: the arithmetic is the same
-    clock = jax.eval_shape(lambda: program.shapes.clock)
     seed = jax.eval_shape(whole.init, 0)
     size = program.config.learner.batch_size
     rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), seed.replay)
     batch = jax.eval_shape(swap_time_and_batch, rows)
-    return matrix_product_flops(whole.learner.update, seed.learner, batch, clock.iteration)
+    return matrix_product_flops(whole.learner.update, seed.learner, batch, program.shapes.clock.iteration)

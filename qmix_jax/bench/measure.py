@@ -14,21 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from qmix_jax import replay
-from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.bench import parts
 from qmix_jax.bench.flops import update_flops
+from qmix_jax.bench.parts import Part
 from qmix_jax.config import Config
-from qmix_jax.exploration import random_action
-from qmix_jax.learner import LossMetrics
-from qmix_jax.parallel import DATA, SEED, Begin, Program, TrainState, Turn, describe_memory
-from qmix_jax.rollout import restart, rollout
-from qmix_jax.trainer import SeedState, Trainer
-from qmix_jax.types import Clock, swap_time_and_batch
+from qmix_jax.parallel import DATA, SEED, Program, TrainState, describe_memory
 
 SECONDS, REPEATS = 0.5, 5  # a repeat takes as many turns as make half a second, or one
-LONG_SECONDS, LONG_REPEATS = 2.0, 3  # where one takes so long already, three must do
+LONG_SECONDS, FEW_REPEATS = 2.0, 3  # where one takes so long already, three must do
+TRACED_ITERATIONS = 4  # a whole chunk would be hundreds of megabytes
 
 
 class Figure(NamedTuple):
@@ -65,7 +62,12 @@ def rate(amount: float, seconds: Figure) -> Figure:
     return Figure(amount / seconds.median, amount / seconds.high, amount / seconds.low, seconds.repeats)
 
 
-def time_repeatedly(run: Callable[[int], Any], period: int = 1) -> Figure:
+def multiply(figure: Figure, factor: float) -> Figure:
+    """The figure in another unit."""
+    return Figure(factor * figure.median, factor * figure.low, factor * figure.high, figure.repeats)
+
+
+def time_repeatedly(run: Callable[[int], Any], period: int = 1, repeats: int = REPEATS) -> Figure:
     """Seconds of one turn, where `run(count)` takes `count` turns and returns when they are done.
 
     First comes a warm-up, which says how many turns make a repeat of `SECONDS`, in whole multiples of `period`.
@@ -74,7 +76,7 @@ def time_repeatedly(run: Callable[[int], Any], period: int = 1) -> Figure:
     if warm_up < SECONDS:  # short enough for the very first to mislead
         warm_up = _seconds(run, period)
     count = period * math.ceil(SECONDS / warm_up)
-    repeats = REPEATS if warm_up < LONG_SECONDS else LONG_REPEATS
+    repeats = repeats if warm_up < LONG_SECONDS else FEW_REPEATS
     return summarise([_seconds(run, count) / count for _ in range(repeats)])
 
 
@@ -82,85 +84,6 @@ def _seconds(run: Callable[[int], Any], count: int) -> float:
     begun = time.perf_counter()
     run(count)
     return time.perf_counter() - begun
-
-
-# --- the parts of training -----------------------------------------------------------------------------------------
-
-
-class Part(NamedTuple):
-    """What one seed does on one device, to be repeated."""
-
-    begin: Begin
-    turn: Turn
-
-
-def _made_by(make: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Part:
-    """The part whose turn is `make`; what it makes besides the state is kept, so that it has to be made."""
-
-    def begin(clock: Clock, state: SeedState) -> Any:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make, clock, state)[1])
-
-    return Part(begin, lambda clock, state, _: make(clock, state))
-
-
-def training_part(trainer: Trainer) -> Part:
-    """Whole iterations, without evaluation."""
-    return _made_by(trainer.step)
-
-
-def rollout_part(trainer: Trainer) -> Part:
-    """Rollouts of the agents."""
-
-    def make(clock: Clock, state: SeedState) -> tuple[SeedState, Any]:
-        key = trainer.device_key(jax.random.fold_in(state.key, clock.iteration))
-        played, sequence, episodes = trainer.play(clock, state.learner.params, state.rollout, key)
-        return state._replace(rollout=played), (sequence, episodes)
-
-    return _made_by(make)
-
-
-def environment_part(trainer: Trainer) -> Part:
-    """The same rollouts by random legal actions: no network."""
-    config, env = trainer.config, trainer.env
-
-    def policy(hidden: jax.Array, inputs: AgentInput, available: jax.Array, noise: Any) -> tuple[jax.Array, jax.Array]:
-        del inputs
-        return hidden, random_action(noise, available)
-
-    def make(clock: Clock, state: SeedState) -> tuple[SeedState, Any]:
-        key = trainer.device_key(jax.random.fold_in(state.key, clock.iteration))
-        noise_key, env_key, restart_key = jax.random.split(key, 3)
-        steps, played = config.rollout.num_steps, state.rollout
-        noise = jax.random.uniform(noise_key, (steps, trainer.num_envs, env.spec.num_agents))
-        if config.rollout.whole_episodes:
-            played = restart(env, restart_key, played)
-        starts = min(config.env.starts_per_rollout, steps)
-        played, sequence, _ = rollout(env, policy, env_key, played, noise, starts)
-        return state._replace(rollout=played), sequence
-
-    return _made_by(make)
-
-
-def learner_part(trainer: Trainer) -> Part:
-    """Updates on one batch from a full replay."""
-
-    def begin(clock: Clock, state: SeedState) -> Any:
-        key = trainer.device_key(jax.random.fold_in(state.key, clock.iteration))
-        full = jnp.array(trainer.config.replay_sequences // trainer.num_data)
-        rows = replay.sample(key, state.replay, full, trainer.config.learner.batch_size // trainer.num_data)
-        return swap_time_and_batch(rows), LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
-
-    def turn(clock: Clock, state: SeedState, kept: Any) -> tuple[SeedState, Any]:
-        batch, _ = kept
-        learner, losses = trainer.learner.update(state.learner, batch, trainer.env_steps(clock))
-        return state._replace(learner=learner), (batch, losses)
-
-    return Part(begin, turn)
-
-
-def evaluation_part(trainer: Trainer) -> Part:
-    """Greedy evaluations."""
-    return _made_by(lambda clock, state: (state, trainer.evaluate(clock, state)))
 
 
 # --- the test stand ------------------------------------------------------------------------------------------------
@@ -192,7 +115,7 @@ class Stand:
 
     def compile_training(self) -> Callable[[int], None]:
         """Iterations without evaluation; afterwards the state is the steady one: replay full, learning begun."""
-        run = self.compile("training_without_evaluation", training_part(self.program.trainer))
+        run = self.compile("training_without_evaluation", parts.training(self.program.trainer))
         run(iterations_to_steady_state(self.program.config))
         return run
 
@@ -234,32 +157,33 @@ def update_period(config: Config) -> int:
 
 
 def measure(program: Program, say: Callable[[str], None], profile: Path | None = None) -> Figures:
-    """Every figure of one program; `profile` names a folder for a profiler's trace of one chunk."""
+    """Every figure of one program; `profile` names a folder for a profiler's trace."""
     config, trainer = program.config, program.trainer
     stand = Stand.make(program, say)
     env_steps = config.iteration_env_steps * config.num_seeds
     episodes = config.evaluation.episodes * config.num_seeds
 
-    iteration = time_repeatedly(stand.compile_training(), update_period(config))
+    run = stand.compile_training()
+    iteration = time_repeatedly(run, update_period(config))
     stand.rate("training_without_evaluation", env_steps, "env_steps", iteration)
-    run_chunk = stand.compile_chunk()
-    chunk = stand.rate("training", env_steps * config.iterations_per_chunk, "env_steps", time_repeatedly(run_chunk))
-    if profile:
-        with jax.profiler.trace(str(profile)):
-            run_chunk(1)
-        say(f"trace of one chunk: {profile}")
+    chunk = time_repeatedly(stand.compile_chunk())
+    stand.rate("training", env_steps * config.iterations_per_chunk, "env_steps", chunk)
     stand.figures["memory/peak_bytes"] = once(peak_bytes(program))
     stand.figures["memory/replay_bytes"] = counted(describe_memory(program.shapes)["replay"])
-
-    parts = {
-        "environment": (environment_part, env_steps, "env_steps"),
-        "rollout": (rollout_part, env_steps, "env_steps"),
-        "learner": (learner_part, config.num_seeds, "updates"),
-        "evaluation": (evaluation_part, episodes, "episodes"),
+    if profile:
+        traced = max(update_period(config), TRACED_ITERATIONS)
+        with jax.profiler.trace(str(profile)):
+            run(traced)
+        say(f"trace of {traced} iterations: {profile}")
+    alone = {
+        "environment": (parts.environment, env_steps, "env_steps"),
+        "rollout": (parts.playing, env_steps, "env_steps"),
+        "learner": (parts.learning, config.num_seeds, "updates"),
+        "evaluation": (parts.evaluation, episodes, "episodes"),
     }
     seconds = {
         name: stand.rate(name, amount, unit, time_repeatedly(stand.compile(name, make(trainer))))
-        for name, (make, amount, unit) in parts.items()
+        for name, (make, amount, unit) in alone.items()
     }
     product, flops = matrix_product(program)
     stand.rate("matrix_product", flops, "flops", time_repeatedly(product))
@@ -275,8 +199,8 @@ def derive(program: Program, figures: Figures, seconds: dict[str, Figure]) -> Fi
     flops = update_flops(program)
     arithmetic = rate(flops * config.num_seeds, seconds["learner"])
     learner_steps = rate(config.learner.env_steps_per_update * config.num_seeds, seconds["learner"])
-    peak = figures["matrix_product/flops_per_second"].median
-    arithmetic_limit = peak / flops * config.learner.env_steps_per_update
+    peak = figures["matrix_product/flops_per_second"]
+    limit = multiply(peak, config.learner.env_steps_per_update / flops)
     steps = figures["training/env_steps_per_second"].median
     iterations = config.iterations_per_chunk
     updates = iterations * config.iteration_env_steps / config.learner.env_steps_per_update
@@ -290,13 +214,13 @@ def derive(program: Program, figures: Figures, seconds: dict[str, Figure]) -> Fi
     return {
         "learner/flops_per_update": counted(flops),
         "learner/flops_per_second": arithmetic,
-        "learner/share_of_matrix_product": counted(arithmetic.median / peak),
+        "learner/share_of_matrix_product": counted(arithmetic.median / peak.median),
         "learner/env_steps_per_second": learner_steps,
-        "learner/limit_env_steps_per_second": counted(arithmetic_limit),
+        "learner/limit_env_steps_per_second": limit,
         "evaluation/seconds": seconds["evaluation"],
         **{f"share_of_training/{name}": counted(share) for name, share in shares.items()},
         "training/share_of_environment": counted(steps / figures["environment/env_steps_per_second"].median),
-        "training/share_of_learner_limit": counted(steps / arithmetic_limit),
+        "training/share_of_learner_limit": counted(steps / limit.median),
     }
 
 
@@ -319,7 +243,7 @@ def matrix_product(program: Program) -> tuple[Callable[[int], None], int]:
 
     mapped = jax.shard_map(device, mesh=program.mesh, in_specs=(spec, P(), P()), out_specs=spec, check_vma=False)
     right = jax.random.normal(jax.random.key(0), (size, size)) / math.sqrt(size)  # keeps the size of what it multiplies
-    left = jnp.ones((count * size, size))
+    left = jax.device_put(jnp.ones((count * size, size)), NamedSharding(program.mesh, spec))
     compiled = jax.jit(mapped).lower(left, right, np.int32(1)).compile()
 
     def run(count: int) -> None:

@@ -35,7 +35,7 @@ def draw(results: dict, path: Path) -> None:
     figure = Figure(figsize=(12, height), dpi=110, facecolor="white")
     _draw_head(figure, results)
     grid = figure.add_gridspec(
-        1, 2, width_ratios=(1.7, 1), left=0.25, right=0.97, top=1 - 1.35 / height, bottom=1 - 3.75 / height, wspace=0.15
+        1, 2, width_ratios=(1.7, 1), left=0.25, right=0.97, top=1 - 1.35 / height, bottom=1 - 3.75 / height, wspace=0.3
     )
     _draw_speeds(figure.add_subplot(grid[0]), results["figures"])
     _draw_shares(figure.add_subplot(grid[1]), results["figures"])
@@ -120,7 +120,7 @@ def _draw_all_growth(figure: "Figure", results: dict) -> None:
     figure.text(0.03, top, "How long an iteration of training takes, in ms", fontsize=11, color=INK, va="center")
     figure.text(0.335, top, "one setting enlarged; dashed: in proportion", fontsize=10, color=FAINT, va="center")
     highest, lowest = _inches_down(figure, UPPER + 0.75), 0.4 / figure.get_figheight()
-    grid = figure.add_gridspec(1, len(growth), left=0.06, right=0.97, top=highest, bottom=lowest, wspace=0.3)
+    grid = figure.add_gridspec(1, len(growth), left=0.06, right=0.97, top=highest, bottom=lowest, wspace=0.12)
     panels = []
     for column, (axis, points) in enumerate(growth.items()):
         panels.append(figure.add_subplot(grid[column], sharey=panels[0] if panels else None))
@@ -129,9 +129,11 @@ def _draw_all_growth(figure: "Figure", results: dict) -> None:
 
 def _draw_growth(axes: "Axes", figures: dict[str, dict], axis: str, points: list[dict]) -> None:
     """One panel: the points with their ranges, and what growth in proportion would be."""
-    exponent = figures.get(f"{axis}/slope")
-    after = f": slope {show('slope', exponent['median'])}" if exponent else ""
-    _tidy(axes, f"{AXES[axis]}{after}")
+    from matplotlib.ticker import LogLocator
+
+    _tidy(axes, AXES[axis])
+    if exponent := figures.get(f"{axis}/slope"):
+        axes.set_title(f"slope {show('slope', exponent['median'])}", loc="right", fontsize=9.5, color=FAINT, pad=8)
     sizes = np.array([point["size"] for point in points])
     seconds = [figures[f"{axis}={point['label']}/seconds_per_iteration"] for point in points]
     low, mid, high = (1e3 * np.array([each[key] for each in seconds]) for key in ("low", "median", "high"))
@@ -141,4 +143,6 @@ def _draw_growth(axes: "Axes", figures: dict[str, dict], axis: str, points: list
     axes.minorticks_off()
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.grid(axis="y", color="#e8ecf2", linewidth=0.8)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.label_outer()

@@ -5,6 +5,16 @@
 
 from collections.abc import Sequence
 
+PARTS = (
+    "training",
+    "training_without_evaluation",
+    "rollout",
+    "environment",
+    "learner",
+    "matrix_product",
+    "evaluation",
+    "memory",
+)
 SHARES = ("rollout", "learner", "evaluation", "rest")
 AXES = {
     "num_envs": "environments",
@@ -47,7 +57,7 @@ def show(name: str, value: float) -> str:
 
 def words(name: str) -> str:
     """`env_steps_per_second` as `env steps/s`."""
-    return name.replace("_per_second", "/s").replace("_", " ").replace("flops", "FLOP")
+    return name.replace("_per_second", "/s").replace("_", " ").replace("flops", "FLOP").replace("limit ", "limit, ")
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -103,13 +113,14 @@ def _circumstances(results: dict) -> str:
 
 def _speeds(figures: dict[str, dict]) -> str:
     rows = []
-    for name, figure in figures.items():
-        part, _, measure = name.partition("/")
-        if measure == "compile_seconds" or "share_of" in name or measure in ("slope", "seconds_per_iteration"):
-            continue
+    for part in PARTS:
         compiled = figures.get(f"{part}/compile_seconds")
-        compiling = "" if compiled is None else show("seconds", compiled["median"])
-        rows.append([words(part), words(measure), show(name, figure["median"]), spread(name, figure), compiling])
+        compiling = seconds(compiled["median"]) if compiled else ""
+        for name, figure in figures.items():
+            if name.startswith(f"{part}/") and not name.endswith("compile_seconds") and "share_of" not in name:
+                measure = words(name.removeprefix(f"{part}/"))
+                rows.append([words(part), measure, show(name, figure["median"]), spread(name, figure), compiling])
+                compiling = ""  # said once
     return table(["part", "measure", "median", "spread", "compiling"], rows)
 
 

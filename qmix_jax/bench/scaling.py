@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from qmix_jax import experiment
-from qmix_jax.bench.measure import Figure, Figures, Stand, counted, time_repeatedly, update_period
+from qmix_jax.bench.measure import FEW_REPEATS, Figure, Figures, Stand, counted, time_repeatedly, update_period
 from qmix_jax.config import Config, ConfigError, ProbeConfig, ReplayConfig, SmaxConfig
 
 FACTORS = (1, 2, 4)
-MAPS = ("3m", "8m", "27m_vs_30m")  # marines only, so that just their number differs
+SMALL_MAP, MIDDLE_MAP, LARGE_MAP = "3m", "8m", "27m_vs_30m"
 REPLAY_ROLLOUTS = 8  # replay is small here, to be full soon and to fit with large teams; its size costs no time
 
 
@@ -44,9 +44,11 @@ def axes_of_growth(config: Config) -> dict[str, list[Point]]:
 
 
 def _teams(settings: object) -> dict[str, SmaxConfig | ProbeConfig]:
+    """Teams of three sizes: on SMAX a small one, the config's own or a middle one, and a large one."""
     match settings:
-        case SmaxConfig():
-            return {name: replace(settings, map=name) for name in MAPS}
+        case SmaxConfig(map=own):
+            middle = MIDDLE_MAP if own in (SMALL_MAP, LARGE_MAP) else own
+            return {name: replace(settings, map=name) for name in (SMALL_MAP, middle, LARGE_MAP)}
         case ProbeConfig(num_agents=count):
             return {str(factor * count): replace(settings, num_agents=factor * count) for factor in FACTORS}
     return {}
@@ -92,7 +94,7 @@ def _measure(config: Config) -> Measured:
     """One point, with its number of agents as its size."""
     program = experiment.check(config)
     run = Stand.make(program, say=lambda _: None).compile_training()
-    seconds = time_repeatedly(run, update_period(config))
+    seconds = time_repeatedly(run, update_period(config), FEW_REPEATS)
     return Measured("", program.env.spec.num_agents, config.iteration_env_steps * config.num_seeds, seconds)
 
 

@@ -15,7 +15,7 @@ Measure how fast training is, part by part, and how its cost grows. Settings are
 
   --quick             leave out how the cost grows: a minute instead of a few
   --compare OLD.json  set every figure beside that of an earlier bench.json, and name what became worse
-  --profile DIR       also write a JAX profiler trace of one chunk of training (for TensorBoard or Perfetto)
+  --profile DIR       also write a JAX profiler trace of four iterations (for TensorBoard or Perfetto)
   --out DIR           where bench.json, bench.md and bench.png go; else bench/TIME below the current folder
 
 Examples

@@ -1,7 +1,7 @@
 # make help says what there is. Everything is installed in this folder: .venv to use, .venv-test to test.
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint lock clean
+.PHONY: help train bench test lint lock clean
 
 # The first Python from 3.11 to 3.13 that works (a command may exist and still fail); make PYTHON=... overrides.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
@@ -16,6 +16,9 @@ help: ## say what there is
 
 train: .venv/installed ## train; settings in ARGS, e.g. make train ARGS="env=smax env.map=3m"
 	@.venv/bin/qmix-jax train $(ARGS)
+
+bench: .venv/installed ## measure throughput, a few minutes; settings in ARGS, e.g. make bench ARGS="--quick env.map=3m"
+	@.venv/bin/qmix-jax bench $(ARGS)
 
 test: .venv-test/installed ## every test; FAST=1 leaves out the slow ones
 	@.venv-test/bin/python -m pytest $(if $(filter-out 0,$(FAST)),-m "not slow")

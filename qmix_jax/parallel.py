@@ -40,6 +40,12 @@ class TrainState(NamedTuple):
     """Every leaf with a leading axis S."""
 
 
+Begin = Callable[[Clock, SeedState], Any]
+"""What the first turn of a part of training gets as `kept`, from a seed's state on one device."""
+Turn = Callable[[Clock, SeedState, Any], tuple[SeedState, Any]]
+"""One turn of a part of training: (clock, a seed's state, kept) -> the state and what is kept for the next turn."""
+
+
 class ChunkMetrics(NamedTuple):
     """What a chunk tells, per seed (S,)."""
 
@@ -179,6 +185,24 @@ class Program:
             state = beside.submit(make_state)
             chunk = self.compile_chunk()
             return jax.block_until_ready(state.result()), chunk
+
+    def compile_turns(self, begin: Begin, turn: Turn, state: TrainState) -> Any:
+        """`state, count -> state, kept` as an executable that takes the state over and calls `turn` `count` times.
+
+        For measuring a part of training as training runs it: on every device of the mesh, with the seeds vmapped.
+        """
+
+        def turns(state: TrainState, count: Int[Array, ""]) -> tuple[TrainState, Any]:
+            def body(_, carry):
+                (clock, seeds), kept = lax.optimization_barrier(carry)  # so that nothing of a turn leaves the loop
+                seeds, kept = jax.vmap(turn, in_axes=(None, 0, 0))(clock, seeds, kept)
+                return TrainState(clock._replace(iteration=clock.iteration + 1), seeds), kept
+
+            kept = jax.vmap(begin, in_axes=(None, 0))(*state)
+            return lax.fori_loop(0, count, body, (state, kept))
+
+        mapped = self._map(turns, (self._specs, P()), (self._specs, P((SEED, DATA))))
+        return jax.jit(mapped, donate_argnums=0).lower(state, np.int32(1)).compile()
 
     def compile_record(self, params: Params, episodes: int) -> Any:
         """`params, key -> Record` of greedy episodes, as an executable for one device."""

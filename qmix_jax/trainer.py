@@ -87,7 +87,7 @@ class Trainer:
         """Environment steps taken so far, over all devices."""
         return clock.iteration * self.config.iteration_env_steps
 
-    def _key(self, state: SeedState, clock: Clock, is_evaluation: bool = False) -> jax.Array:
+    def key(self, state: SeedState, clock: Clock, is_evaluation: bool = False) -> jax.Array:
         """This device's own key for an iteration, or for the evaluation after it."""
         device = 0 if self.axis is None else lax.axis_index(self.axis)
         number = clock.iteration * self.num_data + device
@@ -127,7 +127,7 @@ class Trainer:
         dtype = jnp.dtype(self.config.replay.dtype)
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, memory)
 
-    def _recall(self, batch: Sequence) -> Sequence:
+    def recall(self, batch: Sequence) -> Sequence:
         """A batch (T, B, ...) with the observations that its memories stand for."""
         memory = jax.tree.map(
             lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, batch.observation
@@ -136,16 +136,16 @@ class Trainer:
 
     def step(self, clock: Clock, state: SeedState) -> tuple[SeedState, StepMetrics]:
         """One iteration."""
-        rollout_key, sample_key = jax.random.split(self._key(state, clock))
+        rollout_key, sample_key = jax.random.split(self.key(state, clock))
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
-        rollout_state, sequence, episodes = self._rollout(clock, state.learner.params, state.rollout, rollout_key)
+        rollout_state, sequence, episodes = self.play(clock, state.learner.params, state.rollout, rollout_key)
         stored = sequence._replace(observation=self._store(sequence.observation))
         memory = replay.insert(state.replay, swap_time_and_batch(stored), self._cursor(clock))
         learner, losses, updates = self._learn(clock, state.learner, memory, sample_key)
         learner = self._sync_target(learner, before, after)
         return SeedState(state.key, learner, rollout_state, memory), StepMetrics(episodes, losses, updates)
 
-    def _rollout(
+    def play(
         self, clock: Clock, params: Params, state: RolloutState, key: jax.Array
     ) -> tuple[RolloutState, Sequence, EpisodeSums]:
         """T steps of epsilon-greedy play; epsilon moves with every environment step."""
@@ -188,7 +188,7 @@ class Trainer:
 
         def update(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
             rows = replay.sample(key, memory, filled, config.batch_size // self.num_data)
-            return self.learner.update(learner, self._recall(swap_time_and_batch(rows)), after)
+            return self.learner.update(learner, self.recall(swap_time_and_batch(rows)), after)
 
         def skip(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
             del key
@@ -212,6 +212,6 @@ class Trainer:
 
     def evaluate(self, clock: Clock, state: SeedState) -> EpisodeSums:
         """Greedy episodes with the parameters as they are; this device's share of them."""
-        key = self._key(state, clock, is_evaluation=True)
+        key = self.key(state, clock, is_evaluation=True)
         episodes = self.config.evaluation.episodes // self.num_data
         return evaluate(self.env, self.agents, state.learner.params["agent"], key, episodes)

@@ -11,6 +11,7 @@ from qmix_jax.exits import INTERRUPTED
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
+    "bench": ("qmix_jax.cli.bench", "measure how fast training is, and how its cost grows"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, so that --help is instant."""
 

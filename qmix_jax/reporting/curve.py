@@ -168,10 +168,10 @@ def draw_curve(rows: list[dict], path: Path, *, title: str) -> None:
         axes.set_xlim(*_span(rows))
     figure.text(0.055, 0.945, title, fontsize=15, color=INK, va="center", weight="bold")
     figure.text(0.055, 0.895, _subtitle(rows, main), fontsize=10, color=FAINT, va="center")
-    _write(FigureCanvasAgg(figure), Path(path))
+    write_png(FigureCanvasAgg(figure), Path(path))
 
 
-def _write(canvas, path: Path) -> None:
+def write_png(canvas, path: Path) -> None:
     """Write the PNG so that the file is never seen half-written."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,0 +1,113 @@
+"""A bench against an earlier one: ratios, and what became worse beyond the spread of both."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from qmix_jax.bench.report import show, table
+from qmix_jax.config import ConfigError
+
+MARGINS = {0: 0.0, 1: 0.25}
+"""How much worse still counts as noise, by the number of repeats: what is counted never changes by itself, what is
+measured once (compiling, peak memory) changes much."""
+MARGIN = 0.05  # of what is measured repeatedly: processes differ by more than the repeats in one
+
+
+class Change(NamedTuple):
+    """A figure that both benches have."""
+
+    name: str
+    old: dict
+    new: dict
+    ratio: float
+    verdict: str
+    """worse, better, or nothing: within the noise, or neither good nor bad."""
+
+
+def read(path: Path) -> dict:
+    """The results in a bench.json; raises ConfigError where there are none."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(results, dict) or "figures" not in results:
+        raise ConfigError(f"{path} is no bench.json")
+    return results
+
+
+def is_more_better(name: str) -> bool | None:
+    """Whether more of a figure is better, or less; None where it is neither good nor bad by itself."""
+    measure = name.rpartition("/")[2]
+    if measure.endswith("_per_second"):
+        return True
+    return False if measure.endswith(("seconds", "bytes", "seconds_per_iteration", "flops_per_update")) else None
+
+
+def compare(old: dict, new: dict) -> list[Change]:
+    """Every figure that both have, in the new one's order."""
+    known = old["figures"]
+    return [_change(name, known[name], figure) for name, figure in new["figures"].items() if name in known]
+
+
+def _change(name: str, old: dict, new: dict) -> Change:
+    ratio = new["median"] / old["median"] if old["median"] else float("nan")
+    return Change(name, old, new, ratio, _verdict(name, old, new))
+
+
+def _verdict(name: str, old: dict, new: dict) -> str:
+    more_is_better = is_more_better(name)
+    if more_is_better is None:
+        return ""
+    margin = 1 + MARGINS.get(min(old["repeats"], new["repeats"]), MARGIN)
+    if new["low"] > old["high"] and new["median"] > old["median"] * margin:
+        return "better" if more_is_better else "worse"
+    if new["high"] < old["low"] and new["median"] * margin < old["median"]:
+        return "worse" if more_is_better else "better"
+    return ""
+
+
+def markdown(old: dict, new: dict) -> str:
+    """The table of ratios, what differs in the circumstances, and the regressions by name."""
+    changes = compare(old, new)
+    rows = [
+        [
+            change.name,
+            show(change.name, change.old["median"]),
+            show(change.name, change.new["median"]),
+            f"{change.ratio:.2f}",
+            change.verdict,
+        ]
+        for change in changes
+    ]
+    worse = [f"{change.name} ({change.ratio:.2f} times)" for change in changes if change.verdict == "worse"]
+    verdict = f"Worse beyond the spread of both: {', '.join(worse)}." if worse else "No regression."
+    parts = [
+        f"## Against {old['title']} of {old['started']}",
+        *_differences(old, new),
+        table(["figure", "old", "new", "new/old", "verdict"], rows),
+        verdict,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    """What makes the two hard to compare, in a line each."""
+    machine = [key for key in ("cpu", "cpu_cores", "devices") if old["machine"][key] != new["machine"][key]]
+    lines = [f"Another machine ({', '.join(machine)} differ): only ratios within one bench mean something."] * bool(
+        machine
+    )
+    if old["settings"] != new["settings"]:
+        lines.append("Other settings: " + ", ".join(_changed(old["settings"], new["settings"])) + ".")
+    return lines
+
+
+def _changed(old: dict, new: dict, path: str = "") -> list[str]:
+    """The settings that differ, as `name old -> new`."""
+    found = []
+    for key in old | new:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _changed(before, after, f"{path}{key}.")
+        elif before != after:
+            found.append(f"{path}{key} {before} -> {after}")
+    return found

@@ -1,0 +1,57 @@
+"""Floating-point operations of a function, counted from the shapes of its matrix products.
+
+Counted by hand from the jaxpr, because XLA's own analysis counts the body of a loop only once.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from qmix_jax.parallel import Program
+from qmix_jax.trainer import Trainer
+from qmix_jax.types import swap_time_and_batch
+
+
+def matrix_product_flops(function: Callable, *args: Any) -> int:
+    """2 M N K for every (M, K) x (K, N) product that one call takes, arrays or shapes given; nothing else is counted.
+
+    A loop's body counts as often as it runs (once, where that is not known before), a branch as its dearest side.
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: Jaxpr) -> int:
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: Any) -> int:
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    inner = [_count(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
+    if equation.primitive.name == "cond":
+        return max(inner)
+    return sum(inner) * equation.params.get("length", 1)  # a scan's
+
+
+def _jaxprs(value: Any) -> Iterator[Jaxpr]:
+    """The jaxprs in a parameter of an equation."""
+    for item in value if isinstance(value, tuple | list) else [value]:
+        if isinstance(item, ClosedJaxpr):
+            yield item.jaxpr
+        elif isinstance(item, Jaxpr):
+            yield item
+
+
+def update_flops(program: Program) -> int:
+    """Operations of one update of one seed: its whole batch, forwards and backwards."""
+    whole = Trainer(program.config, program.env)  # no mesh: the arithmetic is the same
+    seed = jax.eval_shape(whole.init, 0)
+    size = program.config.learner.batch_size
+    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), seed.replay)
+    batch = jax.eval_shape(swap_time_and_batch, rows)
+    return matrix_product_flops(whole.learner.update, seed.learner, batch, program.shapes.clock.iteration)

@@ -1,0 +1,252 @@
+"""Training on the test stand: each of its parts run alone, with the sizes, the mesh and the donation of training."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from qmix_jax.bench import parts
+from qmix_jax.bench.flops import update_flops
+from qmix_jax.bench.parts import Part
+from qmix_jax.config import Config
+from qmix_jax.parallel import DATA, SEED, Program, TrainState, describe_memory
+
+SECONDS, REPEATS = 0.5, 5  # a repeat takes as many turns as make half a second, or one
+LONG_SECONDS, FEW_REPEATS = 2.0, 3  # where one takes so long already, three must do
+TRACED_ITERATIONS = 4  # a whole chunk would be hundreds of megabytes
+
+
+class Figure(NamedTuple):
+    """One measured number and its spread."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+    """1: measured once; 0: counted or derived, so that it has no spread of its own."""
+
+
+Figures = dict[str, Figure]
+"""By `part/measure`, where the measure's last words are its unit: `rollout/env_steps_per_second`."""
+
+
+def counted(value: float) -> Figure:
+    """A figure that is the same every time, or follows from others."""
+    return Figure(value, value, value, 0)
+
+
+def once(value: float) -> Figure:
+    """A figure that was measured a single time."""
+    return Figure(value, value, value, 1)
+
+
+def summarise(values: list[float]) -> Figure:
+    """The median and the whole range of what was measured repeatedly."""
+    return Figure(median(values), min(values), max(values), len(values))
+
+
+def rate(amount: float, seconds: Figure) -> Figure:
+    """`amount` per second, from the seconds that it took."""
+    return Figure(amount / seconds.median, amount / seconds.high, amount / seconds.low, seconds.repeats)
+
+
+def multiply(figure: Figure, factor: float) -> Figure:
+    """The figure in another unit."""
+    return Figure(factor * figure.median, factor * figure.low, factor * figure.high, figure.repeats)
+
+
+def time_repeatedly(run: Callable[[int], Any], period: int = 1, repeats: int = REPEATS) -> Figure:
+    """Seconds of one turn, where `run(count)` takes `count` turns and returns when they are done.
+
+    First comes a warm-up, which says how many turns make a repeat of `SECONDS`, in whole multiples of `period`.
+    """
+    warm_up = _seconds(run, period)
+    if warm_up < SECONDS:  # short enough for the very first to mislead
+        warm_up = _seconds(run, period)
+    count = period * math.ceil(SECONDS / warm_up)
+    repeats = repeats if warm_up < LONG_SECONDS else FEW_REPEATS
+    return summarise([_seconds(run, count) / count for _ in range(repeats)])
+
+
+def _seconds(run: Callable[[int], Any], count: int) -> float:
+    begun = time.perf_counter()
+    run(count)
+    return time.perf_counter() - begun
+
+
+# --- the test stand ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stand:
+    """A program under measurement. Its state goes on from one measurement to the next, as in a run."""
+
+    program: Program
+    say: Callable[[str], None]
+    state: TrainState
+    figures: Figures = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, program: Program, say: Callable[[str], None]) -> "Stand":
+        """Before the first step."""
+        return cls(program, say, jax.block_until_ready(program.init()))
+
+    def compile(self, name: str, part: Part) -> Callable[[int], None]:
+        """`run(count)` for a part, compiled."""
+        begin, turn = part
+        turns = self._compiled(name, lambda: self.program.compile_turns(begin, turn, self.state))
+
+        def run(count: int) -> None:
+            self.state, _ = jax.block_until_ready(turns(self.state, np.int32(count)))
+
+        return run
+
+    def compile_training(self) -> Callable[[int], None]:
+        """Iterations without evaluation; afterwards the state is the steady one: replay full, learning begun."""
+        run = self.compile("training_without_evaluation", parts.training(self.program.trainer))
+        run(iterations_to_steady_state(self.program.config))
+        return run
+
+    def compile_chunk(self) -> Callable[[int], None]:
+        """The program that a run repeats: iterations, then an evaluation."""
+        chunk = self._compiled("training", lambda: self.program.compile_chunk())
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                self.state, _ = jax.block_until_ready(chunk(self.state))
+
+        return run
+
+    def _compiled(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns; how long it takes is one of the figures."""
+        begun = time.perf_counter()
+        compiled = make()
+        self.figures[f"{name}/compile_seconds"] = once(time.perf_counter() - begun)
+        return compiled
+
+    def rate(self, name: str, amount: float, unit: str, seconds: Figure) -> Figure:
+        """Record and tell how often a second `amount` units are done; returns the seconds."""
+        figure = self.figures[f"{name}/{unit}_per_second"] = rate(amount, seconds)
+        compiled = self.figures.get(f"{name}/compile_seconds")
+        after = f" (compiled in {compiled.median:.1f} s)" if compiled else ""
+        self.say(f"{name.replace('_', ' ')}: {figure.median:,.5g} {unit.replace('_', ' ')}/s{after}")
+        return seconds
+
+
+def iterations_to_steady_state(config: Config) -> int:
+    """Iterations until replay is full and updates fall due."""
+    rollouts = config.replay_sequences // config.rollout.num_envs
+    return max(rollouts, math.ceil(config.learner.start_env_steps / config.iteration_env_steps))
+
+
+def update_period(config: Config) -> int:
+    """The fewest iterations that are sure to have an update among them."""
+    return math.ceil(config.learner.env_steps_per_update / config.iteration_env_steps)
+
+
+def measure(program: Program, say: Callable[[str], None], profile: Path | None = None) -> Figures:
+    """Every figure of one program; `profile` names a folder for a profiler's trace."""
+    config, trainer = program.config, program.trainer
+    stand = Stand.make(program, say)
+    env_steps = config.iteration_env_steps * config.num_seeds
+    episodes = config.evaluation.episodes * config.num_seeds
+
+    run = stand.compile_training()
+    iteration = time_repeatedly(run, update_period(config))
+    stand.rate("training_without_evaluation", env_steps, "env_steps", iteration)
+    chunk = time_repeatedly(stand.compile_chunk())
+    stand.rate("training", env_steps * config.iterations_per_chunk, "env_steps", chunk)
+    stand.figures["memory/peak_bytes"] = once(peak_bytes(program))
+    stand.figures["memory/replay_bytes"] = counted(describe_memory(program.shapes)["replay"])
+    if profile:
+        traced = max(update_period(config), TRACED_ITERATIONS)
+        with jax.profiler.trace(str(profile)):
+            run(traced)
+        say(f"trace of {traced} iterations: {profile}")
+    alone = {
+        "environment": (parts.environment, env_steps, "env_steps"),
+        "rollout": (parts.playing, env_steps, "env_steps"),
+        "learner": (parts.learning, config.num_seeds, "updates"),
+        "evaluation": (parts.evaluation, episodes, "episodes"),
+    }
+    seconds = {
+        name: stand.rate(name, amount, unit, time_repeatedly(stand.compile(name, make(trainer))))
+        for name, (make, amount, unit) in alone.items()
+    }
+    product, flops = matrix_product(program)
+    stand.rate("matrix_product", flops, "flops", time_repeatedly(product))
+    return stand.figures | derive(program, stand.figures, seconds | {"training": chunk})
+
+
+def derive(program: Program, figures: Figures, seconds: dict[str, Figure]) -> Figures:
+    """What follows from the measured: the learner's arithmetic, the shares of the whole, the distance to the bounds.
+
+    `seconds`: of a rollout, an update, an evaluation, and a chunk of training.
+    """
+    config = program.config
+    flops = update_flops(program)
+    arithmetic = rate(flops * config.num_seeds, seconds["learner"])
+    learner_steps = rate(config.learner.env_steps_per_update * config.num_seeds, seconds["learner"])
+    peak = figures["matrix_product/flops_per_second"]
+    limit = multiply(peak, config.learner.env_steps_per_update / flops)
+    steps = figures["training/env_steps_per_second"].median
+    iterations = config.iterations_per_chunk
+    updates = iterations * config.iteration_env_steps / config.learner.env_steps_per_update
+    whole = seconds["training"].median
+    shares = {
+        "rollout": iterations * seconds["rollout"].median / whole,
+        "learner": updates * seconds["learner"].median / whole,
+        "evaluation": seconds["evaluation"].median / whole,
+    }
+    shares["rest"] = 1 - sum(shares.values())
+    return {
+        "learner/flops_per_update": counted(flops),
+        "learner/flops_per_second": arithmetic,
+        "learner/share_of_matrix_product": counted(arithmetic.median / peak.median),
+        "learner/env_steps_per_second": learner_steps,
+        "learner/limit_env_steps_per_second": limit,
+        "evaluation/seconds": seconds["evaluation"],
+        **{f"share_of_training/{name}": counted(share) for name, share in shares.items()},
+        "training/share_of_environment": counted(steps / figures["environment/env_steps_per_second"].median),
+        "training/share_of_learner_limit": counted(steps / limit.median),
+    }
+
+
+def peak_bytes(program: Program) -> int:
+    """The most memory taken so far: by the arrays on the devices, or by the whole process where they are a CPU's."""
+    if jax.default_backend() == "cpu":
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    stats = [device.memory_stats() or {} for device in program.mesh.devices.flat]
+    return sum(each.get("peak_bytes_in_use", 0) for each in stats)
+
+
+def matrix_product(program: Program) -> tuple[Callable[[int], None], int]:
+    """`run(count)` for float32 products of square matrices, one on each device at once, and one turn's operations."""
+    size, count = 1024 if jax.default_backend() == "cpu" else 8192, program.mesh.size
+    spec = P((SEED, DATA))
+
+    def device(left: jax.Array, right: jax.Array, count: jax.Array) -> jax.Array:
+        return lax.fori_loop(0, count, lambda _, x: x @ right, left)
+
+    mapped = jax.shard_map(device, mesh=program.mesh, in_specs=(spec, P(), P()), out_specs=spec, check_vma=False)
+    right = jax.random.normal(jax.random.key(0), (size, size)) / math.sqrt(size)  # keeps the size of what it multiplies
+    left = jax.device_put(jnp.ones((count * size, size)), NamedSharding(program.mesh, spec))
+    compiled = jax.jit(mapped).lower(left, right, np.int32(1)).compile()
+
+    def run(count: int) -> None:
+        jax.block_until_ready(compiled(left, right, np.int32(count)))
+
+    return run, 2 * size**3 * count

@@ -1,0 +1,90 @@
+"""The parts of training, each alone: what one seed does on one device, to be repeated (`Program.compile_turns`)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qmix_jax import replay
+from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.exploration import random_action, uniform
+from qmix_jax.learner import LossMetrics
+from qmix_jax.parallel import Begin, Turn
+from qmix_jax.rollout import restart, rollout
+from qmix_jax.trainer import SeedState, Trainer
+from qmix_jax.types import Clock, swap_time_and_batch
+
+
+class Part(NamedTuple):
+    """What is handed on from turn to turn besides the state, at first, and the turn."""
+
+    begin: Begin
+    turn: Turn
+
+
+def _made_by(make: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Part:
+    """The part whose turn is `make`; what it makes besides the state is kept, so that it has to be made."""
+
+    def begin(clock: Clock, state: SeedState) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make, clock, state)[1])
+
+    return Part(begin, lambda clock, state, _: make(clock, state))
+
+
+def training(trainer: Trainer) -> Part:
+    """Whole iterations, without evaluation."""
+    return _made_by(trainer.step)
+
+
+def playing(trainer: Trainer) -> Part:
+    """Rollouts of the agents."""
+
+    def make(clock: Clock, state: SeedState) -> tuple[SeedState, Any]:
+        played, sequence, episodes = trainer.play(clock, state.learner.params, state.rollout, trainer.key(state, clock))
+        return state._replace(rollout=played), (sequence, episodes)
+
+    return _made_by(make)
+
+
+def environment(trainer: Trainer) -> Part:
+    """The same rollouts by random legal actions: no network."""
+    config, env = trainer.config, trainer.env
+
+    def policy(hidden: jax.Array, inputs: AgentInput, available: jax.Array, noise: Any) -> tuple[jax.Array, jax.Array]:
+        del inputs
+        return hidden, random_action(noise, available)
+
+    def make(clock: Clock, state: SeedState) -> tuple[SeedState, Any]:
+        noise_key, env_key, restart_key = jax.random.split(trainer.key(state, clock), 3)
+        steps, played = config.rollout.num_steps, state.rollout
+        noise = uniform(noise_key, (steps, trainer.num_envs, env.spec.num_agents))
+        if config.rollout.whole_episodes:
+            played = restart(env, restart_key, played)
+        starts = min(config.env.starts_per_rollout, steps)
+        played, sequence, _ = rollout(env, policy, env_key, played, noise, starts)
+        return state._replace(rollout=played), sequence
+
+    return _made_by(make)
+
+
+def learning(trainer: Trainer) -> Part:
+    """Updates on one batch from a full replay."""
+
+    def begin(clock: Clock, state: SeedState) -> Any:
+        key = trainer.key(state, clock)
+        full = jnp.array(trainer.config.replay_sequences // trainer.num_data)
+        rows = replay.sample(key, state.replay, full, trainer.config.learner.batch_size // trainer.num_data)
+        return swap_time_and_batch(rows), LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
+
+    def turn(clock: Clock, state: SeedState, kept: Any) -> tuple[SeedState, Any]:
+        batch, _ = kept
+        learner, losses = trainer.learner.update(state.learner, trainer.recall(batch), trainer.env_steps(clock))
+        return state._replace(learner=learner), (batch, losses)
+
+    return Part(begin, turn)
+
+
+def evaluation(trainer: Trainer) -> Part:
+    """Greedy evaluations."""
+    return _made_by(lambda clock, state: (state, trainer.evaluate(clock, state)))

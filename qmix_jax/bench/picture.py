@@ -1,0 +1,148 @@
+"""A bench as a picture: speeds and bounds, where the time goes, and how the cost grows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qmix_jax.bench.report import AXES, SHARES, quantity, show
+from qmix_jax.reporting.curve import FAINT, INK, MAIN, write_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LIGHT, LINE = "#a9c9ec", "#c9d0db"
+SHARE_COLOURS = ("#1f77d0", "#e2873b", "#4aa564", "#b4bcc9")
+SPEEDS = {
+    "training/env_steps_per_second": ("training", MAIN),
+    "training_without_evaluation/env_steps_per_second": ("training without evaluation", MAIN),
+    "rollout/env_steps_per_second": ("rollout alone", LIGHT),
+    "environment/env_steps_per_second": ("environment alone", LIGHT),
+    "learner/env_steps_per_second": ("learner alone", LIGHT),
+    "learner/limit_env_steps_per_second": ("learner at the rate of a matrix product", LIGHT),
+}
+"""The bars from above: figure, words, colour."""
+UPPER, LOWER = 4.1, 3.4  # inches
+
+
+def draw(results: dict, path: Path) -> None:
+    """Write the PNG; without growth, only its upper half."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height = UPPER + (LOWER if results["growth"] else 0)
+    figure = Figure(figsize=(12, height), dpi=110, facecolor="white")
+    _draw_head(figure, results)
+    grid = figure.add_gridspec(
+        1, 2, width_ratios=(1.7, 1), left=0.25, right=0.97, top=1 - 1.35 / height, bottom=1 - 3.75 / height, wspace=0.3
+    )
+    _draw_speeds(figure.add_subplot(grid[0]), results["figures"])
+    _draw_shares(figure.add_subplot(grid[1]), results["figures"])
+    if results["growth"]:
+        _draw_all_growth(figure, results)
+    write_png(FigureCanvasAgg(figure), path)
+
+
+def _inches_down(figure: "Figure", inches: float) -> float:
+    """The height in the figure that lies so many inches below its top."""
+    return 1 - inches / figure.get_figheight()
+
+
+def _draw_head(figure: "Figure", results: dict) -> None:
+    machine = results["machine"]
+    devices = machine["devices"]
+    under = (
+        f"{devices['count']} x {devices['kind']}  ·  {machine['cpu']}  ·  jax {machine['versions']['jax']}"
+        "  ·  medians, and the range of all repeats"
+    )
+    figure.text(0.03, _inches_down(figure, 0.4), results["title"], fontsize=15, color=INK, va="center", weight="bold")
+    figure.text(0.03, _inches_down(figure, 0.72), under, fontsize=10, color=FAINT, va="center")
+
+
+def _tidy(axes: "Axes", title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=9.5, length=3)
+
+
+def _draw_speeds(axes: "Axes", figures: dict[str, dict]) -> None:
+    """A bar for each speed, with the range of its repeats."""
+    _tidy(axes, "Environment steps a second")
+    for row, (name, (_, colour)) in enumerate(SPEEDS.items()):
+        value, low, high = (figures[name][key] for key in ("median", "low", "high"))
+        axes.barh(row, value, height=0.62, color=colour)
+        axes.plot([low, high], [row, row], color=INK, linewidth=1.2, solid_capstyle="butt")
+        axes.annotate(
+            quantity(value),
+            (max(value, high), row),
+            (6, 0),
+            textcoords="offset points",
+            fontsize=9.5,
+            color=INK,
+            va="center",
+        )
+    axes.set_yticks(range(len(SPEEDS)), [text for text, _ in SPEEDS.values()])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.14 * max(figures[name]["high"] for name in SPEEDS))
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _draw_shares(axes: "Axes", figures: dict[str, dict]) -> None:
+    """What each part takes of training's time."""
+    _tidy(axes, "Share of training's time")
+    for row, (share, colour) in enumerate(zip(SHARES, SHARE_COLOURS, strict=True)):
+        value = figures[f"share_of_training/{share}"]["median"]
+        axes.barh(row, max(value, 0), height=0.62, color=colour)
+        axes.annotate(
+            f"{value:.0%}",
+            (max(value, 0), row),
+            (6, 0),
+            textcoords="offset points",
+            fontsize=9.5,
+            color=INK,
+            va="center",
+        )
+    axes.set_yticks(range(len(SHARES)), SHARES)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _draw_all_growth(figure: "Figure", results: dict) -> None:
+    growth = results["growth"]
+    top = _inches_down(figure, UPPER + 0.1)
+    figure.text(0.03, top, "How long an iteration of training takes, in ms", fontsize=11, color=INK, va="center")
+    figure.text(0.335, top, "one setting enlarged; dashed: in proportion", fontsize=10, color=FAINT, va="center")
+    highest, lowest = _inches_down(figure, UPPER + 0.75), 0.4 / figure.get_figheight()
+    grid = figure.add_gridspec(1, len(growth), left=0.06, right=0.97, top=highest, bottom=lowest, wspace=0.12)
+    panels = []
+    for column, (axis, points) in enumerate(growth.items()):
+        panels.append(figure.add_subplot(grid[column], sharey=panels[0] if panels else None))
+        _draw_growth(panels[-1], results["figures"], axis, points)
+
+
+def _draw_growth(axes: "Axes", figures: dict[str, dict], axis: str, points: list[dict]) -> None:
+    """One panel: the points with their ranges, and what growth in proportion would be."""
+    from matplotlib.ticker import LogLocator
+
+    _tidy(axes, AXES[axis])
+    if exponent := figures.get(f"{axis}/slope"):
+        axes.set_title(f"slope {show('slope', exponent['median'])}", loc="right", fontsize=9.5, color=FAINT, pad=8)
+    sizes = np.array([point["size"] for point in points])
+    seconds = [figures[f"{axis}={point['label']}/seconds_per_iteration"] for point in points]
+    low, mid, high = (1e3 * np.array([each[key] for each in seconds]) for key in ("low", "median", "high"))
+    axes.loglog(sizes, mid[:1] * sizes / sizes[:1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(sizes, mid, color=MAIN, linewidth=2, marker="o", markersize=5)
+    axes.vlines(sizes, low, high, color=INK, linewidth=1.2)
+    axes.minorticks_off()
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.grid(axis="y", color="#e8ecf2", linewidth=0.8)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.label_outer()

@@ -1,0 +1,161 @@
+"""What was measured, in words and tables: the Markdown of a bench.
+
+`results` is what bench.json holds: title, started, seconds, load, machine, program, settings, figures, growth.
+"""
+
+from collections.abc import Sequence
+
+PARTS = (
+    "training",
+    "training_without_evaluation",
+    "rollout",
+    "environment",
+    "learner",
+    "matrix_product",
+    "evaluation",
+    "memory",
+)
+SHARES = ("rollout", "learner", "evaluation", "rest")
+AXES = {
+    "num_envs": "environments",
+    "num_seeds": "seeds",
+    "agents": "agents",
+    "hidden_size": "hidden size",
+    "num_steps": "sequence length",
+}
+"""What each axis of growth is called."""
+LOAD_IN_PEACE = 0.25  # of each core, on average over the minute before
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------
+
+
+def quantity(value: float) -> str:
+    """Three digits, with M, G or T for what is large; whole numbers in between."""
+    for least, unit, letter in ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e7, 1e6, "M")):
+        if value >= least:
+            return f"{value / unit:.3g} {letter}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def seconds(value: float) -> str:
+    """Seconds, or milliseconds below one."""
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def show(name: str, value: float) -> str:
+    """A figure's value as its name says it is to be read."""
+    measure = name.rpartition("/")[2]
+    if "share_of" in name:
+        return f"{value:.1%}"
+    if measure.endswith("bytes"):
+        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+    if measure in ("seconds", "compile_seconds", "seconds_per_iteration"):
+        return seconds(value)
+    return f"{value:.2f}" if measure == "slope" else quantity(value)
+
+
+def words(name: str) -> str:
+    """`env_steps_per_second` as `env steps/s`."""
+    return name.replace("_per_second", "/s").replace("_", " ").replace("flops", "FLOP").replace("limit ", "limit, ")
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also stand straight as plain text; the first is words, the others numbers."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        return " | ".join([f"| {first.strip():<{widths[0]}}", *others]) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(head), line(rule), *map(line, rows)])
+
+
+def markdown(results: dict) -> str:
+    """The whole report."""
+    parts = [
+        f"# Benchmark: {results['title']}",
+        _circumstances(results),
+        _speeds(results["figures"]),
+        "Where the time of training goes, and how far it is from what bounds it:",
+        _shares(results["figures"]),
+    ]
+    if results["growth"]:
+        parts += [
+            "How the cost of an iteration of training grows, one setting enlarged at a time (slope 1: in proportion):",
+            _growth(results),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _circumstances(results: dict) -> str:
+    """What was measured, on what, and whether in peace."""
+    machine, versions = results["machine"], results["machine"]["versions"]
+    devices = machine["devices"]
+    commit = (machine["git"] or {}).get("commit", "")[:10]
+    lines = [
+        results["program"],
+        f"{devices['count']} x {devices['kind']}, {machine['cpu']} ({machine['cpu_cores']} cores), "
+        f"jax {versions['jax']}, Python {machine['python']}{', commit ' + commit if commit else ''}, "
+        f"{results['started']}, {results['seconds']:.0f} s",
+    ]
+    if results["load"] > LOAD_IN_PEACE * machine["cpu_cores"]:
+        lines.append(
+            f"**Other work was running** (load {results['load']:.1f} before the start, {machine['cpu_cores']} cores): "
+            "trust no figure."
+        )
+    return "  \n".join(lines)
+
+
+def _speeds(figures: dict[str, dict]) -> str:
+    rows = []
+    for part in PARTS:
+        compiled = figures.get(f"{part}/compile_seconds")
+        compiling = seconds(compiled["median"]) if compiled else ""
+        for name, figure in figures.items():
+            if name.startswith(f"{part}/") and not name.endswith("compile_seconds") and "share_of" not in name:
+                measure = words(name.removeprefix(f"{part}/"))
+                rows.append([words(part), measure, show(name, figure["median"]), spread(name, figure), compiling])
+                compiling = ""  # said once
+    return table(["part", "measure", "median", "spread", "compiling"], rows)
+
+
+def spread(name: str, figure: dict) -> str:
+    """The lowest and the highest repeat; nothing where there was one only."""
+    if figure["repeats"] < 2:
+        return ""
+    return f"{show(name, figure['low'])} to {show(name, figure['high'])}"
+
+
+def _shares(figures: dict[str, dict]) -> str:
+    rows = [[f"{share}, of training's time", f"share_of_training/{share}"] for share in SHARES]
+    rows += [
+        ["training, of environment-only steps/s", "training/share_of_environment"],
+        ["training, of the learner's arithmetic limit", "training/share_of_learner_limit"],
+        ["learner, of a matrix product's FLOP/s", "learner/share_of_matrix_product"],
+    ]
+    return table(["what", "share"], [[text, show(name, figures[name]["median"])] for text, name in rows])
+
+
+def label_of(point: dict) -> str:
+    """A point of growth: its size, and its name where that says more."""
+    return point["label"] if point["label"] == str(point["size"]) else f"{point['size']} ({point['label']})"
+
+
+def _growth(results: dict) -> str:
+    figures, rows = results["figures"], []
+    for axis, points in results["growth"].items():
+        slope = figures.get(f"{axis}/slope")
+        for point in points:
+            name = f"{axis}={point['label']}/seconds_per_iteration"
+            figure = figures[name]
+            speed = quantity(point["env_steps"] / figure["median"])
+            exponent = show("slope", slope["median"]) if slope and point is points[-1] else ""
+            rows.append(
+                [f"{AXES[axis]} {label_of(point)}", show(name, figure["median"]), spread(name, figure), speed, exponent]
+            )
+    return table(["enlarged", "iteration", "spread", "env steps/s", "slope"], rows)

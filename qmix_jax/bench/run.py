@@ -1,0 +1,94 @@
+"""A bench from its first line to its last: measure, compare, write."""
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from qmix_jax import experiment
+from qmix_jax.bench import compare, report
+from qmix_jax.bench.measure import Figures, measure
+from qmix_jax.bench.picture import draw
+from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
+from qmix_jax.config import Config, ConfigError
+from qmix_jax.parallel import Program
+from qmix_jax.reporting.records import describe_machine, to_json, write_text_atomically
+
+
+class Wishes(NamedTuple):
+    """What a bench is to do besides measuring the parts of training."""
+
+    out: Path
+    """The folder of its files."""
+    with_growth: bool = True
+    """Also measure how the cost grows with the sizes."""
+    against: dict | None = None
+    """The results of an earlier bench, to compare with."""
+    profile: Path | None = None
+    """Where a profiler's trace goes."""
+
+
+def bench(config: Config, settings: dict, wishes: Wishes) -> None:
+    """Measure, tell about it meanwhile and at the end, and leave bench.json, bench.md and bench.png behind.
+
+    Raises:
+        ConfigError: before anything is measured, where the config cannot work or the folder cannot be made.
+    """
+    begun, load = time.perf_counter(), os.getloadavg()[0]
+    program = experiment.check(config)
+    _make_folder(wishes.out)
+
+    def say(line: str) -> None:
+        print(f"[{time.perf_counter() - begun:4.0f} s] {line}", flush=True)
+
+    start = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), "load": load, **_subject(program), "settings": settings}
+    print(f"{start['title']}: {start['program']}", flush=True)
+    figures = measure(program, say, wishes.profile)
+    axes = measure_growth(config, say) if wishes.with_growth else {}
+    results = start | {"seconds": time.perf_counter() - begun} | _to_plain(figures, axes)
+    _write(results, wishes)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {folder}: {error.strerror}; say --out DIR") from error
+
+
+def _subject(program: Program) -> dict:
+    """What is measured, on what."""
+    config = program.config
+    rollout, learner = config.rollout, config.learner
+    sizes = (
+        f"{rollout.num_envs} environments x {rollout.num_steps} steps, batches of {learner.batch_size} sequences every "
+        f"{learner.env_steps_per_update:g} steps, GRU {config.agent.hidden_size}"
+    )
+    return {
+        "title": f"{config.algorithm.name.upper()} on {program.env.spec.name}",
+        "program": f"{sizes} · {experiment.describe(program)}",
+        "machine": describe_machine(),
+    }
+
+
+def _to_plain(figures: Figures, axes: dict[str, list[Measured]]) -> dict:
+    """The measured as plain containers."""
+    figures = figures | growth_figures(axes)
+    return {
+        "figures": {name: figure._asdict() for name, figure in figures.items()},
+        "growth": {
+            axis: [{"label": point.label, "size": point.size, "env_steps": point.env_steps} for point in points]
+            for axis, points in axes.items()
+        },
+    }
+
+
+def _write(results: dict, wishes: Wishes) -> None:
+    """The files, and the tables on the terminal."""
+    text = report.markdown(results)
+    if wishes.against:
+        text += "\n" + compare.markdown(wishes.against, results)
+    write_text_atomically(wishes.out / "bench.json", to_json(results, indent=2) + "\n")
+    write_text_atomically(wishes.out / "bench.md", text)
+    draw(results, wishes.out / "bench.png")
+    print(f"\n{text}\nbench.json, bench.md, bench.png: {wishes.out}")

@@ -1,0 +1,113 @@
+"""How the cost of training grows with its sizes: one setting enlarged at a time, everything else as it is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from qmix_jax import experiment
+from qmix_jax.bench.measure import FEW_REPEATS, Figure, Figures, Stand, counted, time_repeatedly, update_period
+from qmix_jax.config import Config, ConfigError, ProbeConfig, ReplayConfig, SmaxConfig
+
+FACTORS = (1, 2, 4)
+SMALL_MAP, MIDDLE_MAP, LARGE_MAP = "3m", "8m", "27m_vs_30m"
+REPLAY_ROLLOUTS = 8  # replay is small here, to be full soon and to fit with large teams; its size costs no time
+
+
+class Point(NamedTuple):
+    """One size of what is enlarged."""
+
+    label: str
+    config: Config
+
+
+def axes_of_growth(config: Config) -> dict[str, list[Point]]:
+    """What is enlarged, and the configs for it. Teams grow where the environment has teams of several sizes."""
+    rollout, agent = config.rollout, config.agent
+    axes: dict[str, list[Point]] = {"num_envs": [], "num_seeds": [], "agents": [], "hidden_size": [], "num_steps": []}
+
+    def add(axis: str, size: int | str, larger: Config) -> None:
+        replay = ReplayConfig(capacity=REPLAY_ROLLOUTS * larger.iteration_env_steps)
+        axes[axis].append(Point(str(size), replace(larger, replay=replay)))
+
+    for factor in FACTORS:
+        envs, steps, width = factor * rollout.num_envs, factor * rollout.num_steps, factor * agent.hidden_size
+        seeds = factor * config.num_seeds
+        add("num_envs", envs, replace(config, rollout=replace(rollout, num_envs=envs)))
+        add("num_seeds", seeds, replace(config, num_seeds=seeds))
+        add("hidden_size", width, replace(config, agent=replace(agent, hidden_size=width)))
+        add("num_steps", steps, replace(config, rollout=replace(rollout, num_steps=steps)))
+    for name, settings in _teams(config.env.settings).items():
+        add("agents", name, replace(config, env=replace(config.env, settings=settings)))
+    return {axis: points for axis, points in axes.items() if points}
+
+
+def _teams(settings: object) -> dict[str, SmaxConfig | ProbeConfig]:
+    """Teams of three sizes: on SMAX a small one, the config's own or a middle one, and a large one."""
+    match settings:
+        case SmaxConfig(map=own):
+            middle = MIDDLE_MAP if own in (SMALL_MAP, LARGE_MAP) else own
+            return {name: replace(settings, map=name) for name in (SMALL_MAP, middle, LARGE_MAP)}
+        case ProbeConfig(num_agents=count):
+            return {str(factor * count): replace(settings, num_agents=factor * count) for factor in FACTORS}
+    return {}
+
+
+def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The exponent p of the power law cost ~ size^p that fits best: the slope of a line through the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+class Measured(NamedTuple):
+    """A point, measured."""
+
+    label: str
+    size: int
+    """What the axis counts; for maps the agents of the team."""
+    env_steps: int
+    """Environment steps of an iteration, of all seeds together."""
+    seconds: Figure
+    """Of an iteration of training, its updates included."""
+
+
+def measure_growth(config: Config, say: Callable[[str], None]) -> dict[str, list[Measured]]:
+    """Every axis, point by point; a point that this machine cannot hold is left out, and told."""
+    axes: dict[str, list[Measured]] = {}
+    known: list[tuple[Config, Measured]] = []  # the axes share the point where nothing is enlarged
+    for axis, points in axes_of_growth(config).items():
+        axes[axis] = []
+        for label, enlarged in points:
+            try:
+                point = next((point for other, point in known if other == enlarged), None) or _measure(enlarged)
+            except ConfigError as error:
+                say(f"{axis} {label}: left out, {error}")
+                continue
+            known.append((enlarged, point))
+            size = point.size if axis == "agents" else int(label)
+            axes[axis].append(point._replace(label=label, size=size))
+            say(f"{axis} {label}: {point.seconds.median * 1e3:,.4g} ms an iteration")
+    return axes
+
+
+def _measure(config: Config) -> Measured:
+    """One point, with its number of agents as its size."""
+    program = experiment.check(config)
+    run = Stand.make(program, say=lambda _: None).compile_training()
+    seconds = time_repeatedly(run, update_period(config), FEW_REPEATS)
+    return Measured("", program.env.spec.num_agents, config.iteration_env_steps * config.num_seeds, seconds)
+
+
+def growth_figures(axes: dict[str, list[Measured]]) -> Figures:
+    """The points and slopes by name."""
+    points = {
+        f"{axis}={point.label}/seconds_per_iteration": point.seconds
+        for axis, points in axes.items()
+        for point in points
+    }
+    slopes = {
+        f"{axis}/slope": counted(slope([point.size for point in points], [point.seconds.median for point in points]))
+        for axis, points in axes.items()
+        if len(points) > 1
+    }
+    return points | slopes

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from qmix_jax import __version__
 from qmix_jax.agents.recurrent import RecurrentAgents
 from qmix_jax.config import Config, ConfigError, from_mapping, require
 from qmix_jax.envs import make_env
@@ -61,12 +62,24 @@ class TrainedRun:
         return jax.tree.map(lambda leaf: leaf[seed], self.all_params)
 
 
-def load_run(folder: str | Path) -> TrainedRun:
-    """A run from its folder; raises ConfigError where it is none."""
+def read_config(folder: Path) -> Config:
+    """The settings in a run's folder; raises ConfigError, in one line, where this version cannot read them."""
     from omegaconf import OmegaConf
 
+    path = folder / "config.yaml"
+    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        require(isinstance(values, dict), "it holds no settings")
+        return from_mapping(values)  # pyright: ignore[reportArgumentType]
+    except Exception as error:  # whatever the file may hold
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{path} is not of qmix_jax {__version__}, or is damaged: {reason}") from error
+
+
+def load_run(folder: str | Path, checkpoint: str = "last") -> TrainedRun:
+    """A run from its folder; raises ConfigError where it is none."""
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is no run's folder: it has no config.yaml")
-    config = from_mapping(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # pyright: ignore
+    require(checkpoint == "last", f"checkpoint={checkpoint} is not known; the run holds only the last")
+    config = read_config(folder)
     return TrainedRun(config, make_env(config.env), load_params(folder))

@@ -66,7 +66,7 @@ def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict
     """Write one seed's team to the new folder `out`, whole or not at all; returns the contract."""
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already; name a new folder")
     params = {name: np.asarray(leaf, np.float32) for name, leaf in run.params(seed)["agent"].items()}
-    network = describe_network(run)
+    network = _describe_network(run)
     _refuse_unknown_weights(params, runtime.expected_shapes(network, run.env.spec.num_agents))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict
             contract = _write_files(team, run, network, params, provenance)
             team.replace(out)
     except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{out} cannot be written: {error.strerror or error}") from error
     return contract
 
 
@@ -156,7 +156,7 @@ def _describe_compiled() -> dict:
 # --- the contract ------------------------------------------------------------------------------------------------
 
 
-def describe_network(run: TrainedRun) -> dict[str, Any]:
+def _describe_network(run: TrainedRun) -> dict[str, Any]:
     """The padded sizes and the switches of the agents' network: what fixes the shape of every weight."""
     agent, spec = run.config.agent, run.env.spec
     return {

@@ -28,25 +28,26 @@ from qmix_jax.runtime import ArtifactError, DecentralisedAgent
 
 TEAMS = {
     "smax": ({"name": "smax", "map": "3m"}, {}),
-    "spread": ({"name": "mpe", "task": "simple_spread"}, {"share_parameters": False, "layer_norm": True}),
-    "speaker": (
-        {"name": "mpe", "task": "simple_speaker_listener"},
-        {"layer_norm": True, "use_last_action": False, "use_agent_id": False},
+    "spread": (
+        {"name": "mpe", "task": "simple_spread"},
+        {"share_parameters": False, "layer_norm": True, "use_last_action": False},
     ),
+    "speaker": ({"name": "mpe", "task": "simple_speaker_listener"}, {"layer_norm": True, "use_agent_id": False}),
 }
 EPISODES = 2
 
 
 def made(env, agent):
-    """A team with random weights, none of them zero, so that whatever is left out or mixed up shows."""
+    """A team with random weights, none of them near zero, so that whatever is left out or mixed up shows."""
     settings = {**TINY, "env": env, "agent": {"hidden_size": 8, **agent}}
     config = from_mapping(settings)
     run = TrainedRun(config, make_env(config.env), {})
     params = run.agents.init(jax.random.key(5))
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(6), len(leaves))
-    shaken = [leaf + jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    shaken = [leaf + 0.5 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
     params = {"agent": jax.tree.unflatten(structure, shaken)}
+    params["agent"]["obs"] *= 3  # what is seen decides
     return TrainedRun(config, run.env, jax.tree.map(lambda leaf: leaf[None], params))
 
 
@@ -217,7 +218,7 @@ def test_the_contract_tells_whoever_feeds_the_agents_what_to_feed(teams):
     assert listener["observation"][-1] == {"about": "speaker_0", "kind": "message", "start": 8, "size": 3}
     assert contract["observation_kinds"]["goal"][0] == {"name": "is_landmark_0", "low": 0.15, "high": 0.65}
     assert contract["recurrent_state"]["size"] == 8 and contract["last_action"] == {
-        "used": False,
+        "used": True,
         "meaning": "the agent's own action of the step before",
         "reset": 5,
     }
@@ -263,7 +264,7 @@ DAMAGES = {
     "no folder": (shutil.rmtree, "is no exported team"),
     "no weights": (lambda team: (team / "weights.safetensors").unlink(), "weights.safetensors cannot be read"),
     "wrong sizes": (lambda team: edit(team, network={"hidden_size": 9}), "'bias' has shape (8,), and contract.json"),
-    "other network": (lambda team: edit(team, network={"use_last_action": True}), "'last_action' has shape None"),
+    "other network": (lambda team: edit(team, network={"use_agent_id": True}), "'agent_id' has shape None"),
     "other version": (lambda team: edit(team, format_version=2), "version 2; this program reads qmix_jax.team version"),
     "other format": (lambda team: edit(team, format="other"), "is in format other"),
     "half a contract": (lambda team: cut(team / "contract.json", 200), "no contract of an exported team"),

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax import replay
+from qmix_jax import __version__, replay
 from qmix_jax.agents.recurrent import RecurrentAgents
 from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping, require
 from qmix_jax.envs import make_env
@@ -387,12 +387,26 @@ class TrainedRun:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder; raises ConfigError where there is none."""
+    """The settings of the run in a folder; raises ConfigError where there is none, or its file is damaged."""
     from omegaconf import OmegaConf
 
     path = folder / "config.yaml"
     require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
-    return OmegaConf.to_container(OmegaConf.load(path))  # pyright: ignore[reportReturnType]
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # whatever the file may hold
+        raise ConfigError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+    require(isinstance(values, dict), f"{path} is damaged: it holds no settings")
+    return values  # pyright: ignore[reportReturnType]
+
+
+def read_config(folder: Path) -> Config:
+    """The settings of the run in a folder; raises ConfigError, in one line, where this version cannot read them."""
+    settings = read_settings(folder)
+    try:
+        return from_mapping(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.yaml'} is not of qmix_jax {__version__}: {error}") from error
 
 
 def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
@@ -404,6 +418,6 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
         ConfigError: the folder holds no run, or no such checkpoint that could be read.
     """
     folder = Path(folder)
-    config = from_mapping(read_settings(folder))
+    config = read_config(folder)
     chosen = find(folder, checkpoint)
     return TrainedRun(config, make_env(config.env), chosen.read(PARAMS), chosen.env_steps)

@@ -119,6 +119,8 @@ class EnvConfig:
     starts_per_rollout: int = 3
     """Fresh episodes prepared for each environment before a rollout. Should cover the most that can end in one:
     the sequence's length over the shortest episode's."""
+    shield: str | None = None
+    """A function, as `package.module:function`, that narrows the legal actions (see docs/shield.md)."""
 
     def __post_init__(self):
         _positive("env.", self, "starts_per_rollout")
@@ -435,13 +437,13 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     env_name, mixer_name = str(env.pop("name", "")), str(algorithm.pop("name", ""))
     choose("env", env_name, list(ENVIRONMENTS))
     choose("algorithm", mixer_name, list(MIXERS))
-    common = {key: env.pop(key) for key in ("starts_per_rollout",) if key in env}
+    common = {key: env.pop(key) for key in ("starts_per_rollout", "shield") if key in env}
     settings = build(ENVIRONMENTS[env_name], env, "env.")
     options = build(MIXERS[mixer_name], algorithm, "algorithm.")
     rest = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
-    resolved = typing.get_type_hints(Config)
+    resolved, shared = typing.get_type_hints(Config), typing.get_type_hints(EnvConfig)
     return Config(
-        env=EnvConfig(env_name, settings, **{k: _convert(v, int, f"env.{k}") for k, v in common.items()}),
+        env=EnvConfig(env_name, settings, **{k: _convert(v, shared[k], f"env.{k}") for k, v in common.items()}),
         algorithm=AlgorithmConfig(mixer_name, {key: getattr(options, key) for key in algorithm}),
         **{key: _convert(value, resolved[key], key) for key, value in rest.items()},
     )

@@ -9,6 +9,7 @@ import pytest
 
 from qmix_jax.config import ConfigError, EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
 from qmix_jax.envs import make_env
+from qmix_jax.envs.layout import layout_of
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import random_action
 from qmix_jax.types import Observation, Outcome
@@ -96,6 +97,43 @@ def test_an_episode_ends_by_the_limit_at_the_latest_and_for_one_reason(played):
     assert not (outcome.terminated & outcome.truncated)[first_end, one].any()
     assert not outcome.won[~ended].any()
     assert first_end.max() < env.spec.episode_limit
+
+
+def test_the_layout_names_every_number_and_its_range(played):
+    env, observation = played.env, played.observation
+    layout = layout_of(env)
+    assert len(layout.agents) == env.spec.num_agents
+    for i, agent in enumerate(layout.agents):
+        features, seen = layout.features(i), observation.agents[:, :, i]
+        assert (seen[..., len(features) :] == 0).all() and len(features) <= env.spec.obs_size
+        assert not observation.available[:, :, i, len(agent.actions) :].any()
+        assert observation.available[:, :, i, : len(agent.actions)].any((0, 1)).mean() > 0.5, "these can be legal"
+        for j, feature in enumerate(features):
+            assert feature.low is None or seen[..., j].min() >= feature.low - 1e-4, feature
+            assert feature.high is None or seen[..., j].max() <= feature.high + 1e-4, feature
+
+
+def test_the_layout_puts_a_name_to_the_right_number():
+    env = env_of(SmaxConfig(map="2s3z"))
+    state, observation = env.reset(jax.random.key(0))
+    state, observation, _ = env.step(jax.random.key(1), state, jnp.array([0, 1, 2, 3, 4]))
+    layout = layout_of(env)
+    for i in range(5):
+        place, found = 0, {}
+        for about, kind in layout.agents[i].blocks:
+            for feature in layout.kinds[kind]:
+                found[about, feature.name] = float(observation.agents[i, place])
+                place += 1
+        assert found[f"ally_{i}", "x_over_map_width"] == pytest.approx(float(state.x[i]) / 32)
+        assert found[f"ally_{i}", "is_stalker"] == (i < 2)
+        other = (i + 1) % 5
+        if found[f"ally_{other}", "health"] > 0:
+            sight = env._battle.traits.sight_range[int(state.unit_type[i])]
+            away = float(state.x[other] - state.x[i]) / sight
+            assert found[f"ally_{other}", "dx_in_sight_ranges"] == pytest.approx(away, abs=1e-5)
+            assert found[f"ally_{other}", "last_movement_y"] == pytest.approx(float(state.movement_y[other]))
+    assert layout.agents[0].actions[:2] == ("move north (y grows)", "move east (x grows)")
+    assert state.movement_y[0] > 0.9 and state.movement_x[1] > 0.9
 
 
 def test_the_scene_is_one_moment_of_every_episode(played):

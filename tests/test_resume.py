@@ -552,7 +552,8 @@ ON_A_SMALL_DISK = """
     saver, metrics = Saver(place, CheckpointConfig(keep_last=1), said.append), MetricsFile(place, say=said.append)
 
     def save(step):
-        saver.save(Snapshot(step, {"params": {"w": np.ones(3)}, "state": {"x": np.random.default_rng(step).random(30_000)}}, "", {}))
+        state = {"x": np.random.default_rng(step).random(30_000)}
+        saver.save(Snapshot(step, {"params": {"w": np.ones(3)}, "state": state}, "", {}))
         metrics.log({"env_steps": step, "text": "x" * 5000})
         return saver.is_saved(step)
 

@@ -12,12 +12,15 @@ from qmix_jax.exits import INTERRUPTED
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
     "bench": ("qmix_jax.cli.bench", "measure how fast training is, and how its cost grows"),
+    "export": ("qmix_jax.cli.export", "make a portable folder of a trained team"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, so that --help is instant."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return the exit status."""
+    if "" not in sys.path:
+        sys.path.append("")  # env.shield may name a module of the current folder
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     try:
         return _dispatch(command, rest)

@@ -5,11 +5,17 @@ A new environment is a class with `spec`, `reset`, `step` and `scene` (see `team
 """
 
 from qmix_jax.config import EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
+from qmix_jax.envs.shield import Shielded
 from qmix_jax.envs.team import TeamEnv
 
 
 def make_env(config: EnvConfig) -> TeamEnv:
-    """The environment of a config; raises ConfigError where its settings name something unknown."""
+    """The environment of a config, under its shield; raises ConfigError where a setting names something unknown."""
+    env = _make_bare(config)
+    return env if config.shield is None else Shielded(env, config.shield)
+
+
+def _make_bare(config: EnvConfig) -> TeamEnv:
     from qmix_jax.envs import games
 
     match config.settings:

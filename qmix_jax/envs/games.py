@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.config import ConfigError, MatrixConfig, ProbeConfig, TwoStepConfig
+from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.team import RemembersObservations
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -34,6 +35,14 @@ class Matrix(RemembersObservations):
         self._available = jnp.arange(num_actions) < jnp.array(self.payoff.shape)[:, None]
         names = tuple(f"agent_{i}" for i in range(num_agents))
         self.spec = TeamSpec("matrix game", names, 1, num_actions, 1, episode_limit=1, has_wins=False)
+
+    def layout(self) -> Layout:
+        """The constant, and as many actions as the payoff's axis is long."""
+        agents = tuple(
+            AgentLayout((("the game", "constant"),), tuple(f"choose {i}" for i in range(size)))
+            for size in self.payoff.shape
+        )
+        return Layout({"constant": (Feature("one", 1.0, 1.0),)}, agents, "every action of the agent's own list, always")
 
     def _observation(self) -> Observation:
         return Observation(jnp.ones((self.spec.num_agents, 1)), self._available, jnp.ones(1))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int
 
 from qmix_jax.config import MpeConfig, SmaxConfig, choose
 from qmix_jax.envs.battle import Battle, BattleState, Moment
+from qmix_jax.envs.layout import Layout, mpe_layout, smax_layout
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
@@ -66,6 +67,7 @@ class Smax:
             attack_mode=config.attack_mode,
         )
         self._battle = Battle(env)
+        self._unit_types = tuple(env.unit_type_names)
         self._state_range = _state_range(env) if config.scale_state else 1.0
         self.spec = TeamSpec(
             name=f"SMAX {config.map}",
@@ -99,6 +101,10 @@ class Smax:
         """What was to be seen of the units."""
         agents, available, world = self._battle.recall(memory)
         return Observation(agents, available, world / self._state_range)
+
+    def layout(self) -> Layout:
+        """What observations and actions mean."""
+        return smax_layout(self._battle.num_allies, self._battle.num_enemies, self._unit_types)
 
     def scene(self, state: BattleState) -> dict[str, Any]:
         """Units by place, health, type, and whom they shot at during the step before."""
@@ -134,7 +140,7 @@ class Mpe:
     """
 
     def __init__(self, config: MpeConfig):
-        self._env = MPE_TASKS[config.task]()
+        self._task, self._env = config.task, MPE_TASKS[config.task]()
         names = tuple(self._env.agents)
         self._obs_sizes = tuple(self._env.observation_spaces[name].shape[0] for name in names)
         action_sizes = jnp.array([self._env.action_spaces[name].n for name in names])
@@ -179,6 +185,10 @@ class Mpe:
     def observe(self, memory: Array) -> Observation:
         """The same, with what they may do."""
         return Observation(agents=memory, available=self._available, state=None)
+
+    def layout(self) -> Layout:
+        """What observations and actions mean."""
+        return mpe_layout(self._task, self.spec.agent_names, self._env.num_landmarks, self._env.dim_c)
 
     def scene(self, state: Any) -> dict[str, Any]:
         """Agents and landmarks by place, with goals and messages where the task has them."""

@@ -158,6 +158,12 @@ def _student_t(freedom: int) -> float:
     return 1.95996 + 2.37227 / freedom + 2.8225 / freedom**2
 
 
+def best_seed(row: dict) -> int:
+    """The index of the seed whose evaluation was best: by wins where there are any to count, else by return."""
+    scores = row.get("eval/win_rate", row["eval/return"])
+    return max(range(len(scores)), key=lambda i: -math.inf if scores[i] is None else scores[i])
+
+
 # --- run.json ----------------------------------------------------------------------------------------------------
 
 

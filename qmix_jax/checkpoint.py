@@ -14,6 +14,8 @@ from qmix_jax.envs.team import TeamEnv
 from qmix_jax.types import Params
 
 FINAL = "final"
+LAST = "last"
+"""The checkpoint that a run ended with, by whatever name it is stored."""
 
 
 def save_params(folder: Path, params: Any, name: str = FINAL) -> Path:
@@ -61,12 +63,31 @@ class TrainedRun:
         return jax.tree.map(lambda leaf: leaf[seed], self.all_params)
 
 
-def load_run(folder: str | Path) -> TrainedRun:
-    """A run from its folder; raises ConfigError where it is none."""
+def load_run(folder: str | Path, checkpoint: str = LAST) -> TrainedRun:
+    """A run from its folder, with the parameters of one of its checkpoints.
+
+    Raises:
+        ConfigError: the folder is no run's, it is of another version of this package, or it has no such checkpoint.
+    """
     from omegaconf import OmegaConf
 
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder} is no run's folder: it has no config.yaml")
-    config = from_mapping(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # pyright: ignore
-    return TrainedRun(config, make_env(config.env), load_params(folder))
+    require(folder.is_dir(), f"there is no folder {folder}")
+    require((folder / "config.yaml").is_file(), f"{folder} is no run's folder: it has no config.yaml")
+    settings = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    try:
+        config = from_mapping(settings)  # pyright: ignore[reportArgumentType]
+    except ConfigError as error:
+        raise ConfigError(f"{folder} was made by another version of qmix_jax: {error}") from error
+    run = TrainedRun(config, make_env(config.env), load_params(folder, FINAL if checkpoint == LAST else checkpoint))
+    require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
+    return run
+
+
+def _fits(run: TrainedRun) -> bool:
+    """Whether the parameters are those that the run's settings ask for today."""
+    from qmix_jax.trainer import Trainer
+
+    wanted = jax.eval_shape(Trainer(run.config, run.env).learner.init, jax.random.key(0)).params
+    held = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), run.all_params)
+    return held == wanted

@@ -10,6 +10,8 @@ from qmix_jax.config import ConfigError, nearest
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
+    "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and lost agents"),
+    "render": ("qmix_jax.cli.render", "film a trained team, with what each agent adds to its value"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, so that --help is instant."""
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.config import MpeConfig, SmaxConfig, choose
-from qmix_jax.envs.battle import Battle, BattleState
+from qmix_jax.envs.battle import STOP, Battle, BattleState
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
@@ -73,6 +73,7 @@ class Smax:
             state_size=env.state_size,
             episode_limit=env.max_steps + 1,
             has_wins=True,
+            idle_action=STOP,
         )
 
     def reset(self, key: jax.Array) -> tuple[BattleState, Observation]:
@@ -137,6 +138,7 @@ class Mpe:
             state_size=obs_size * len(names),
             episode_limit=self._env.max_steps + 1,
             has_wins=False,
+            idle_action=0 if config.task == "simple_spread" else None,  # elsewhere every action says something
         )
 
     def reset(self, key: jax.Array) -> tuple[Any, Observation]:

@@ -10,34 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, merge
+from conftest import TINY, merge, untrained_run
 
 from qmix_jax import robustness
 from qmix_jax.agents.recurrent import AgentInput
-from qmix_jax.checkpoint import TrainedRun, load_run, save_params
+from qmix_jax.checkpoint import TrainedRun, load_run
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.evaluate import env_of_map
 from qmix_jax.config import ConfigError, from_mapping
 from qmix_jax.envs import make_env
 from qmix_jax.evaluate import episode_keys, evaluate, play_episodes, team_key
 from qmix_jax.exploration import random_action
-from qmix_jax.parallel import Program
 from qmix_jax.reporting import scores
 from qmix_jax.robustness import Examination, disturbed, plan, undisturbed
 
 SEEDS = 2
-
-
-def untrained_run(folder: Path, settings: dict) -> Path:
-    """The folder of a run that has learnt nothing: settings and fresh parameters."""
-    from omegaconf import OmegaConf
-
-    config = from_mapping(settings)
-    state = Program.make(config, make_env(config.env)).init()
-    folder.mkdir()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
-    save_params(folder, jax.device_get(state.seeds.learner.params))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +218,7 @@ def evaluate_command(capsys, *arguments):
 
 
 def test_one_document_on_stdout_with_every_table(folder, capsys):
-    disturbances = "--noise 0,0.3 --replace 0.5,1 --remove agent_1".split()
+    disturbances = ["--noise", "0,0.3", "--replace", "0.5,1", "--remove", "agent_1"]
     status, out, err = evaluate_command(capsys, folder, "--episodes", PLAYED, "--json", "-", *disturbances)
     assert status == 0 and f"of {PLAYED * SEEDS * 5:,} episodes" in err
     document = json.loads(out)

@@ -38,6 +38,7 @@ from qmix_jax.envs import make_env
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.parallel import DATA, Program, TrainState
 from qmix_jax.reporting.records import to_json, versions, write_text_atomically
+from qmix_jax.trainer import Trainer
 from qmix_jax.types import Params
 
 FORMAT = 1
@@ -415,9 +416,18 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     Neither the replay nor the rest of the state is read. One that is broken is named and passed over.
 
     Raises:
-        ConfigError: the folder holds no run, or no such checkpoint that could be read.
+        ConfigError: the folder holds no run, or one of another version, or no such checkpoint that could be read.
     """
     folder = Path(folder)
     config = read_config(folder)
     chosen = find(folder, checkpoint)
-    return TrainedRun(config, make_env(config.env), chosen.read(PARAMS), chosen.env_steps)
+    run = TrainedRun(config, make_env(config.env), chosen.read(PARAMS), chosen.env_steps)
+    require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
+    return run
+
+
+def _fits(run: TrainedRun) -> bool:
+    """Whether the parameters are those that the run's settings ask for today."""
+    wanted = jax.eval_shape(Trainer(run.config, run.env).learner.init, jax.random.key(0)).params
+    held = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), run.all_params)
+    return _by_path(held) == _by_path(wanted)

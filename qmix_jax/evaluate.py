@@ -1,17 +1,26 @@
-"""Greedy episodes: exactly one an environment, so that short episodes count no more than long ones."""
+"""Greedy episodes: exactly one an environment, so that short episodes count no more than long ones.
+
+Every episode has its own random key, so that its course does not depend on what is played beside it: whatever the
+batches and devices, episode i of one key is the same episode.
+"""
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import greedy
-from qmix_jax.rollout import EpisodeSums, Policy, reset_many
-from qmix_jax.types import Params
+from qmix_jax.learner import pick
+from qmix_jax.rollout import EpisodeSums, Policy
+from qmix_jax.types import Joint, Observation, Params, Values, global_state
+
+Keys = Any
+"""An array (B,) of random keys, one an episode."""
 
 
 def greedy_policy(agents: RecurrentAgents, params: Params) -> Policy:
@@ -25,66 +34,111 @@ def greedy_policy(agents: RecurrentAgents, params: Params) -> Policy:
     return policy
 
 
+class Episodes(NamedTuple):
+    """What came of B single episodes, each counted up to its end."""
+
+    is_over: Bool[Array, "B"]
+    total: Float[Array, "B"]
+    """The return."""
+    length: Int[Array, "B"]
+    won: Bool[Array, "B"]
+
+
 class _Play(NamedTuple):
     """Where B single episodes stand."""
 
     env_state: Any
-    observation: Any
+    observation: Observation
     first: Bool[Array, "B"]
     last_action: Array
     hidden: Array
-    is_over: Bool[Array, "B"]
-    total: Float[Array, "B"]
-    length: Array
-    won: Bool[Array, "B"]
+    episodes: Episodes
+
+    @property
+    def inputs(self) -> AgentInput:
+        """What the agents know."""
+        return AgentInput(self.observation.agents, self.last_action, self.first)
 
 
-def _begin(env: TeamEnv, agents: RecurrentAgents, key: jax.Array, episodes: int) -> _Play:
-    env_state, observation = reset_many(env, key, episodes)
-    no = jnp.zeros(episodes, bool)
-    none = jnp.full((episodes, env.spec.num_agents), env.spec.num_actions)
-    hidden, zeros = agents.initial_hidden(episodes), jnp.zeros(episodes)
-    return _Play(env_state, observation, ~no, none, hidden, no, zeros, jnp.zeros(episodes, int), no)
+def team_key(seed: int, team: int) -> jax.Array:
+    """The key of the episodes that the commands play with team number `team` of a run (one for each of its seeds)."""
+    return jax.random.fold_in(jax.random.key(seed), team)
 
 
-def _advance(env: TeamEnv, policy: Policy, keys: jax.Array, play: _Play) -> _Play:
-    """One step everywhere, with a key (B,) each; what comes after an episode's end is not counted."""
-    inputs = AgentInput(play.observation.agents, play.last_action, play.first)
-    hidden, action = policy(play.hidden, inputs, play.observation.available, None)
+def episode_keys(key: jax.Array, episodes: int, start: int | Array = 0) -> Keys:
+    """The keys of so many episodes, from number `start` on."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(episodes))
+
+
+def _split(keys: Keys) -> tuple[Keys, Keys]:
+    """Two keys of each."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _at(keys: Keys, time: int | Array) -> tuple[Keys, Keys]:
+    """The keys of one step: the environment's and the policy's."""
+    return _split(jax.vmap(jax.random.fold_in, (0, None))(keys, time))
+
+
+def _begin(env: TeamEnv, agents: RecurrentAgents, keys: Keys) -> _Play:
+    env_state, observation = jax.vmap(env.reset)(keys)
+    count = keys.shape[0]
+    no, zeros = jnp.zeros(count, bool), jnp.zeros(count)
+    none = jnp.full((count, env.spec.num_agents), env.spec.num_actions)
+    episodes = Episodes(no, zeros, jnp.zeros(count, int), no)
+    return _Play(env_state, observation, ~no, none, agents.initial_hidden(count), episodes)
+
+
+def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: Array, action: Array) -> _Play:
+    """One step everywhere; what comes after an episode's end is not counted."""
     env_state, observation, outcome = jax.vmap(env.step)(keys, play.env_state, action)
+    is_over, total, length, won = play.episodes
     return _Play(
         env_state=env_state,
         observation=observation,
         first=jnp.zeros_like(play.first),
         last_action=action.astype(play.last_action.dtype),
         hidden=hidden,
-        is_over=play.is_over | outcome.terminated | outcome.truncated,
-        total=play.total + jnp.where(play.is_over, 0.0, outcome.reward),
-        length=play.length + ~play.is_over,
-        won=play.won | (outcome.won & ~play.is_over),
+        episodes=Episodes(
+            is_over=is_over | outcome.terminated | outcome.truncated,
+            total=total + jnp.where(is_over, 0.0, outcome.reward),
+            length=length + ~is_over,
+            won=won | (outcome.won & ~is_over),
+        ),
     )
 
 
-def evaluate(env: TeamEnv, agents: RecurrentAgents, params: Params, key: jax.Array, episodes: int) -> EpisodeSums:
-    """Play `episodes` greedy episodes side by side, until the last one is over."""
-    policy = greedy_policy(agents, params)
-    begin_key, play_key = jax.random.split(key)
-    keys = jax.random.split(play_key, (env.spec.episode_limit, episodes))
+def play_episodes(env: TeamEnv, agents: RecurrentAgents, policy: Policy, keys: Keys) -> Episodes:
+    """Play one episode for each key, side by side, until the last one is over.
+
+    The policy is given B keys of its own at every step, for what is random in it.
+    """
+    begin_keys, play_keys = _split(keys)
 
     def body(carry):
         time, play = carry
-        return time + 1, _advance(env, policy, keys[time], play)
+        env_keys, policy_keys = _at(play_keys, time)
+        hidden, action = policy(play.hidden, play.inputs, play.observation.available, policy_keys)
+        return time + 1, _advance(env, env_keys, play, hidden, action)
 
     def is_going(carry):
         time, play = carry
-        return (time < env.spec.episode_limit) & ~jnp.all(play.is_over)
+        return (time < env.spec.episode_limit) & ~jnp.all(play.episodes.is_over)
 
-    _, play = lax.while_loop(is_going, body, (0, _begin(env, agents, begin_key, episodes)))
+    _, play = lax.while_loop(is_going, body, (0, _begin(env, agents, begin_keys)))
+    return play.episodes
+
+
+def evaluate(env: TeamEnv, agents: RecurrentAgents, params: Params, key: jax.Array, episodes: int) -> EpisodeSums:
+    """Sums over `episodes` greedy episodes, played side by side."""
+    played = play_episodes(env, agents, greedy_policy(agents, params), episode_keys(key, episodes))
+    over = played.is_over
     return EpisodeSums(
-        episodes=jnp.sum(play.is_over, dtype=float),
-        total_return=jnp.sum(jnp.where(play.is_over, play.total, 0.0)),
-        total_length=jnp.sum(jnp.where(play.is_over, play.length, 0), dtype=float),
-        wins=jnp.sum(play.won, dtype=float),
+        episodes=jnp.sum(over, dtype=float),
+        total_return=jnp.sum(jnp.where(over, played.total, 0.0)),
+        total_length=jnp.sum(jnp.where(over, played.length, 0), dtype=float),
+        wins=jnp.sum(played.won, dtype=float),
     )
 
 
@@ -93,22 +147,55 @@ class Record(NamedTuple):
 
     scene: dict[str, Float[Array, "L+1 E ..."]]
     reward: Float[Array, "L E"]
-    length: Array
-    total: Float[Array, "E"]
-    won: Bool[Array, "E"]
+    values: Values
+    """(L, E, ...) before each step."""
+    episodes: Episodes
 
 
-def record(env: TeamEnv, agents: RecurrentAgents, params: Params, key: jax.Array, episodes: int) -> Record:
-    """Play greedy episodes and keep every scene."""
-    policy = greedy_policy(agents, params)
-    begin_key, play_key = jax.random.split(key)
+def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Params, keys: Keys) -> Record:
+    """Play greedy episodes and keep every scene, and what agents and mixer made of it.
+
+    With the keys of `evaluate` these are its episodes.
+    """
+    begin_keys, play_keys = _split(keys)
     scene = jax.vmap(env.scene)
 
-    def step(play, keys):
-        after = _advance(env, policy, keys, play)
-        return after, (scene(after.env_state), after.total - play.total)
+    def step(play, time):
+        observation = play.observation
+        hidden, q = agents.step(params["agent"], play.hidden, play.inputs)
+        action = greedy(q, observation.available)
+        values = judge(mixer, params["mixer"], joint_of(q, hidden, action, observation))
+        env_keys, _ = _at(play_keys, time)
+        after = _advance(env, env_keys, play, hidden, action)
+        return after, (scene(after.env_state), after.episodes.total - play.episodes.total, values)
 
-    begin = _begin(env, agents, begin_key, episodes)
-    play, (scenes, rewards) = lax.scan(step, begin, jax.random.split(play_key, (env.spec.episode_limit, episodes)))
+    begin = _begin(env, agents, begin_keys)
+    play, (scenes, rewards, values) = lax.scan(step, begin, jnp.arange(env.spec.episode_limit))
     scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(begin.env_state), scenes)
-    return Record(scenes, rewards, play.length, play.total, play.won)
+    return Record(scenes, rewards, values, play.episodes)
+
+
+def joint_of(
+    q: Float[Array, "B N A"], hidden: Float[Array, "B N H"], action: Int[Array, "B N"], observation: Observation
+) -> Joint:
+    """The mixer's record of a joint action."""
+    return Joint(
+        chosen_q=pick(q, action),
+        greedy_q=jnp.max(jnp.where(observation.available, q, jnp.finfo(q.dtype).min), axis=-1),
+        action=jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype),
+        hidden=hidden,
+        state=global_state(observation),
+    )
+
+
+def judge(mixer: nn.Module, params: Params, joint: Joint) -> Values:
+    """Q_tot of a joint action and each agent's credit dQ_tot / dQ_i, the gradient of the mixer in chosen_q."""
+
+    def total(chosen_q):
+        streams: Array = mixer.apply(params, joint._replace(chosen_q=chosen_q))  # pyright: ignore
+        return jnp.sum(streams), streams  # no time of the batch touches another's Q_tot
+
+    credit, streams = jax.grad(total, has_aux=True)(joint.chosen_q)
+    if streams.shape[-1] > 1:
+        return Values(joint.chosen_q, None, None)
+    return Values(joint.chosen_q, streams[..., 0], credit)

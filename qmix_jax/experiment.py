@@ -28,6 +28,7 @@ from qmix_jax.reporting.records import (
     MetricsFile,
     Reporter,
     add_to_manifest,
+    best_seed,
     known,
     write_manifest,
     write_text_atomically,
@@ -271,27 +272,15 @@ class Run:
         except OSError as error:
             display.message(f"warning: no pictures of the run: {error}")
 
-    def best_seed(self) -> int:
-        """The index of the seed whose last evaluation was best."""
-        last = self.rows[-1]
-        scores = last.get("eval/win_rate", last["eval/return"])
-        return max(range(len(scores)), key=lambda i: -math.inf if scores[i] is None else scores[i])
-
     def _paint_film(self) -> None:
         """policy.gif: the greedy episode with the median return, by the best seed."""
         from qmix_jax.reporting.film import Recording, film
 
-        params = jax.tree.map(lambda leaf: leaf[self.best_seed()], self.good_params["agent"])
+        params = jax.tree.map(lambda leaf: leaf[best_seed(self.rows[-1])], self.good_params)
         play = self.program.compile_record(params, FILM_CANDIDATES)
         record = jax.device_get(play(params, jax.random.key(self.config.seed)))
-        chosen = int(np.argsort(record.total)[FILM_CANDIDATES // 2])
-        length = int(record.length[chosen])
-        recording = Recording(
-            scene={name: np.asarray(value[: length + 1, chosen]) for name, value in record.scene.items()},
-            reward=np.asarray(record.reward[:length, chosen]),
-            won=bool(record.won[chosen]) if self.program.env.spec.has_wins else None,
-            title=self.title,
-        )
+        chosen = int(np.argsort(record.episodes.total)[FILM_CANDIDATES // 2])
+        recording = Recording.cut(record, chosen, has_wins=self.program.env.spec.has_wins, title=self.title)
         film(self.config.env.name, recording, self.folder / "policy.gif")
 
     def summary(self, status: int) -> str:
@@ -359,11 +348,15 @@ def _chosen_environment(config: Config) -> str:
     return f" env={config.env.name}"
 
 
-def next_steps(config: Config) -> str:
+def next_steps(config: Config, folder: Path) -> str:
     """The commands that come next."""
-    train, chosen = f"{_command()} train", _chosen_environment(config)
+    train, chosen, run = f"{_command()} train", _chosen_environment(config), shlex.quote(str(_short(folder)))
     other = "vdn" if config.algorithm.name != "vdn" else "qmix"
-    lines = {f"{train}{chosen} algorithm={other}": "the same with another mixer"}
+    lines = {
+        f"{_command()} evaluate {run}": "score it, with --noise, --replace, --remove too",
+        f"{_command()} render {run}": "film who matters when",
+        f"{train}{chosen} algorithm={other}": "the same with another mixer",
+    }
     if config.env.name == "smax":
         lines[f"{train} env.map=3m total_env_steps=1e6"] = "another battle"
     lines[f"{train}{chosen} num_seeds=4"] = "four seeds at once"
@@ -425,5 +418,5 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False) -> in
     if says:
         print(the_run.summary(status))
         if status == exits.DONE:
-            print(next_steps(config))
+            print(next_steps(config, folder))
     return status

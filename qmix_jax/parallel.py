@@ -23,7 +23,7 @@ from jaxtyping import Array, Int
 
 from qmix_jax.config import Config, ConfigError
 from qmix_jax.envs.team import TeamEnv
-from qmix_jax.evaluate import Record, record
+from qmix_jax.evaluate import Record, episode_keys, record
 from qmix_jax.learner import LossMetrics
 from qmix_jax.rollout import EpisodeSums
 from qmix_jax.trainer import SeedState, StepMetrics, Trainer
@@ -142,7 +142,7 @@ class Program:
 
     def init(self) -> TrainState:
         """The state before the first step: seed i is `config.seed + i`."""
-        return _compile_quickly(self._init.lower(self._seeds))(self._seeds)
+        return compile_quickly(self._init.lower(self._seeds))(self._seeds)
 
     @cached_property
     def shapes(self) -> TrainState:
@@ -208,12 +208,13 @@ class Program:
         """`params, key -> Record` of greedy episodes, as an executable for one device."""
 
         def play(params: Params, key: jax.Array) -> Record:
-            return record(self.env, self.trainer.agents, params, key, episodes)
+            trainer = self.trainer
+            return record(self.env, trainer.agents, trainer.learner.mixer, params, episode_keys(key, episodes))
 
-        return _compile_quickly(jax.jit(play).lower(params, jax.random.key(0)))
+        return compile_quickly(jax.jit(play).lower(params, jax.random.key(0)))
 
 
-def _compile_quickly(lowered: Any) -> Any:
+def compile_quickly(lowered: Any) -> Any:
     """Compile what runs only once: on a CPU, optimising it would take longer than it can save."""
     if jax.default_backend() != "cpu":
         return lowered.compile()

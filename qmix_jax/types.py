@@ -38,6 +38,8 @@ class TeamSpec(NamedTuple):
     """The largest number of steps an episode can take."""
     has_wins: bool
     """Whether an episode can be won, so that a win rate means something."""
+    idle_action: int | None = None
+    """The action that does nothing, always legal; None where there is none."""
 
     @property
     def num_agents(self) -> int:
@@ -109,6 +111,17 @@ class Joint(NamedTuple):
     hidden: Float[Array, "*batch N H"]
     """Each agent's recurrent state after its observation."""
     state: Float[Array, "*batch Z"]
+
+
+class Values(NamedTuple):
+    """What the team makes of the joint action that it takes."""
+
+    q: Float[Array, "*batch N"]
+    """Each agent's value of its own action."""
+    q_tot: Float[Array, "*batch"] | None
+    """The team's value; None where the mixer has one stream for each agent (independent learners)."""
+    credit: Float[Array, "*batch N"] | None
+    """dQ_tot / dQ_i: how much the team's value moves with each agent's."""
 
 
 class Clock(NamedTuple):

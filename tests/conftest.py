@@ -14,10 +14,15 @@ from jaxtyping import install_import_hook  # noqa: E402
 CHECKED = "agents envs evaluate exploration learner mixers replay rollout targets trainer types"
 install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.beartype")
 
-import pytest  # noqa: E402
+from pathlib import Path  # noqa: E402
 
+import pytest  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+
+from qmix_jax.checkpoint import save_params  # noqa: E402
 from qmix_jax.config import Config, from_mapping  # noqa: E402
 from qmix_jax.envs import make_env  # noqa: E402
+from qmix_jax.parallel import Program  # noqa: E402
 
 
 def merge(base: dict, changes: dict) -> dict:
@@ -52,3 +57,13 @@ def tiny(**changes) -> Config:
 def probe():
     """The probe world with episodes of random length, half of them truncated."""
     return make_env(tiny().env)
+
+
+def untrained_run(folder: Path, settings: dict) -> Path:
+    """The folder of a run that has learnt nothing: settings and fresh parameters."""
+    config = from_mapping(settings)
+    state = Program.make(config, make_env(config.env)).init()
+    folder.mkdir()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+    save_params(folder, jax.device_get(state.seeds.learner.params))
+    return folder

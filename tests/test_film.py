@@ -64,6 +64,10 @@ def recording(scene, steps=STEPS, won=None):
     )
 
 
+def images(kind, recording):
+    return [frame.image for frame in film.paint(kind, recording)]
+
+
 MOVING = film.TWEEN * STEPS + 1 + film.CARD_FRAMES
 DEATHS = round(film.SPLASH_STEPS * film.TWEEN)
 
@@ -81,16 +85,27 @@ DEATHS = round(film.SPLASH_STEPS * film.TWEEN)
     ],
 )
 def test_every_painter_makes_its_frames(kind, scene, steps, won, count):
-    frames = film.paint(kind, recording(scene, steps, won))
+    frames = images(kind, recording(scene, steps, won))
     assert {frame.size for frame in frames} == {(film.SIZE, film.SIZE)}
     assert len({frame.tobytes() for frame in frames}) > 3
     if count is not None:
         assert len(frames) == count
 
 
+@pytest.mark.parametrize(
+    ("kind", "scene", "steps"),
+    [("smax", smax_scene(), STEPS), ("mpe", mpe_scene(), STEPS), ("matrix", matrix_scene(), 1),
+     ("two_step", two_step_scene(), 2), ("something new", {}, STEPS)],
+)  # fmt: skip
+def test_every_frame_says_which_time_it_shows(kind, scene, steps):
+    times = [frame.time for frame in film.paint(kind, recording(scene, steps))]
+    assert times == sorted(times) and times[0] == 0 and times[-1] > steps
+    assert set(range(steps + 1)) <= set(times)
+
+
 def test_a_dead_unit_is_not_painted_alive():
-    alive = film.paint("smax", recording(smax_scene(), won=False))
-    dead = film.paint("smax", recording(smax_scene(killed=True), won=False))
+    alive = images("smax", recording(smax_scene(), won=False))
+    dead = images("smax", recording(smax_scene(killed=True), won=False))
     before, after = film.TWEEN, film.TWEEN * 3
     scene = (0, film.HEADER, film.SIZE, film.SIZE)
 
@@ -119,7 +134,7 @@ def test_the_gif_is_readable_and_moves(tmp_path):
     path = tmp_path / "film.gif"
     film.film("mpe", recording(mpe_scene()), path)
     assert [item.name for item in tmp_path.iterdir()] == ["film.gif"]
-    frames = film.paint("mpe", recording(mpe_scene()))
+    frames = images("mpe", recording(mpe_scene()))
     with Image.open(path) as gif:
         assert gif.is_animated and gif.n_frames > STEPS
         assert gif.size == (film.SIZE, film.SIZE) and gif.info["loop"] == 0

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.config import MpeConfig, SmaxConfig, choose
-from qmix_jax.envs.battle import Battle, BattleState, Moment
+from qmix_jax.envs.battle import STOP, Battle, BattleState, Moment
 from qmix_jax.envs.layout import Layout, mpe_layout, smax_layout
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -77,6 +77,7 @@ class Smax:
             state_size=env.state_size,
             episode_limit=env.max_steps + 1,
             has_wins=True,
+            idle_action=STOP,
         )
 
     def reset(self, key: jax.Array) -> tuple[BattleState, Observation]:
@@ -155,6 +156,7 @@ class Mpe:
             state_size=obs_size * len(names),
             episode_limit=self._env.max_steps + 1,
             has_wins=False,
+            idle_action=0 if config.task == "simple_spread" else None,  # elsewhere every action says something
         )
 
     def reset(self, key: jax.Array) -> tuple[Any, Observation]:

@@ -10,10 +10,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from qmix_jax.evaluate import Record
+    from qmix_jax.types import Values
 
 SIZE = 480
 """Width and height of every frame."""
@@ -57,6 +61,30 @@ class Recording(NamedTuple):
     """None where the environment has no wins."""
     title: str
     """What the film shows, such as `QMIX on SMAX 2s3z`."""
+    values: "Values | None" = None
+    """(L, ...) what the team made of each step's joint action; see `qmix_jax.reporting.credit`."""
+    colours: tuple[Colour, ...] = ()
+    """Each agent's colour in worlds that move; empty: the painter's own."""
+
+    @classmethod
+    def cut(cls, record: "Record", episode: int, *, has_wins: bool, title: str) -> "Recording":
+        """One episode out of a record (of NumPy arrays)."""
+        length = int(record.episodes.length[episode])
+        q, q_tot, credit = (None if part is None else part[:length, episode] for part in record.values)
+        return cls(
+            scene={name: np.asarray(value[: length + 1, episode]) for name, value in record.scene.items()},
+            reward=np.asarray(record.reward[:length, episode]),
+            won=bool(record.episodes.won[episode]) if has_wins else None,
+            title=title,
+            values=record.values._replace(q=q, q_tot=q_tot, credit=credit),
+        )
+
+
+class Frame(NamedTuple):
+    """A picture of a film, and the time in steps that it shows (past the episode's length: after the end)."""
+
+    image: Image.Image
+    time: float
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------
@@ -238,9 +266,9 @@ def _header(canvas: Canvas, recording: Recording, step: int, value: float) -> No
 
 def _card(
     canvas: Canvas, words: str, below: str, colour: Colour, middle: float = HEADER + CARD_HALF + 24
-) -> list[Image.Image]:
+) -> list[Frame]:
     """The end card, which fades in over the finished scene at a height where it hides little."""
-    frames = []
+    frames: list[Frame] = []
     for k in range(CARD_FRAMES):
         if k > 5:
             frames.append(frames[-1])
@@ -252,7 +280,7 @@ def _card(
             page.line([(0, y), (SIZE, y)], colour, 1.5, shown)
         page.text((SIZE / 2, middle - 13), words, 36 if len(words) < 15 else 30, colour, "mm", shown)
         page.text((SIZE / 2, middle + 24), below, 15, TEXT, "mm", shown)
-        frames.append(page.finish())
+        frames.append(Frame(page.finish(), math.inf))
     return frames
 
 
@@ -278,6 +306,8 @@ class _Battle:
         self.health = np.clip(np.where(self.alive, scene["health"], 0.0), 0.0, 1.0)
         self.team = np.asarray(scene["team"], int)[0]
         self.kind = np.asarray(scene["unit_type"], int)[0]
+        self.colour = [TEAMS[team] for team in self.team]  # allies, then enemies
+        self.colour[: len(recording.colours)] = recording.colours
         self.target = np.asarray(scene["target"], int)
         self.returns = _returns(recording)
         everlasting = np.where(self.alive[-1], np.inf, np.argmin(self.alive, axis=0))
@@ -354,7 +384,8 @@ def _paint_legend(canvas: Canvas, battle: _Battle) -> None:
         canvas.text((x + 15, SIZE - 13), UNIT_NAMES[kind], 11, DIM)
         x += 15 + _font(11).getlength(UNIT_NAMES[kind]) / SCALE + 14
     y = SIZE - 13 if x < SIZE - 104 else SIZE - 30
-    for right, words, colour in ((SIZE - 68, "allies", BLUE), (SIZE - 12, "enemies", ORANGE)):
+    allies = DIM if battle.recording.colours else BLUE
+    for right, words, colour in ((SIZE - 68, "allies", allies), (SIZE - 12, "enemies", ORANGE)):
         canvas.text((right, y), words, 11, colour, "rm")
 
 
@@ -381,7 +412,7 @@ def _paint_units(shot: _Shot) -> None:
     hit = set(targets[targets >= 0].tolist()) if struck else set()
     health = moment.of(battle.health)
     for unit in sorted(np.flatnonzero(battle.death > moment.time).tolist(), key=lambda u: places[u][1]):
-        radius, colour = round(float(sizes[unit]) * 2) / 2, TEAMS[battle.team[unit]]
+        radius, colour = round(float(sizes[unit]) * 2) / 2, battle.colour[unit]
         letter = LETTERS[battle.kind[unit] % len(LETTERS)]
         token = _token(radius, colour, letter, 0.28 if unit in hit else 0.0)
         x, y = (round(value * SCALE) - token.width // 2 for value in places[unit])
@@ -390,12 +421,22 @@ def _paint_units(shot: _Shot) -> None:
         canvas.arc(places[unit], radius + 1.5, float(health[unit]), mix(colour, WHITE, 0.25), 3)
 
 
+def _paint_badges(shot: _Shot) -> None:
+    """The numbers of agents that have colours of their own."""
+    canvas, battle, moment, places, sizes = shot
+    for agent, colour in enumerate(battle.recording.colours):
+        if battle.death[agent] > moment.time:
+            (x, y), away = places[agent], float(sizes[agent]) + 3
+            canvas.disk((x - away, y - away), 8, SHADE, 0.8)
+            canvas.text((x - away, y - away), str(agent + 1), 11, mix(colour, WHITE, 0.3), "mm")
+
+
 def _paint_deaths(shot: _Shot) -> None:
     """A splash that widens and fades, and a cross that stays faintly."""
     canvas, battle, moment, places, sizes = shot
     for unit in np.flatnonzero((battle.death <= moment.time) & (battle.death >= 0)).tolist():
         age = (moment.time - battle.death[unit]) / SPLASH_STEPS
-        colour, radius = TEAMS[battle.team[unit]], float(sizes[unit])
+        colour, radius = battle.colour[unit], float(sizes[unit])
         fade = max(0.0, 1.0 - age)
         canvas.cross(places[unit], radius * 0.55, mix(colour, WHITE, 0.3 * fade), 2, 0.28 + 0.6 * fade)
         if fade:
@@ -411,7 +452,7 @@ def _paint_shots(shot: _Shot) -> None:
     targets = battle.target[moment.then]
     for unit in np.flatnonzero((targets >= 0) & battle.alive[moment.now]).tolist():
         start, end = places[unit], places[targets[unit]]
-        colour = mix(TEAMS[battle.team[unit]], WHITE, 0.45)
+        colour = mix(battle.colour[unit], WHITE, 0.45)
         distance = max(math.dist(start, end), 1e-6)
         muzzle = _between(start, end, min(0.5, float(sizes[unit]) / distance))
         edge = _between(start, end, max(0.5, 1 - float(sizes[targets[unit]]) / distance))
@@ -469,7 +510,7 @@ def _verdict(battle: _Battle) -> tuple[str, Colour, str]:
     return "DRAW", GOLD, "nobody is left" if not allies else left
 
 
-def paint_smax(recording: Recording) -> list[Image.Image]:
+def paint_smax(recording: Recording) -> list[Frame]:
     """A battle: allies blue, enemies orange, health as the ring around each unit."""
     battle = _Battle(recording)
     frames, canvas = [], Canvas()
@@ -480,11 +521,12 @@ def paint_smax(recording: Recording) -> list[Image.Image]:
         _paint_map(canvas, camera)
         _paint_deaths(shot)
         _paint_units(shot)
+        _paint_badges(shot)
         _paint_shots(shot)
         _paint_legend(canvas, battle)
         canvas.box((0, 0, SIZE, HEADER), PANEL)
         _paint_scores(canvas, battle, moment)
-        frames.append(canvas.finish())
+        frames.append(Frame(canvas.finish(), moment.time))
     word, colour, why = _verdict(battle)
     return frames + _card(canvas, word, f"{why}  ·  return {battle.returns[-1]:.2f}", colour)
 
@@ -505,6 +547,7 @@ class _World:
         self.position = np.asarray(scene["position"], np.float64)
         self.is_agent = np.asarray(scene["is_agent"], bool)[0]
         self.colour = [_bright(colour) for colour in np.asarray(scene["colour"], np.float64)[0]]
+        self.colour[: len(recording.colours)] = recording.colours
         self.goal = np.asarray(scene["goal"], int)
         self.message = np.asarray(scene["message"], int)
         self.returns = _returns(recording)
@@ -588,7 +631,7 @@ def _paint_messages(canvas: Canvas, world: _World, moment: Moment, positions: np
         canvas.text((x + 14, y - 19), chr(ord("A") + symbol % 26), 15, NIGHT, "mm")
 
 
-def paint_mpe(recording: Recording) -> list[Image.Image]:
+def paint_mpe(recording: Recording) -> list[Frame]:
     """Particles: numbered agents with trails, landmarks as targets that light up when covered."""
     world = _World(recording)
     frames, canvas = [], Canvas(world.base)
@@ -601,7 +644,7 @@ def paint_mpe(recording: Recording) -> list[Image.Image]:
         _header(canvas, recording, moment.then, float(world.returns[moment.then]))
         covered, landmarks = int(world.covered(positions).sum()), int((~world.is_agent).sum())
         canvas.text((16, 46), f"{covered} of {landmarks} landmarks covered", 12, GOLD if covered else DIM)
-        frames.append(canvas.finish())
+        frames.append(Frame(canvas.finish(), moment.time))
     covered, landmarks = int(world.covered(world.position[-1]).sum()), int((~world.is_agent).sum())
     return frames + _card(
         canvas, f"return {world.returns[-1]:.2f}", f"{covered} of {landmarks} landmarks covered", GOLD
@@ -611,9 +654,9 @@ def paint_mpe(recording: Recording) -> list[Image.Image]:
 # --- games of a few decisions ------------------------------------------------------------------------------------
 
 
-def _hold(canvas: Canvas, seconds: float) -> list[Image.Image]:
+def _hold(canvas: Canvas, seconds: float, time: float) -> list[Frame]:
     """The same frame for a while; a GIF stores it once."""
-    return [canvas.finish()] * max(1, round(seconds / FRAME_SECONDS))
+    return [Frame(canvas.finish(), time)] * max(1, round(seconds / FRAME_SECONDS))
 
 
 def _number(value: float) -> str:
@@ -714,17 +757,17 @@ def _matrix_page(recording: Recording, payoff: np.ndarray, chosen: Sequence[int]
     return canvas
 
 
-def paint_matrix(recording: Recording) -> list[Image.Image]:
+def paint_matrix(recording: Recording) -> list[Frame]:
     """A game of one joint choice: the table, then each agent's choice, then what it paid."""
     payoffs, actions = np.asarray(recording.scene["payoff"], np.float64), np.asarray(recording.scene["action"], int)
     page = _matrix_page(recording, payoffs[0], (), 0)
-    frames = _hold(page, 1.0)
+    frames = _hold(page, 1.0, 0)
     for t in range(1, len(actions)):
         payoff, action = payoffs[t], actions[t].tolist()
         for made in range(1, payoff.ndim + 1):
             step = t if made == payoff.ndim else t - 1
             page = _matrix_page(recording, payoff, action[:made], step)
-            frames += _hold(page, 1.4 if made == payoff.ndim else 0.7)
+            frames += _hold(page, 1.4 if made == payoff.ndim else 0.7, step)
     if len(actions) > 1:
         value = float(payoffs[-1][tuple(actions[-1].tolist())])
         below, colour = _judgement(value, float(payoffs[-1].max()))
@@ -768,21 +811,21 @@ def _tree_page(recording: Recording, tables: Sequence[np.ndarray], choices: _Cho
     return canvas
 
 
-def paint_two_step(recording: Recording) -> list[Image.Image]:
+def paint_two_step(recording: Recording) -> list[Frame]:
     """The QMIX paper's game: agent 1 picks a table, then both play it."""
     scene = recording.scene
     stages, actions = np.asarray(scene["stage"], int), np.asarray(scene["action"], int)
     tables = [np.asarray(scene[name], np.float64)[0] for name in ("payoff_a", "payoff_b")]
     choices = _Choices(None, ())
     page, frames = _tree_page(recording, tables, choices, 0), []
-    frames += _hold(page, 1.2)
+    frames += _hold(page, 1.2, 0)
     for t in range(1, len(stages)):
         if stages[t] in (1, 2):
             choices = _Choices(int(stages[t]) - 1, ())
         else:
             choices = choices._replace(action=tuple(actions[t].tolist()))
         page = _tree_page(recording, tables, choices, t)
-        frames += _hold(page, 1.4)
+        frames += _hold(page, 1.4, t)
     total = float(_returns(recording)[-1])
     below, colour = _judgement(total, max(float(table.max()) for table in tables))
     return frames + _card(page, f"return {_number(total)}", below, colour, SIZE - CARD_HALF - 4)
@@ -791,7 +834,7 @@ def paint_two_step(recording: Recording) -> list[Image.Image]:
 # --- anything else -----------------------------------------------------------------------------------------------
 
 
-def paint_text(recording: Recording) -> list[Image.Image]:
+def paint_text(recording: Recording) -> list[Frame]:
     """Steps, rewards and returns in words: the film of an environment without a painter."""
     returns, frames, canvas = _returns(recording), [], Canvas()
     for now in range(len(returns)):
@@ -805,12 +848,12 @@ def paint_text(recording: Recording) -> list[Image.Image]:
             canvas.text((110, y), str(t + 1), 14, ink, "rm")
             canvas.text((250, y), f"{float(recording.reward[t]):.3f}", 14, ink, "rm")
             canvas.text((400, y), f"{returns[t + 1]:.3f}", 14, ink, "rm")
-        frames += [canvas.finish()] * TWEEN
+        frames += [Frame(canvas.finish(), now)] * TWEEN
     below = {True: "won", False: "not won", None: f"{len(recording.reward)} steps"}[recording.won]
     return frames + _card(canvas, f"return {returns[-1]:.2f}", below, GOLD)
 
 
-PAINTERS: dict[str, Callable[[Recording], list[Image.Image]]] = {
+PAINTERS: dict[str, Callable[[Recording], list[Frame]]] = {
     "smax": paint_smax,
     "mpe": paint_mpe,
     "matrix": paint_matrix,
@@ -819,7 +862,7 @@ PAINTERS: dict[str, Callable[[Recording], list[Image.Image]]] = {
 """The painters by the environment's name; any other name gets `paint_text`."""
 
 
-def paint(kind: str, recording: Recording) -> list[Image.Image]:
+def paint(kind: str, recording: Recording) -> list[Frame]:
     """The frames of a film. One still may stand in the list many times."""
     return PAINTERS.get(kind, paint_text)(recording)
 
@@ -900,4 +943,4 @@ def save_gif(frames: Sequence[Image.Image], path: str | os.PathLike, *, seconds_
 
 def film(kind: str, recording: Recording, path: str | os.PathLike) -> None:
     """Paint the recording and write it to `path`."""
-    save_gif(paint(kind, recording), path, seconds_per_frame=FRAME_SECONDS)
+    save_gif([frame.image for frame in paint(kind, recording)], path, seconds_per_frame=FRAME_SECONDS)

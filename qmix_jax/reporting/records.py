@@ -110,6 +110,12 @@ def read_metrics(path: Path) -> list[dict]:
         return rows
 
 
+def best_seed(row: dict) -> int:
+    """The index of the seed whose evaluation in this row was best: by win rate where there is one, else by return."""
+    scores = row.get("eval/win_rate", row["eval/return"])
+    return max(range(len(scores)), key=lambda i: -math.inf if scores[i] is None else scores[i])
+
+
 def to_json(value: Any, **options: Any) -> str:
     """Strict JSON: NaN and infinities become null, arrays lists, and what JSON does not know a string."""
     return json.dumps(_plain(value), allow_nan=False, default=str, **options)
@@ -156,12 +162,6 @@ def _student_t(freedom: int) -> float:
     if freedom <= len(_STUDENT_T):
         return _STUDENT_T[freedom - 1]
     return 1.95996 + 2.37227 / freedom + 2.8225 / freedom**2
-
-
-def best_seed(row: dict) -> int:
-    """The index of the seed whose evaluation was best: by wins where there are any to count, else by return."""
-    scores = row.get("eval/win_rate", row["eval/return"])
-    return max(range(len(scores)), key=lambda i: -math.inf if scores[i] is None else scores[i])
 
 
 # --- run.json ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,316 @@
+"""Greedy scores of a trained team, their uncertainty, and what becomes of them when something goes wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY, merge, untrained_run
+
+from qmix_jax import robustness
+from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.checkpoint import TrainedRun, load_run
+from qmix_jax.cli import main as cli
+from qmix_jax.cli.evaluate import env_of_map
+from qmix_jax.config import ConfigError, from_mapping
+from qmix_jax.envs import make_env
+from qmix_jax.evaluate import episode_keys, evaluate, play_episodes, team_key
+from qmix_jax.exploration import random_action
+from qmix_jax.reporting import scores
+from qmix_jax.robustness import Examination, disturbed, plan, undisturbed
+
+SEEDS = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("run") / "probe", merge(TINY, {"num_seeds": SEEDS, "devices": 1}))
+
+
+@pytest.fixture(scope="module")
+def team(folder):
+    """The run, and the parameters of its first seed's agents."""
+    run = load_run(folder)
+    return run, run.params(0)["agent"]
+
+
+PLAYED, KEY = 32, 1
+
+
+@pytest.fixture(scope="module")
+def plain(team):
+    """The episodes that nothing disturbs."""
+    run, params = team
+    return Examination(run.env, run.agents, PLAYED).play(params, jax.random.key(KEY))
+
+
+@pytest.fixture(scope="module")
+def under(team):
+    """The same episodes under a disturbance: one program for all."""
+    run, params = team
+    exam = Examination(run.env, run.agents, PLAYED, is_disturbed=True)
+    return lambda disturbance: exam.play(params, jax.random.key(KEY), disturbance)
+
+
+# --- exact counts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("episodes", "devices", "largest", "batches", "size"),
+    [(8, 4, 100, 1, 8), (9, 4, 100, 1, 12), (1, 4, 100, 1, 4), (250, 2, 100, 3, 84), (300, 4, 100, 3, 100)],
+)
+def test_batches_are_equal_and_hold_every_episode(episodes, devices, largest, batches, size):
+    assert plan(episodes, devices, largest) == (batches, size)
+    assert size % devices == 0 and batches * size >= episodes
+
+
+def test_exactly_so_many_episodes_are_counted_and_batches_make_no_difference(team, plain):
+    run, params = team
+    exam, told = Examination(run.env, run.agents, 21, largest=8), []
+    played = exam.play(params, jax.random.key(KEY), tell=told.append)
+    assert exam.plan.batches == 3 and told == [8, 8, 5]
+    assert played.is_over.all()
+    jax.tree.map(lambda few, all_: np.testing.assert_array_equal(few, all_[:21]), played, plain)
+
+
+def test_each_episode_is_counted_up_to_its_end_and_no_further(plain):
+    np.testing.assert_array_equal(plain.total, plain.length * (plain.length + 1) / 2)  # step t pays t + 1
+    assert set(plain.length.tolist()) == {1, 2, 3, 4, 5}
+
+
+def test_the_sums_of_training_are_those_of_the_single_episodes(team, plain):
+    run, params = team
+    sums = jax.jit(lambda params: evaluate(run.env, run.agents, params, jax.random.key(KEY), PLAYED))(params)
+    assert (sums.episodes, sums.total_length) == (PLAYED, plain.length.sum())
+    assert (sums.total_return, sums.wins) == (plain.total.sum(), plain.won.sum())
+
+
+# --- intervals ---------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_one_seed_is_that_of_the_mean_over_episodes():
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=(1, 400, 1))
+    (low,), (high,) = scores.bootstrap(values)
+    error = values.std() / np.sqrt(400)
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_episodes_that_are_all_alike_leave_no_doubt():
+    low, high = scores.bootstrap(np.full((3, 10, 2), 0.25))
+    assert (low == 0.25).all() and (high == 0.25).all()
+
+
+def test_the_interval_of_several_seeds_holds_the_differences_between_them():
+    """Two seeds at 0 and 1: resamples of seeds are (0, 0), (0, 1), (1, 0) and (1, 1), whatever the episodes."""
+    values = np.repeat([[0.0], [1.0]], 500, axis=1)[..., None]
+    low, high = scores.bootstrap(values)
+    assert (low, high) == (0.0, 1.0)
+
+
+# --- disturbances ------------------------------------------------------------------------------------------------
+
+
+def test_severity_zero_is_the_plain_evaluation(plain, under):
+    jax.tree.map(np.testing.assert_array_equal, plain, under(undisturbed(2)))
+
+
+def test_every_action_replaced_is_a_random_policy(team, under):
+    run, _ = team
+    played = under(undisturbed(2)._replace(replaced=jnp.array(1.0)))
+
+    def at_random(hidden, inputs, available, keys):
+        """Draws as `replace_actions` does, and asks no network."""
+        keys = jax.vmap(lambda key: jax.random.split(key, 3)[1])(keys)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, (2, 2)))(keys)
+        return hidden, random_action(uniform[:, 1], available)
+
+    keys = episode_keys(jax.random.key(KEY), PLAYED)
+    expected = jax.jit(lambda: play_episodes(run.env, run.agents, at_random, keys))()
+    jax.tree.map(np.testing.assert_array_equal, played, jax.device_get(expected))
+
+
+ENVS, AGENTS, ACTIONS = 4000, 2, 5
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return episode_keys(jax.random.key(2), ENVS)
+
+
+def test_the_given_share_of_actions_is_replaced_by_legal_ones(keys):
+    available = jnp.broadcast_to(jnp.array([True, True, False, False, True]), (ENVS, AGENTS, ACTIONS))
+    action = robustness.replace_actions(keys, jnp.full((ENVS, AGENTS), 4), available, jnp.array(0.3))
+    counts = np.bincount(np.asarray(action).ravel(), minlength=ACTIONS) / action.size
+    assert counts == pytest.approx([0.1, 0.1, 0, 0, 0.8], abs=0.02)
+
+
+def test_a_removed_agent_only_idles_and_the_others_play_on(keys):
+    available = jnp.ones((ENVS, AGENTS, ACTIONS), bool)
+    removed = jnp.array([False, True])
+    idles = robustness.remove_agents(keys, jnp.full((ENVS, AGENTS), 3), available, removed, 2)
+    assert (idles == jnp.array([3, 2])).all()
+    acts = robustness.remove_agents(keys, jnp.full((ENVS, AGENTS), 3), available, removed, None)
+    assert (acts[:, 0] == 3).all()
+    assert np.bincount(np.asarray(acts[:, 1])) / ENVS == pytest.approx([0.2] * ACTIONS, abs=0.03)
+
+
+def test_noise_has_the_given_deviation_and_reaches_only_what_the_agents_see(keys):
+    seen = []
+
+    def policy(hidden, inputs, available, given):
+        seen.append(inputs)
+        return hidden, jnp.zeros(inputs.last_action.shape, int)
+
+    inputs = AgentInput(jnp.full((ENVS, AGENTS, 3), 7.0), jnp.ones((ENVS, AGENTS), int), jnp.zeros(ENVS, bool))
+    noisy = disturbed(policy, undisturbed(AGENTS)._replace(noise=jnp.array(0.5)), None)
+    noisy(None, inputs, jnp.ones((ENVS, AGENTS, ACTIONS), bool), keys)
+    noise = np.asarray(seen[0].obs) - 7
+    assert noise.std() == pytest.approx(0.5, rel=0.03) and noise.mean() == pytest.approx(0, abs=0.02)
+    assert abs(np.corrcoef(noise.reshape(ENVS, -1).T)[0, 1:]).max() < 0.06
+    assert seen[0].last_action is inputs.last_action
+
+
+@pytest.mark.parametrize(
+    ("settings", "action", "reach"),
+    [({"name": "smax", "map": "3m"}, 4, 0.5), ({"name": "mpe"}, 0, 0.0)],  # SMAX pushes units apart that overlap
+)
+def test_the_idle_action_is_legal_and_moves_nobody(settings, action, reach):
+    env = make_env(from_mapping({"env": settings, "algorithm": {"name": "vdn"}}).env)
+    assert env.spec.idle_action == action
+    state, observation = jax.jit(env.reset)(jax.random.key(0))
+    assert observation.available[:, action].all()
+    after, _, _ = jax.jit(env.step)(jax.random.key(1), state, jnp.full(env.spec.num_agents, action))
+    before, after = (env.scene(one)["position"][: env.spec.num_agents] for one in (state, after))
+    assert np.linalg.norm(before - after, axis=-1).max() <= reach
+
+
+# --- another map -------------------------------------------------------------------------------------------------
+
+
+def test_a_map_of_other_sizes_is_refused_by_what_differs():
+    """2s3z has five against five, as smacv2_5_units; 3m has three, and other sizes follow."""
+    base = {"env": {"name": "smax", "map": "2s3z"}, "algorithm": {"name": "vdn"}}
+    config = from_mapping(base)
+    run = TrainedRun(config, make_env(config.env), None)
+    assert env_of_map(run, "smacv2_5_units").spec.name == "SMAX smacv2_5_units"
+    with pytest.raises(
+        ConfigError, match=r"3 agents instead of 5, observations of 75 numbers instead of \d+, 8 actions"
+    ):
+        env_of_map(run, "3m")
+    with pytest.raises(ConfigError, match="did you mean '2s3z'"):
+        env_of_map(run, "2s3")
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def evaluate_command(capsys, *arguments):
+    """Status, stdout and stderr of `qmix-jax evaluate`, in this process."""
+    status = cli.main(["evaluate", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_one_document_on_stdout_with_every_table(folder, capsys):
+    disturbances = ["--noise", "0,0.3", "--replace", "0.5,1", "--remove", "agent_1"]
+    status, out, err = evaluate_command(capsys, folder, "--episodes", PLAYED, "--json", "-", *disturbances)
+    assert status == 0 and f"of {PLAYED * SEEDS * 5:,} episodes" in err
+    document = json.loads(out)
+    assert (document["episodes"], document["trained_seeds"]) == (PLAYED, [0, 1])
+    assert list(document["scores"]) == ["win_rate", "return", "length"]
+    tables = document["tables"]
+    assert [row["severity"] for row in tables["observation_noise"]] == [0, 0.3]
+    assert [row["severity"] for row in tables["replaced_actions"]] == [0, 0.5, 1]
+    assert [row["severity"] for row in tables["removed_agent"]] == ["none", "agent_1"]
+    for score in document["scores"].values():
+        assert len(score["seeds"]) == SEEDS and score["mean"] == pytest.approx(np.mean(score["seeds"]))
+        assert score["interval"][0] <= score["mean"] <= score["interval"][1]
+    for rows in tables.values():
+        assert {name: rows[0][name] for name in document["scores"]} == document["scores"]
+
+
+def test_tables_for_people_and_a_file_for_programs(folder, capsys, tmp_path):
+    file = tmp_path / "scores.json"
+    status, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json", file)
+    assert status == 0
+    assert "QMIX on probe, checkpoint last: 9 greedy episodes of each of 2 seeds" in out
+    assert "95 % interval [" in out and "win rate" in out
+    assert json.loads(file.read_text())["seed"] == 4
+
+
+def test_the_scores_are_those_of_each_seeds_own_episodes(folder, capsys):
+    run = load_run(folder)
+    _, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json")
+    expected = [
+        Examination(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i)).length.mean()
+        for i in range(SEEDS)
+    ]
+    assert json.loads(out)["scores"]["length"]["seeds"] == pytest.approx(expected)
+
+
+WRONG = [
+    ("", "RUN"),
+    ("nowhere", "there is no folder nowhere"),
+    (".", "no run's folder"),
+    ("RUN --checkpoint 12345", "no checkpoint '12345'"),
+    ("RUN --episodes 0", "1 or more"),
+    ("RUN --episodes 1.5", "whole number"),
+    ("RUN --noise much", "numbers with commas"),
+    ("RUN --noise -1", "0 or more"),
+    ("RUN --replace 0.5,2", "between 0 and 1"),
+    ("RUN --remove agent_7", "did you mean 'agent_"),
+    ("RUN --remove --removed idle", "no action does nothing in probe"),
+    ("RUN --removed random", "wants --remove"),
+    ("RUN --map 3m", "has no maps"),
+    ("RUN --json no/such.json", "no folder no"),
+    ("RUN --mapp 3m", "--mapp"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), WRONG, ids=[line for line, _ in WRONG])
+def test_mistakes_are_one_line(folder, capsys, tmp_path, monkeypatch, line, says):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(folder) if word == "RUN" else word for word in line.split()]
+    status, out, err = evaluate_command(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("qmix-jax: error: ") and says in err
+
+
+def test_a_run_of_another_version_is_named(folder, capsys, tmp_path):
+    settings = (folder / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(settings + "colour: blue\n")
+    status, _, err = evaluate_command(capsys, tmp_path)
+    assert status == 2 and "another version" in err and "'colour'" in err and err.count("\n") == 1
+    (tmp_path / "config.yaml").write_text(settings.replace("hidden_size: 8", "hidden_size: 9"))
+    (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
+    status, _, err = evaluate_command(capsys, tmp_path)
+    assert status == 2 and "other parameters" in err and err.count("\n") == 1
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples" in text and "--replace" in text and max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.slow
+def test_3m_from_the_command_line(tmp_path):
+    settings = {"env": {"name": "smax", "map": "3m"}, "algorithm": {"name": "qmix"}, "agent": {"hidden_size": 8},
+                "rollout": {"num_envs": 4}, "devices": 1}  # fmt: skip
+    run = untrained_run(tmp_path / "3m", settings)
+    line = [sys.executable, "-m", "qmix_jax", "evaluate", str(run), "--episodes", "10", "--remove", "each", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    rows = document["tables"]["removed_agent"]
+    assert [row["severity"] for row in rows] == ["none", "ally_0", "ally_1", "ally_2"]
+    assert document["tested_on"] == "SMAX 3m"

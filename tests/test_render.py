@@ -1,0 +1,218 @@
+"""Films and figures with the team's values: the numbers drawn are the mixer's, and every kind of file is written."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY, merge, untrained_run
+from PIL import Image
+from test_film import STEPS, images, matrix_scene, mpe_scene, recording, smax_scene
+
+from qmix_jax.checkpoint import load_run
+from qmix_jax.cli import main as cli
+from qmix_jax.cli import render
+from qmix_jax.evaluate import episode_keys, evaluate, judge, record, team_key
+from qmix_jax.mixers import MIXERS, make_mixer
+from qmix_jax.reporting import credit, film, video
+from qmix_jax.types import Joint, Values
+
+EPISODES = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    run = untrained_run(tmp_path_factory.mktemp("run") / "probe", merge(TINY, {"num_seeds": 2, "devices": 1}))
+    row = {"env_steps": 64, "eval/return": [9.0, 9.0], "eval/win_rate": [0.1, 0.4]}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    return run
+
+
+@pytest.fixture(scope="module")
+def played(folder):
+    """The run, its second team's parameters, and the record of its first episodes with seed 5."""
+    run, keys = load_run(folder), episode_keys(team_key(5, 1), EPISODES)
+    mixer, params = make_mixer(run.config.algorithm), run.params(1)
+    recorded = jax.jit(lambda params: record(run.env, run.agents, mixer, params, keys))(params)
+    return run, params, jax.device_get(recorded)
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def joint_of(q):
+    """A joint action of two agents at four times."""
+    state = jax.random.normal(jax.random.key(8), (4, 5))
+    return Joint(q, q + 0.1, jnp.ones((4, 2, 3)) / 3, jnp.ones((4, 2, 6)), state)
+
+
+def test_credit_is_the_mixers_slope_in_each_agents_value():
+    """Finite differences of QMIX, with parameters away from where they start."""
+    q, width = jax.random.normal(jax.random.key(7), (4, 2)), 1e-2
+    mixer = MIXERS["qmix"](embed_size=4, hypernet_size=8, init_scale=1.0)
+    params = mixer.init(jax.random.key(9), joint_of(q))
+    values = judge(mixer, params, joint_of(q))
+    np.testing.assert_allclose(values.q_tot, mixer.apply(params, joint_of(q))[:, 0], rtol=1e-6)
+    for agent in range(2):
+        step = width * jnp.eye(2)[agent]
+        up, down = (mixer.apply(params, joint_of(q)._replace(chosen_q=q + sign * step)) for sign in (1, -1))
+        np.testing.assert_allclose(values.credit[:, agent], (up - down)[:, 0] / (2 * width), rtol=0.02, atol=1e-3)
+    assert np.ptp(values.credit) > 0.05
+
+
+def test_a_sum_credits_all_alike_and_independent_learners_have_no_team_value():
+    q = jax.random.normal(jax.random.key(7), (4, 2))
+    values = judge(MIXERS["vdn"](), {}, joint_of(q))
+    assert (values.credit == 1).all() and np.allclose(values.q_tot, q.sum(-1))
+    alone = judge(MIXERS["iql"](), {}, joint_of(q))
+    assert (alone.q_tot, alone.credit) == (None, None) and (alone.q == q).all()
+
+
+def test_recorded_episodes_are_those_of_the_evaluation(played):
+    run, params, recorded = played
+    sums = jax.jit(lambda agent: evaluate(run.env, run.agents, agent, team_key(5, 1), EPISODES))(params["agent"])
+    assert sums.total_length == recorded.episodes.length.sum()
+    assert sums.total_return == recorded.episodes.total.sum() == recorded.reward.sum()
+
+
+def test_a_recording_holds_one_value_a_step(played):
+    _, _, recorded = played
+    for episode in range(EPISODES):
+        cut = film.Recording.cut(recorded, episode, has_wins=True, title="probe")
+        steps = recorded.episodes.length[episode]
+        assert [len(part) for part in (cut.reward, *cut.values)] == [steps] * 4
+        assert cut.scene["time"].tolist() == list(range(steps + 1))
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def valued(scene, agents, steps=STEPS, has_team=True, **fields):
+    """A made-up recording: agent i's credit is i + 1, and grows with time."""
+    credits = np.arange(1.0, agents + 1) + np.arange(steps)[:, None]
+    q = np.linspace(-1, 1, steps * agents).reshape(steps, agents)
+    values = Values(q, q.sum(1), credits) if has_team else Values(q, None, None)
+    return recording(scene, steps)._replace(values=values, **fields)
+
+
+@pytest.mark.parametrize("has_team", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "scene", "agents", "steps"),
+    [("smax", smax_scene(killed=True), 2, STEPS), ("mpe", mpe_scene(), 2, STEPS), ("matrix", matrix_scene(), 2, 1),
+     ("something new", {}, 27, STEPS)],
+)  # fmt: skip
+def test_values_stand_under_every_frame_of_every_film(kind, scene, agents, steps, has_team):
+    one = valued(scene, agents, steps, has_team)
+    frames = credit.paint(kind, one)
+    assert len(frames) == len(images(kind, one))
+    (width, height) = frames[0].image.size
+    assert width == film.SIZE and height > film.SIZE and height % 2 == 0
+    assert {frame.image.size for frame in frames} == {(width, height)}
+
+
+def near(image, colour):
+    """How many pixels are about this colour."""
+    return int((np.abs(np.asarray(image).astype(int) - colour).max(-1) < 30).sum())
+
+
+def test_agents_have_the_same_colours_in_the_scene_and_under_it():
+    one = valued(mpe_scene(), 2, colours=credit.agent_colours(2))
+    frame = credit.paint("mpe", one)[6].image
+    scene, panel = frame.crop((0, film.HEADER, film.SIZE, film.SIZE)), frame.crop((0, film.SIZE, *frame.size))
+    for colour in credit.agent_colours(2):
+        assert near(panel, colour) > 100
+        assert near(scene, colour) > 20
+
+
+def test_what_lies_ahead_is_fainter():
+    panel = credit.Panel(credit.Account(valued(mpe_scene(), 2)))
+    colour = credit.agent_colours(2)[0]
+    bright = [near(panel.paint(time), colour) for time in (0, 1, 3, STEPS)]
+    assert bright == sorted(bright) and bright[-1] > 4 * bright[0] + 100
+
+
+def test_colours_of_agents_differ():
+    assert len(set(credit.agent_colours(27))) == 27
+
+
+def test_a_gif_of_two_episodes_shows_all_their_frames(tmp_path):
+    one = valued(mpe_scene(), 2)
+    credit.write("mpe", [one, one], tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as gif:
+        milliseconds = 0
+        for k in range(gif.n_frames):
+            gif.seek(k)
+            milliseconds += gif.info["duration"]
+    assert milliseconds == 2 * len(images("mpe", one)) * 70
+
+
+def test_an_mp4_has_every_frame(tmp_path):
+    av = pytest.importorskip("av")
+    one = valued(mpe_scene(), 2)
+    credit.write("mpe", [one], tmp_path / "film.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    frames = credit.paint("mpe", one)
+    assert len(shown) == len(frames)
+    assert np.abs(shown[9].astype(int) - np.asarray(frames[9].image)).mean() < 4
+
+
+@pytest.mark.parametrize(("agents", "has_team"), [(2, True), (2, False), (27, True)])
+def test_a_figure_is_written_whole(tmp_path, agents, has_team):
+    one = valued({}, agents, has_team=has_team, won=True)
+    credit.write("something new", [one], tmp_path / "figure.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.width > 1500 and image.height > 900
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_best_team_is_filmed_and_the_outcome_said(folder, capsys, tmp_path, played):
+    _, _, recorded = played
+    out = tmp_path / "film.gif"
+    assert cli.main(["render", str(folder), "--seed", "5", "--episodes", str(EPISODES), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, length, won in zip(lines, recorded.episodes.length, recorded.episodes.won, strict=False):
+        assert f"{length} step" in line and ("not won" in line) != won
+    assert lines[-1] == str(out) and out.stat().st_size > 0
+
+
+def test_the_film_lies_in_the_run_unless_said_otherwise(tmp_path, capsys):
+    settings = merge(TINY, {"env": {"name": "matrix"}, "algorithm": {"name": "iql"}, "devices": 1})
+    settings["env"] = {"name": "matrix"}
+    settings["algorithm"] = {"name": "iql"}
+    run = untrained_run(tmp_path / "matrix", settings)
+    assert cli.main(["render", str(run)]) == 0
+    assert capsys.readouterr().out.endswith(f"{run / 'render.gif'}\n")
+    with Image.open(run / "render.gif") as gif:
+        assert gif.is_animated
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("nowhere", "no folder nowhere"),
+        ("RUN --out film.avi", ".gif, .mp4, .png"),
+        ("RUN --out no/film.gif", "no folder no"),
+        ("RUN --team 2", "seed=2, but the run has 2"),
+        ("RUN --episodes 0", "1 or more"),
+        ("RUN --checkpoint best", "no checkpoint 'best'"),
+    ],
+)
+def test_mistakes_are_one_line(folder, capsys, tmp_path, monkeypatch, line, says):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["render", *(str(folder) if word == "RUN" else word for word in line.split())]) == 2
+    _, err = capsys.readouterr()
+    assert says in err.splitlines()[-1] and err.splitlines()[-1].startswith("qmix-jax: error: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_mp4_without_pyav_names_the_extra_before_anything_is_played(folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "find_spec", lambda name: None)
+    monkeypatch.setattr(render, "play", lambda *_: pytest.fail("played"))
+    assert cli.main(["render", str(folder), "--out", str(tmp_path / "film.mp4")]) == 2
+    assert "qmix-jax[video]" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from qmix_jax.config import ConfigError, nearest
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
+    "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, so that --help is instant."""
 

@@ -87,6 +87,14 @@ def test_the_probability_of_improvement_counts_pairs(x, y, expected):
     assert probability_of_improvement([x, np.ones(2)], [y, np.zeros(3)]).value == (expected + 1) / 2
 
 
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    [(10, 10, 0.7225, 1.0), (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)],  # as published tables say
+)
+def test_the_interval_of_a_share_is_wilsons(count, total, low, high):
+    assert statistics.share_interval(count, total) == pytest.approx((count / total, low, high), abs=1e-4)
+
+
 def test_statistics_agree_with_rliable():
     library, metrics = import_rliable()
     generator = np.random.default_rng(1)

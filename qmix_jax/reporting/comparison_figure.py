@@ -69,7 +69,8 @@ def _scale(comparison: "Comparison", is_together: bool) -> tuple[float, str]:
 def _draw_curves(comparison: "Comparison", entries: "list[Entry]", colours: dict[str, str], axes: "Axes") -> None:
     """Interquartile mean against environment steps, with its interval."""
     factor, name = _scale(comparison, entries == comparison.together)
-    tidy(axes, f"{comparison.environment}: {entries[0].task}", 10.5)
+    task = entries[0].task
+    tidy(axes, task if task.startswith(comparison.environment) else f"{comparison.environment}: {task}", 10.5)
     for entry in entries:
         value, low, high = factor * np.array(entry.curve).T
         colour, marker = colours[entry.algorithm], "o" if len(value) == 1 else None

@@ -59,6 +59,15 @@ def _share_of_wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((gap > 0) + 0.5 * (gap == 0)).mean(axis=(-1, -2))
 
 
+def share_interval(count: int, total: int) -> Estimate:
+    """The share of successes, with Wilson's interval: one that still says something where all or none succeed."""
+    z = 1.959964
+    share, scale = count / total, 1 + z**2 / total
+    middle = (share + z**2 / (2 * total)) / scale
+    half = z / scale * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return Estimate(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)))
+
+
 def _bootstrap(statistic: Callable[[Scores], np.ndarray], scores: Scores) -> Estimate:
     """The statistic and its percentile interval; runs are drawn with replacement within each array (stratified)."""
     generator = np.random.default_rng(0)

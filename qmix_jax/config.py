@@ -91,6 +91,33 @@ class MatrixConfig:
 
 
 @dataclass(frozen=True)
+class ClimbingConfig:
+    """The climbing game: the way to its best payoff leads through its worst."""
+
+
+@dataclass(frozen=True)
+class PenaltyConfig:
+    """The penalty game: two best payoffs, and `k` for agents that do not agree on which."""
+
+    k: float = -100.0
+
+
+@dataclass(frozen=True)
+class QplexGameConfig:
+    """The matrix games of the QPLEX paper; its other one, QTRAN's, is the default payoff of `MatrixConfig`."""
+
+    game: Literal["harder", "flat"] = "harder"
+
+
+@dataclass(frozen=True)
+class PredatorPreyConfig:
+    """Eight agents hunt eight prey on a grid, two at a time."""
+
+    punishment: float = 0.0
+    """The team's reward when one agent tries to capture a prey alone: 0 (easy) to -2 (hard), as published."""
+
+
+@dataclass(frozen=True)
 class ProbeConfig:
     """A tiny world whose observations name the episode and the time in it; for tests and for debugging."""
 
@@ -99,13 +126,27 @@ class ProbeConfig:
     ends: Literal["terminated", "truncated", "random"] = "terminated"
 
 
-EnvSettings = SmaxConfig | MpeConfig | TwoStepConfig | MatrixConfig | ProbeConfig
+EnvSettings = (
+    SmaxConfig
+    | MpeConfig
+    | TwoStepConfig
+    | MatrixConfig
+    | ClimbingConfig
+    | PenaltyConfig
+    | QplexGameConfig
+    | PredatorPreyConfig
+    | ProbeConfig
+)
 
 ENVIRONMENTS: dict[str, type] = {
     "smax": SmaxConfig,
     "mpe": MpeConfig,
     "two_step": TwoStepConfig,
     "matrix": MatrixConfig,
+    "climbing": ClimbingConfig,
+    "penalty": PenaltyConfig,
+    "qplex_game": QplexGameConfig,
+    "predator_prey": PredatorPreyConfig,
     "probe": ProbeConfig,
 }
 

@@ -7,7 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qmix_jax.config import ConfigError, EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
+from qmix_jax.config import (
+    ClimbingConfig,
+    ConfigError,
+    EnvConfig,
+    MatrixConfig,
+    MpeConfig,
+    PenaltyConfig,
+    PredatorPreyConfig,
+    ProbeConfig,
+    QplexGameConfig,
+    SmaxConfig,
+    TwoStepConfig,
+)
 from qmix_jax.envs import make_env
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.envs.team import TeamEnv
@@ -22,6 +34,7 @@ SETTINGS = {
     "simple_speaker_listener": MpeConfig("simple_speaker_listener"),
     "two_step": TwoStepConfig(),
     "matrix": MatrixConfig(),
+    "predator_prey": PredatorPreyConfig(-2.0),
     "probe": ProbeConfig(),
 }
 EPISODES = 4
@@ -216,6 +229,35 @@ def test_a_matrix_game_pays_its_table_for_any_number_of_agents():
     np.testing.assert_array_equal(observation.available.sum(-1), [2, 3, 2])
     for joint in np.ndindex(payoff.shape):
         assert float(env.step(jax.random.key(0), state, jnp.array(joint))[2].reward) == payoff[joint]
+
+
+PENALTIES = [(PenaltyConfig(k), 10, [(0, 2), (2, 0)]) for k in (0.0, -25.0, -50.0, -75.0, -100.0)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "best", "where"),
+    [
+        (MatrixConfig(), 8, [(0, 0)]),
+        (ClimbingConfig(), 11, [(0, 0)]),
+        (QplexGameConfig("harder"), 8, [(0, 0)]),
+        (QplexGameConfig("flat"), pytest.approx(10.4), [(0, 0)]),
+        *PENALTIES,
+    ],
+)
+def test_known_games_have_their_known_best(settings, best, where):
+    env = env_of(settings)
+    state, observation = env.reset(jax.random.key(0))
+    assert observation.available.all() and observation.available.shape == (2, 3)
+    rewards = {
+        joint: float(env.step(jax.random.key(0), state, jnp.array(joint))[2].reward) for joint in np.ndindex(3, 3)
+    }
+    assert max(rewards.values()) == best
+    assert [joint for joint, reward in rewards.items() if reward == best] == where
+
+
+def test_the_penalty_is_for_agents_that_choose_different_best_places():
+    env = env_of(PenaltyConfig(-7.0))
+    np.testing.assert_array_equal(env.payoff, [[-7, 0, 10], [0, 2, 0], [10, 0, -7]])
 
 
 @pytest.mark.parametrize("payoff", [[1.0, 2.0], [[1.0], [2.0, 3.0]], [["a", "b"]], []])

@@ -58,6 +58,17 @@ def two_step_scene():
     }
 
 
+def hunt_scene():
+    scene = {
+        "position": still([[0, 0], [0, 2], [9, 9], [0, 1], [5, 5]]),
+        "is_present": still([True] * 5),
+        "is_capturing": still([False] * 3),
+    }
+    scene["is_capturing"][2] = [True, True, False]
+    scene["is_present"][2:, [0, 1, 3]] = False
+    return scene
+
+
 def recording(scene, steps=STEPS, won=None):
     return film.Recording(
         scene, np.linspace(-1, 1, steps), won, "a title that is far too long for the header of a film"
@@ -78,6 +89,7 @@ DEATHS = round(film.SPLASH_STEPS * film.TWEEN)
         ("smax", smax_scene(), STEPS, False, MOVING + DEATHS),
         ("smax", smax_scene(killed=True), STEPS, True, MOVING + DEATHS),
         ("mpe", mpe_scene(), STEPS, None, MOVING),
+        ("predator_prey", hunt_scene(), STEPS, None, 2 * (STEPS + 1) + film.CARD_FRAMES),
         ("matrix", matrix_scene(), 1, None, None),
         ("matrix", matrix_scene(agents=3), 1, None, None),
         ("two_step", two_step_scene(), 2, None, None),

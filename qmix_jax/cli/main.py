@@ -15,6 +15,7 @@ COMMANDS = {
     "export": ("qmix_jax.cli.export", "make a portable folder of a trained team"),
     "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and lost agents"),
     "render": ("qmix_jax.cli.render", "film a trained team, with what each agent adds to its value"),
+    "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, so that --help is instant."""
 

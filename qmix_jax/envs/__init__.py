@@ -4,7 +4,18 @@ A new environment is a class with `spec`, `reset`, `step` and `scene` (see `team
 `qmix_jax.config.ENVIRONMENTS`, one line in `make_env`, and a YAML in conf/env.
 """
 
-from qmix_jax.config import EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
+from qmix_jax.config import (
+    ClimbingConfig,
+    EnvConfig,
+    MatrixConfig,
+    MpeConfig,
+    PenaltyConfig,
+    PredatorPreyConfig,
+    ProbeConfig,
+    QplexGameConfig,
+    SmaxConfig,
+    TwoStepConfig,
+)
 from qmix_jax.envs.shield import Shielded
 from qmix_jax.envs.team import TeamEnv
 
@@ -30,6 +41,16 @@ def _make_bare(config: EnvConfig) -> TeamEnv:
         case TwoStepConfig() as settings:
             return games.TwoStep(settings)
         case MatrixConfig() as settings:
-            return games.Matrix(settings)
+            return games.Matrix(settings.payoff)
+        case ClimbingConfig():
+            return games.Matrix(games.CLIMBING, "climbing game")
+        case PenaltyConfig(k=k):
+            return games.Matrix(games.penalty(k), f"penalty game, k = {k:g}")
+        case QplexGameConfig(game=game):
+            return games.Matrix(games.QPLEX_GAMES[game], f"QPLEX's {game} game")
+        case PredatorPreyConfig() as settings:
+            from qmix_jax.envs.predator_prey import PredatorPrey
+
+            return PredatorPrey(settings)
         case ProbeConfig() as settings:
             return games.Probe(settings)

@@ -6,10 +6,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.config import ConfigError, MatrixConfig, ProbeConfig, TwoStepConfig
+from qmix_jax.config import ConfigError, ProbeConfig, TwoStepConfig
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.team import RemembersObservations
 from qmix_jax.types import Observation, Outcome, TeamSpec
+
+CLIMBING = ((11, -30, 0), (-30, 7, 0), (0, 6, 5))
+"""The climbing game (Claus and Boutilier 1998): the best is 11, and whoever leaves it alone pays 30."""
+
+QPLEX_GAMES = {
+    "harder": ((8, -12, -12), (-12, 6, 0), (-12, 0, 6)),  # table 2a: two more equilibria to be caught in; the best is 8
+    "flat": ((10.4, 0, 10), (0, 10, 10), (10, 10, 10)),  # matrix_game_1 of the public code; the best is 10.4
+}
+"""The games of the QPLEX paper (Wang et al. 2021) that are not QTRAN's."""
+
+
+def penalty(k: float) -> tuple:
+    """The penalty game (Claus and Boutilier 1998): the best is 10, twice; agents that choose differently pay k."""
+    return ((k, 0, 10), (0, 2, 0), (10, 0, k))
 
 
 class MatrixState(NamedTuple):
@@ -24,9 +38,9 @@ class Matrix(RemembersObservations):
     Observations and the state are the constant 1: all there is to learn is the table.
     """
 
-    def __init__(self, config: MatrixConfig):
+    def __init__(self, payoff: Any, name: str = "matrix game"):
         try:
-            self.payoff = jnp.asarray(config.payoff, float)
+            self.payoff = jnp.asarray(payoff, float)
         except (TypeError, ValueError) as error:
             raise ConfigError("env.payoff must be a table of numbers with rows of one length") from error
         num_agents, num_actions = self.payoff.ndim, max(self.payoff.shape, default=0)
@@ -34,7 +48,7 @@ class Matrix(RemembersObservations):
             raise ConfigError("env.payoff needs one axis an agent and two agents or more, such as [[1,0],[0,2]]")
         self._available = jnp.arange(num_actions) < jnp.array(self.payoff.shape)[:, None]
         names = tuple(f"agent_{i}" for i in range(num_agents))
-        self.spec = TeamSpec("matrix game", names, 1, num_actions, 1, episode_limit=1, has_wins=False)
+        self.spec = TeamSpec(name, names, 1, num_actions, 1, episode_limit=1, has_wins=False)
 
     def layout(self) -> Layout:
         """The constant, and as many actions as the payoff's axis is long."""

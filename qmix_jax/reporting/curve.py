@@ -80,7 +80,7 @@ def _steps_text(value: float, _: object = None) -> str:
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
 
 
-def _tidy(axes: "Axes", title: str, size: float) -> None:
+def tidy(axes: "Axes", title: str, size: float) -> None:
     """Only what is needed of an axes' furniture."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -157,13 +157,13 @@ def draw_curve(rows: list[dict], path: Path, *, title: str) -> None:
         len(small), 2, width_ratios=(2.3, 1), left=0.055, right=0.985, top=0.8, bottom=0.105, hspace=0.75, wspace=0.16
     )
     large = figure.add_subplot(grid[:, 0])
-    _tidy(large, score, 11.5)
+    tidy(large, score, 11.5)
     _plot(large, main, 2.6, percent=win_rate is not None)
     large.set_xlim(*_span(rows))
     large.set_xlabel("environment steps", color=FAINT, fontsize=10)
     for row, (key, name) in enumerate(small.items()):
         axes = figure.add_subplot(grid[row, 1])
-        _tidy(axes, name, 9.5)
+        tidy(axes, name, 9.5)
         _plot(axes, read_curve(rows, key), 1.6)
         axes.set_xlim(*_span(rows))
     figure.text(0.055, 0.945, title, fontsize=15, color=INK, va="center", weight="bold")

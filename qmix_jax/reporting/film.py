@@ -651,6 +651,50 @@ def paint_mpe(recording: Recording) -> list[Frame]:
     )
 
 
+# --- predator-prey: a hunt on a grid ------------------------------------------------------------------------------
+
+GRID_CELLS = 10
+GRID_BOX = (34.0, HEADER + 2.0, SIZE - 34.0, SIZE - 0.0)
+
+
+def _paint_hunt(canvas: Canvas, scene: dict[str, np.ndarray], step: int) -> None:
+    """Agents as numbered squares, prey as disks; a ring around who tries to capture, a cross where somebody left."""
+    num_agents = scene["is_capturing"].shape[1]
+    before, now = scene["is_present"][max(0, step - 1)], scene["is_present"][step]
+    for unit, (row, column) in enumerate(scene["position"][step].tolist()):
+        left, top, right, bottom = _cell(GRID_BOX, (GRID_CELLS, GRID_CELLS), row, column)
+        middle, radius = ((left + right) / 2, (top + bottom) / 2), (right - left) / 2
+        colour = BLUE if unit < num_agents else ORANGE
+        if not now[unit]:
+            if before[unit]:
+                canvas.cross(middle, radius * 0.5, colour, 3, 0.9)
+            continue
+        if unit >= num_agents:
+            canvas.disk(middle, radius * 0.75, colour)
+            continue
+        canvas.box((left + 3, top + 3, right - 3, bottom - 3), mix(colour, NIGHT, 0.35), radius=7)
+        canvas.text(middle, str(unit + 1), 14, WHITE, "mm")
+        if scene["is_capturing"][step, unit]:
+            canvas.ring(middle, radius, GOLD, 2.5)
+
+
+def paint_predator_prey(recording: Recording) -> list[Image.Image]:
+    """A hunt, one frame a step."""
+    scene = {name: np.asarray(value) for name, value in recording.scene.items()}
+    returns, num_agents = _returns(recording), scene["is_capturing"].shape[1]
+    captured = (~scene["is_present"][:, num_agents:]).sum(1)
+    base, frames, canvas = Canvas(), [], Canvas()
+    for row, column in np.ndindex(GRID_CELLS, GRID_CELLS):
+        base.box(_cell(GRID_BOX, (GRID_CELLS, GRID_CELLS), row, column), PANEL, radius=4, alpha=0.6)
+    for step, value in enumerate(returns.tolist()):
+        canvas = Canvas(base.image)
+        _paint_hunt(canvas, scene, step)
+        _header(canvas, recording, step, value)
+        canvas.text((16, 46), f"{captured[step]} prey captured", 12, GOLD if captured[step] else DIM)
+        frames += [canvas.finish()] * 2
+    return frames + _card(canvas, f"return {returns[-1]:.2f}", f"{captured[-1]} prey captured", GOLD)
+
+
 # --- games of a few decisions ------------------------------------------------------------------------------------
 
 
@@ -857,6 +901,10 @@ PAINTERS: dict[str, Callable[[Recording], list[Frame]]] = {
     "smax": paint_smax,
     "mpe": paint_mpe,
     "matrix": paint_matrix,
+    "climbing": paint_matrix,
+    "penalty": paint_matrix,
+    "qplex_game": paint_matrix,
+    "predator_prey": paint_predator_prey,
     "two_step": paint_two_step,
 }
 """The painters by the environment's name; any other name gets `paint_text`."""

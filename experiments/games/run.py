@@ -1,0 +1,183 @@
+"""The methods on games with known answers: trains what is missing, then writes results.md and games.png.
+
+python experiments/games/run.py                                        # every game, every algorithm, 10 seeds
+python experiments/games/run.py --games two_step qtran --algorithms vdn qmix
+python experiments/games/run.py total_env_steps=20_000 --runs /tmp/x   # settings as for qmix-jax train
+
+Each run is a folder below --runs. One that is finished with the settings that would be used now is not repeated.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from figure import draw_games
+from omegaconf import OmegaConf
+from tables import q_tables
+
+from qmix_jax.checkpoint import load_run
+from qmix_jax.cli.compose import compose
+from qmix_jax.cli.main import main as qmix_jax
+from qmix_jax.mixers import MIXERS
+from qmix_jax.reporting.records import read_metrics
+from qmix_jax.reporting.statistics import Estimate, interquartile_mean_interval, share_interval
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Game:
+    """A game, and what is known of it."""
+
+    overrides: str
+    best: float
+    """The largest return there is."""
+    solved: float
+    """The return from which a seed counts as having solved it; at the best, where that can be reached exactly."""
+    paths: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """The joint actions that lead to each state of which the Q_tot table is shown."""
+
+
+def one_step(overrides: str, best: float) -> Game:
+    return Game(overrides, best, best - 1e-3, ((),))
+
+
+PUNISHMENTS = (0, -0.5, -1, -1.5, -2)
+GAMES = {
+    "two_step": Game("env=two_step", 8, 8 - 1e-3, ((), ((0, 0),), ((1, 0),))),
+    "qtran": one_step("env=matrix", 8),
+    "qplex_harder": one_step("env=qplex_game env.game=harder", 8),
+    "qplex_flat": one_step("env=qplex_game env.game=flat", 10.4),
+    "climbing": one_step("env=climbing", 11),
+    **{f"penalty_{k}": one_step(f"env=penalty env.k={k}", 10) for k in (0, -25, -50, -75, -100)},
+    **{f"predator_prey_{p:g}": Game(f"env=predator_prey env.punishment={p}", 40, 35) for p in PUNISHMENTS},
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One algorithm on one game."""
+
+    game: str
+    algorithm: str
+    returns: np.ndarray
+    """(seeds,) of greedy play at the end."""
+    env_steps: int
+    tables: list[np.ndarray]
+    """Q_tot of each joint action, the mean over seeds, in each of the game's states; none for independent learners."""
+
+    @property
+    def greedy_return(self) -> Estimate:
+        return interquartile_mean_interval([self.returns])
+
+    @property
+    def share(self) -> Estimate:
+        """The share of seeds that solved the game."""
+        return share_interval(int((self.returns >= GAMES[self.game].solved).sum()), len(self.returns))
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def train(folder: Path, overrides: list[str]) -> int:
+    """Train unless that has been done; returns the exit status."""
+    if is_finished(folder, compose(overrides)):
+        return 0
+    if (folder / "metrics.jsonl").exists():
+        shutil.rmtree(folder)  # interrupted, or of other settings
+    print(f"{folder}: qmix-jax train {' '.join(overrides)}", flush=True)
+    return qmix_jax(["train", *overrides, f"hydra.run.dir={folder}"])
+
+
+def is_finished(folder: Path, settings: dict) -> bool:
+    if not (folder / "checkpoints" / "final").is_dir():
+        return False
+    is_same = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) == settings
+    return is_same and read_metrics(folder / "metrics.jsonl")[-1]["env_steps"] >= settings["total_env_steps"]
+
+
+def read_result(folder: Path, game: str, algorithm: str) -> Result:
+    row = read_metrics(folder / "metrics.jsonl")[-1]
+    paths = GAMES[game].paths if algorithm != "iql" else ()
+    tables = q_tables(load_run(folder), paths) if paths else []
+    return Result(game, algorithm, np.array(row["eval/return"]), row["env_steps"], tables)
+
+
+# --- results -----------------------------------------------------------------------------------------------------
+
+
+def to_markdown(results: Sequence[Result]) -> str:
+    lines = [
+        "# Games with known answers",
+        "",
+        f"Written by `{' '.join(['python experiments/games/run.py', *sys.argv[1:]])}`.",
+        "",
+        "Greedy return at the end: interquartile mean over seeds [95 % bootstrap interval]. Solved: the share of",
+        "seeds at the best return (predator-prey: 35 of 40 or more) [95 % Wilson interval]. Exploration is uniform",
+        "throughout in the games of one and two steps.",
+        "",
+        "| game | best | algorithm | seeds | steps | greedy return | solved % |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        cells = [result.game, f"{GAMES[result.game].best:g}", result.algorithm, str(len(result.returns))]
+        cells += [f"{result.env_steps:,}", show(result.greedy_return, 2), show(result.share, 0, 100)]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "![shares, tables and returns](games.png)", "", *_tables_section(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _tables_section(results: Sequence[Result]) -> list[str]:
+    lines = ["## Learned Q_tot", "", "The mean over seeds; rows are the first agent's actions.", ""]
+    lines += ["| game | algorithm | Q_tot |", "| --- | --- | --- |"]
+    for result in results:
+        if result.tables:
+            lines.append(f"| {result.game} | {result.algorithm} | {' then '.join(map(_table_text, result.tables))} |")
+    return lines
+
+
+def _table_text(table: np.ndarray) -> str:
+    return "[" + ", ".join("[" + ", ".join(f"{x:.2f}" for x in row) + "]" for row in table) + "]"
+
+
+def show(estimate: Estimate, digits: int, factor: float = 1) -> str:
+    value, low, high = (f"{factor * x:.{digits}f}" for x in estimate)
+    return f"{value} [{low}, {high}]"
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--games", nargs="+", choices=list(GAMES), default=list(GAMES), metavar="GAME")
+    parser.add_argument("--algorithms", nargs="+", choices=list(MIXERS), default=list(MIXERS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/games"), help="where the runs lie (default: runs/games)"
+    )
+    parser.add_argument("--out", type=Path, default=HERE, help="where results.md and games.png go (default: beside me)")
+    parser.add_argument("overrides", nargs="*", help="settings for every run, such as devices=1")
+    options = parser.parse_intermixed_args()
+    results = []
+    for game in options.games:
+        for algorithm in options.algorithms:
+            folder = options.runs / f"{game}-{algorithm}"
+            settings = [f"algorithm={algorithm}", f"num_seeds={options.seeds}", "logging.film=false"]
+            status = train(folder, [*GAMES[game].overrides.split(), *settings, *options.overrides])
+            if status:
+                return status
+            results.append(read_result(folder, game, algorithm))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "results.md").write_text(to_markdown(results))
+    draw_games(results, options.out / "games.png")
+    print(f"Written to {options.out}: results.md, games.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

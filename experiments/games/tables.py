@@ -1,0 +1,67 @@
+"""What a trained team thinks of every joint action: Q_tot tables from a run's parameters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.checkpoint import TrainedRun
+from qmix_jax.learner import pick
+from qmix_jax.mixers import make_mixer
+from qmix_jax.types import Joint, Observation, global_state
+
+Path = Sequence[tuple[int, ...]]
+"""Joint actions from the start of an episode."""
+
+
+def q_tables(run: TrainedRun, paths: Sequence[Path]) -> list[np.ndarray]:
+    """The mean over seeds of Q_tot of every joint action, one axis an agent, in the state that each path leads to."""
+    seeds = range(run.config.num_seeds)
+    params = [jax.tree.map(jnp.asarray, run.params(seed)) for seed in seeds]
+    return [np.mean([q_table(run, each, path) for each in params], axis=0) for path in paths]
+
+
+def q_table(run: TrainedRun, params: Any, path: Path) -> np.ndarray:
+    """One seed's table."""
+    spec = run.env.spec
+    key = jax.random.key(0)  # these games hold no chance
+    env_state, observation = run.env.reset(key)
+    hidden = run.agents.initial_hidden(1)
+    last_action, first = jnp.full((1, spec.num_agents), spec.num_actions), jnp.ones(1, bool)
+    for action in path:
+        hidden, _ = _think(run, params, hidden, observation, last_action, first)
+        env_state, observation, _ = run.env.step(key, env_state, jnp.array(action))
+        last_action, first = jnp.array([action]), jnp.zeros(1, bool)
+    hidden, q = _think(run, params, hidden, observation, last_action, first)
+    return _mix(run, params, hidden[0], q[0], observation)
+
+
+def _think(run: TrainedRun, params: Any, hidden: Array, observation: Observation, last_action: Array, first: Array):
+    inputs = AgentInput(observation.agents[None], last_action, first)
+    return run.agents.step(params["agent"], hidden, inputs)
+
+
+def _mix(
+    run: TrainedRun, params: Any, hidden: Float[Array, "N H"], q: Float[Array, "N A"], observation: Observation
+) -> np.ndarray:
+    """Q_tot of each joint action, from every agent's recurrent state and values."""
+    counts = tuple(observation.available.sum(axis=-1).tolist())
+    action = jnp.array(list(np.ndindex(*counts)))
+
+    def repeated(values: Array) -> Array:
+        return jnp.broadcast_to(values, (len(action), *values.shape))
+
+    legal = jnp.where(observation.available, q, -jnp.inf)
+    joint = Joint(
+        chosen_q=pick(repeated(q), action),
+        greedy_q=repeated(legal.max(axis=-1)),
+        action=jax.nn.one_hot(action, run.env.spec.num_actions),
+        hidden=repeated(hidden),
+        state=repeated(global_state(observation)),
+    )
+    q_tot = make_mixer(run.config.algorithm).apply(params["mixer"], joint)
+    return np.asarray(q_tot)[:, 0].reshape(counts)

@@ -1,0 +1,50 @@
+"""`qmix-jax report`: what any runs show together."""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from qmix_jax.config import ConfigError
+
+USAGE = """\
+usage: qmix-jax report RUN... [--out DIR]
+
+Compare runs: the interquartile mean of the last greedy evaluation over seeds and tasks with a 95 % stratified
+bootstrap interval, learning curves, and how likely one algorithm beats another (Agarwal et al. 2021).
+
+  RUN        a run's folder, or any folder with runs below it, such as a sweep's
+  --out DIR  where to write, by default report/: report.md (the table, also printed), report.png, report.json, and
+             marl_eval.json (the layout that marl-eval reads)
+
+Runs that differ in nothing but seeds count as one group. Settings in which the others differ become part of their
+names, so that a sweep over learner.gamma compares its values.
+
+Examples
+  qmix-jax train -m algorithm=qmix,vdn env.map=3m,2s3z num_seeds=5
+  qmix-jax report multirun/*
+  qmix-jax report runs/3m-qmix runs/3m-vdn --out plots"""
+
+
+def main(arguments: list[str]) -> int:
+    """Write a report; returns the exit status."""
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(USAGE)
+        return 0
+    options = _parse(arguments)
+    from qmix_jax.reporting.report import write_report
+
+    print(write_report(options.runs, options.out))
+    print(f"Written to {options.out}: report.md, report.png, report.json, marl_eval.json")
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path("report"))
+    parser.error = _refuse
+    return parser.parse_intermixed_args(arguments)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; usage: qmix-jax report RUN... [--out DIR]")

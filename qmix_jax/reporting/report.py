@@ -1,0 +1,264 @@
+"""What runs show together: runs -> groups -> comparisons -> a table, a picture, JSON, and marl-eval's JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qmix_jax.config import require
+from qmix_jax.reporting.comparison_figure import draw_comparisons
+from qmix_jax.reporting.records import to_json, write_text_atomically
+from qmix_jax.reporting.runs import METRICS, Group, find_runs, group_runs, read_run
+from qmix_jax.reporting.statistics import Estimate, Scores, interquartile_mean_interval, probability_of_improvement
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One algorithm on one task, or on all tasks of its environment together."""
+
+    task: str
+    algorithm: str
+    num_seeds: int
+    """The least of the tasks, where there are several."""
+    final: Estimate
+    """Interquartile mean of the last evaluation."""
+    mean: float
+    env_steps: list[int]
+    curve: list[Estimate]
+    """Interquartile mean at every one of `env_steps`."""
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """How likely a run of one algorithm is better than a run of another."""
+
+    algorithm: str
+    other: str
+    probability: Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The algorithms of one environment."""
+
+    environment: str
+    metric: str
+    tasks: list[Entry]
+    together: list[Entry]
+    """Algorithms that ran on every one of several tasks; scores are normalised where `is_normalised` says so."""
+    is_normalised: bool
+    """Returns of several tasks: 0 is the least, 1 the largest evaluation on the task, of any algorithm and seed."""
+    improvements: list[Improvement]
+    notes: list[str]
+
+
+class _Results:
+    """The scores of one environment, cut to the evaluations that all runs on a task have."""
+
+    def __init__(self, groups: Sequence[Group]):
+        self.groups = groups
+        self.metric = _common_metric(groups)
+        self.tasks = list(dict.fromkeys(group.task for group in groups))
+        self.algorithms = list(dict.fromkeys(group.algorithm for group in groups))
+        self.env_steps = {task: self._common_steps(task) for task in self.tasks}
+        self.scores = {
+            (group.task, group.algorithm): group.scores(self.metric, self.env_steps[group.task]) for group in groups
+        }
+
+    @property
+    def is_normalised(self) -> bool:
+        """Returns of different tasks have no common scale."""
+        return len(self.tasks) > 1 and self.metric == "return"
+
+    @property
+    def complete(self) -> list[str]:
+        """The algorithms that ran on every task."""
+        return [name for name in self.algorithms if all((task, name) in self.scores for task in self.tasks)]
+
+    def _common_steps(self, task: str) -> list[int]:
+        each = [set(group.env_steps) for group in self.groups if group.task == task]
+        common = sorted(set.intersection(*each))
+        require(bool(common), f"the runs on {task} were never evaluated at the same step; report them apart")
+        return common
+
+    def normalised(self, task: str, algorithm: str) -> np.ndarray:
+        """Scores (seeds, points) on a scale that all tasks share."""
+        scores = self.scores[task, algorithm]
+        if not self.is_normalised:
+            return scores
+        everything = np.concatenate([each.ravel() for (other, _), each in self.scores.items() if other == task])
+        low, high = everything.min(), everything.max()
+        return (scores - low) / max(high - low, 1e-12)
+
+    def notes(self) -> list[str]:
+        """What a reader must know of runs that were cut or left out."""
+        notes = []
+        for task in self.tasks:
+            last, longest = self.env_steps[task][-1], max(g.env_steps[-1] for g in self.groups if g.task == task)
+            if last < longest:
+                notes.append(f"{task}: compared at {last:,} steps, the last evaluation that every run has")
+        left_out = [name for name in self.algorithms if name not in self.complete]
+        if left_out:
+            notes.append(f"not on every task, so only in the table by task: {', '.join(left_out)}")
+        return notes
+
+
+def _common_metric(groups: Sequence[Group]) -> str:
+    runs = [run for group in groups for run in group.runs]
+    for run in runs:
+        require(bool(run.metrics), f"{run.folder} has no evaluation")
+        if run.metrics != runs[0].metrics:
+            has, others = " and ".join(run.metrics), " and ".join(runs[0].metrics)
+            require(False, f"{run.folder} has eval/{has}, but {runs[0].folder} eval/{others}; report them apart")
+    return runs[0].metrics[0]
+
+
+def compare(groups: Sequence[Group]) -> list[Comparison]:
+    """One comparison for each environment; raises ConfigError where runs cannot be compared."""
+    environments = dict.fromkeys(group.environment for group in groups)
+    return [_compare(name, _Results([group for group in groups if group.environment == name])) for name in environments]
+
+
+def _compare(environment: str, results: _Results) -> Comparison:
+    tasks, complete = results.tasks, results.complete
+    final = {name: [results.normalised(task, name)[:, -1] for task in tasks] for name in complete}
+    shared = sorted(set.intersection(*(set(steps) for steps in results.env_steps.values())))
+    together = [
+        _entry("all tasks", name, [_at(results, task, name, shared) for task in tasks], shared, final[name])
+        for name in complete
+    ]
+    return Comparison(
+        environment=environment,
+        metric=results.metric,
+        tasks=[_entry(*key, [scores], results.env_steps[key[0]], [scores[:, -1]]) for key, scores in _by_task(results)],
+        together=together if len(tasks) > 1 else [],
+        is_normalised=results.is_normalised,
+        improvements=[
+            Improvement(x, y, probability_of_improvement(final[x], final[y])) for x, y in combinations(complete, 2)
+        ],
+        notes=results.notes(),
+    )
+
+
+def _by_task(results: _Results) -> list[tuple[tuple[str, str], np.ndarray]]:
+    return sorted(results.scores.items(), key=lambda item: results.tasks.index(item[0][0]))
+
+
+def _at(results: _Results, task: str, algorithm: str, env_steps: list[int]) -> np.ndarray:
+    columns = [results.env_steps[task].index(step) for step in env_steps]
+    return results.normalised(task, algorithm)[:, columns]
+
+
+def _entry(task: str, algorithm: str, curves: list[np.ndarray], env_steps: list[int], final: Scores) -> Entry:
+    return Entry(
+        task=task,
+        algorithm=algorithm,
+        num_seeds=min(len(scores) for scores in final),
+        final=interquartile_mean_interval(final),
+        mean=float(np.mean([scores.mean() for scores in final])),
+        env_steps=env_steps,
+        curve=[interquartile_mean_interval([curve[:, k] for curve in curves]) for k in range(len(env_steps))],
+    )
+
+
+# --- what is written ---------------------------------------------------------------------------------------------
+
+
+def write_report(paths: Sequence[Path], out: Path) -> str:
+    """Compare the runs in and below the paths and write report.md, .png and .json and marl_eval.json to `out`.
+
+    Returns:
+        The table.
+
+    Raises:
+        ConfigError: where a path holds no run or runs cannot be compared; nothing is written then.
+    """
+    groups = group_runs([read_run(folder) for folder in find_runs(paths)])
+    comparisons = compare(groups)
+    table = to_markdown(comparisons)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(out / "report.md", table)
+    write_text_atomically(out / "report.json", to_json([asdict(each) for each in comparisons], indent=1) + "\n")
+    write_text_atomically(out / "marl_eval.json", to_json(to_marl_eval(groups), indent=1) + "\n")
+    draw_comparisons(comparisons, out / "report.png")
+    return table
+
+
+def to_markdown(comparisons: Sequence[Comparison]) -> str:
+    """The table of every environment."""
+    return "\n\n".join(section for comparison in comparisons for section in _sections(comparison)) + "\n"
+
+
+def _sections(comparison: Comparison) -> list[str]:
+    percent = comparison.metric == "win_rate"
+    scale = " (each task's least and largest evaluation as 0 and 1)" if comparison.is_normalised else ""
+    name = METRICS[comparison.metric] + " %" * percent
+    parts = [
+        f"## {comparison.environment}",
+        f"Greedy {name} at the last evaluation: interquartile mean over seeds [95 % stratified bootstrap interval].",
+        _table(
+            ["task", "algorithm", "seeds", "steps", f"IQM {name}", "mean"],
+            [_cells(entry, percent, entry.task) for entry in comparison.tasks],
+        ),
+    ]
+    if comparison.together:
+        rows = [_cells(entry, percent, None) for entry in comparison.together]
+        parts += [f"All tasks together{scale}:", _table(["algorithm", "seeds", "steps", f"IQM {name}", "mean"], rows)]
+    if comparison.improvements:
+        rows = [[f"{x} > {y}", show(p, percent=True)] for x, y, p in map(_fields, comparison.improvements)]
+        parts += ["How likely a run of one is better than a run of another:", _table(["", "probability %"], rows)]
+    return parts + [f"- {note}" for note in comparison.notes]
+
+
+def _fields(improvement: Improvement) -> tuple[str, str, Estimate]:
+    return improvement.algorithm, improvement.other, improvement.probability
+
+
+def _cells(entry: Entry, percent: bool, task: str | None) -> list[str]:
+    mean = f"{100 * entry.mean:.1f}" if percent else f"{entry.mean:.2f}"
+    steps = f"{entry.env_steps[-1]:,}" if entry.env_steps else "several"
+    return [*([task] if task else []), entry.algorithm, str(entry.num_seeds), steps, show(entry.final, percent), mean]
+
+
+def show(estimate: Estimate, percent: bool) -> str:
+    """`94.1 [91.6, 96.9]`."""
+    texts = [f"{100 * x:.1f}" if percent else f"{x:.2f}" for x in estimate]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def to_marl_eval(groups: Sequence[Group]) -> dict[str, Any]:
+    """The runs in marl-eval's layout (Gorsane et al. 2022): environment, task, algorithm, run, step, metric.
+
+    Each metric is a list with one number, the mean over the evaluation's episodes. Runs are numbered, whatever their
+    seeds, because marl-eval looks for the same names under every algorithm. `absolute_metrics` holds the last
+    evaluation: runs do not keep their best policy to evaluate it at the end.
+    """
+    found: dict[str, Any] = {}
+    for group in groups:
+        runs = [(run, index) for run in group.runs for index in range(len(run.seeds))]
+        named = {f"run_{number}": _marl_eval_run(group, *each) for number, each in enumerate(runs)}
+        found.setdefault(group.environment, {}).setdefault(group.task, {})[group.algorithm] = named
+    return found
+
+
+def _marl_eval_run(group: Group, run: Any, index: int) -> dict[str, Any]:
+    columns = {name: run.evaluations(name) for name in run.metrics}
+    seconds = run.seconds()
+    steps = {
+        f"step_{number}": {
+            "step_count": step,
+            "elapsed_time": seconds[step],
+            **{name: [column[step][index]] for name, column in columns.items()},
+        }
+        for number, step in enumerate(group.env_steps)
+    }
+    last = group.env_steps[-1]
+    return {**steps, "absolute_metrics": {name: [column[last][index]] for name, column in columns.items()}}

@@ -1,0 +1,334 @@
+"""`qmix-jax report`: statistics against known values, how runs are grouped, what is written and what is refused."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from qmix_jax.cli import main as cli
+from qmix_jax.reporting import statistics
+from qmix_jax.reporting.records import to_json
+from qmix_jax.reporting.report import compare, to_markdown, to_marl_eval
+from qmix_jax.reporting.runs import find_runs, group_runs, read_run
+from qmix_jax.reporting.statistics import interquartile_mean_interval, probability_of_improvement
+
+STEPS = (1000, 2000, 3000)
+
+
+def leave_run(folder, scores, env=None, algorithm="qmix", seed=0, steps=STEPS, metric="win_rate", **sections):
+    """A run's folder: `scores` holds each seed's last score, reached in equal parts."""
+    settings = {
+        "seed": seed,
+        "num_seeds": len(scores),
+        "devices": "auto",
+        "env": {"name": "smax", "map": "3m"} if env is None else env,
+        "algorithm": {"name": algorithm},
+        "learner": {"gamma": 0.99, "td_lambda": 0.8},
+        "logging": {"display": "none"},
+    }
+    for name, changes in sections.items():
+        settings[name] = {**settings[name], **changes}
+    folder.mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
+    rows = []
+    for k, step in enumerate(steps):
+        values = {"eval/return": [20.0 * score for score in scores]}
+        values[f"eval/{metric}"] = [score * (k + 1) / len(steps) for score in scores]
+        rows.append({"env_steps": step, "wall_seconds": 2.0 * (k + 1), "compile_seconds": 1.0, **values})
+    (folder / "metrics.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
+    return folder
+
+
+def groups_in(folder):
+    return group_runs([read_run(run) for run in find_runs([folder])])
+
+
+# --- statistics --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([7.0], 7.0), ([1.0, 3.0], 2.0), ([100.0, 2.0, 1.0, -100.0], 1.5), ([*range(10), 1000], 5.0)],
+)
+def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end(values, expected):
+    assert statistics.interquartile_mean(np.array(values, float)) == expected
+    assert interquartile_mean_interval([np.array(values, float)]).value == expected
+
+
+def test_the_interquartile_mean_pools_the_runs_of_all_tasks():
+    tasks = [np.array([0.0, 1.0]), np.array([2.0, 3.0])]
+    assert interquartile_mean_interval(tasks).value == 1.5
+
+
+def test_resamples_stay_within_their_task():
+    """Each task's runs are alike, so that a stratified resample changes nothing; a plain one would."""
+    assert interquartile_mean_interval([np.zeros(4), np.ones(4)]) == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_is_that_of_the_bootstrap_distribution():
+    """Of two runs, 0 and 1, a resample has the mean 0, 1/2 or 1 with probability 1/4, 1/2, 1/4."""
+    assert interquartile_mean_interval([np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
+    runs = np.random.default_rng(0).normal(size=40)
+    estimate = interquartile_mean_interval([runs])
+    assert estimate == interquartile_mean_interval([runs]), "reports can be repeated"
+    assert 0.4 < estimate.high - estimate.low < 1.0  # 3.9 standard errors of a trimmed mean: about 0.7
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"), [([2, 3], [0, 1], 1.0), ([0, 1], [0, 1], 0.5), ([1, 1], [1, 0], 0.75), ([0], [1, 2, 3], 0)]
+)
+def test_the_probability_of_improvement_counts_pairs(x, y, expected):
+    x, y = np.array(x, float), np.array(y, float)
+    assert probability_of_improvement([x], [y]).value == expected
+    assert probability_of_improvement([y], [x]).value == 1 - expected
+    assert probability_of_improvement([x, np.ones(2)], [y, np.zeros(3)]).value == (expected + 1) / 2
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    [(10, 10, 0.7225, 1.0), (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)],  # as published tables say
+)
+def test_the_interval_of_a_share_is_wilsons(count, total, low, high):
+    assert statistics.share_interval(count, total) == pytest.approx((count / total, low, high), abs=1e-4)
+
+
+def test_statistics_agree_with_rliable():
+    library, metrics = import_rliable()
+    generator = np.random.default_rng(1)
+    x, y = generator.normal(size=(10, 4)), generator.normal(0.3, size=(8, 4))
+    mine = interquartile_mean_interval(list(x.T))
+    value, interval = library.get_interval_estimates(
+        {"x": x}, lambda s: np.array([metrics.aggregate_iqm(s)]), reps=5000
+    )
+    np.testing.assert_allclose(mine.value, value["x"][0])
+    np.testing.assert_allclose((mine.low, mine.high), interval["x"][:, 0], atol=0.03)
+    mine = probability_of_improvement(list(x.T), list(y.T))
+    value, interval = library.get_interval_estimates(
+        {"xy": [x, y]}, lambda *s: np.array([metrics.probability_of_improvement(*s)]), reps=2000
+    )
+    np.testing.assert_allclose(mine.value, value["xy"][0])
+    np.testing.assert_allclose((mine.low, mine.high), interval["xy"][:, 0], atol=0.03)
+
+
+def import_rliable():
+    try:
+        from rliable import library, metrics
+    except Exception as error:  # its own dependencies break it in various ways
+        pytest.skip(f"rliable cannot be imported: {error}")
+    return library, metrics
+
+
+# --- groups ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_in_seeds_only_are_one_group(tmp_path):
+    leave_run(tmp_path / "a", [0.1, 0.2], seed=0)
+    leave_run(tmp_path / "deep" / "below" / "b", [0.3], seed=5, logging={"display": "live"})
+    (group,) = groups_in(tmp_path)
+    assert (group.environment, group.task, group.algorithm) == ("smax", "3m", "qmix")
+    assert group.seeds == [0, 1, 5]
+    np.testing.assert_allclose(group.scores("win_rate", [3000]), [[0.1], [0.2], [0.3]])
+
+
+def test_settings_that_differ_become_part_of_the_name(tmp_path):
+    leave_run(tmp_path / "a", [0.1])
+    leave_run(tmp_path / "b", [0.1], learner={"gamma": 0.9})
+    leave_run(tmp_path / "c", [0.1], algorithm="vdn", learner={"td_lambda": 0.0})
+    hunt = {"name": "predator_prey", "punishment": 0}
+    leave_run(tmp_path / "d", [0.1], env=hunt, metric="return")
+    leave_run(tmp_path / "e", [0.1], env={**hunt, "punishment": -2}, metric="return")
+    names = [(group.task, group.algorithm) for group in groups_in(tmp_path)]
+    assert names == [
+        ("3m", "qmix learner.gamma=0.99"),
+        ("3m", "qmix learner.gamma=0.9"),
+        ("3m", "vdn"),
+        ("predator_prey env.punishment=0", "qmix"),
+        ("predator_prey env.punishment=-2", "qmix"),
+    ]
+
+
+# --- comparisons -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two algorithms on two maps; qmix always better."""
+    for number, (name, task, scores) in enumerate(
+        [
+            ("qmix", "3m", [0.8, 0.9, 1.0]),
+            ("qmix", "2s3z", [0.6, 0.7, 0.8]),
+            ("vdn", "3m", [0.1, 0.2, 0.3]),
+            ("vdn", "2s3z", [0.4, 0.5, 0.5]),
+        ]
+    ):
+        leave_run(tmp_path / "multirun" / str(number), scores, env={"name": "smax", "map": task}, algorithm=name)
+    return tmp_path / "multirun"
+
+
+def test_a_comparison_by_task_and_over_tasks(sweep):
+    (comparison,) = compare(groups_in(sweep))
+    assert comparison.metric == "win_rate" and not comparison.is_normalised and not comparison.notes
+    by_task = {(entry.task, entry.algorithm): entry for entry in comparison.tasks}
+    assert by_task["3m", "qmix"].final.value == pytest.approx(0.9)
+    assert by_task["3m", "qmix"].env_steps == list(STEPS)
+    assert [estimate.value for estimate in by_task["3m", "qmix"].curve] == pytest.approx([0.3, 0.6, 0.9])
+    together = {entry.algorithm: entry for entry in comparison.together}
+    assert together["qmix"].final.value == pytest.approx(np.mean([0.7, 0.8, 0.8, 0.9]))
+    assert together["qmix"].curve[-1] == together["qmix"].final
+    (improvement,) = comparison.improvements
+    assert (improvement.algorithm, improvement.other, improvement.probability.value) == ("qmix", "vdn", 1.0)
+
+
+def test_returns_of_several_tasks_are_normalised_by_task(tmp_path):
+    for name, best in (("a", 10.0), ("b", 1000.0)):
+        for algorithm, share in (("qmix", 1.0), ("vdn", 0.5)):
+            env = {"name": "mpe", "task": name}
+            scores = [share * best] * 2
+            leave_run(tmp_path / f"{name}{algorithm}", scores, env, algorithm, steps=(10,), metric="return")
+    (comparison,) = compare(groups_in(tmp_path))
+    assert comparison.is_normalised
+    assert [entry.final.value for entry in comparison.together] == [1.0, 0.0]
+    assert [entry.final.value for entry in comparison.tasks] == [10.0, 5.0, 1000.0, 500.0]
+
+
+def test_runs_are_compared_where_all_were_evaluated_and_the_report_says_so(tmp_path):
+    leave_run(tmp_path / "a", [1.0], steps=(1000, 2000, 3000, 4000))
+    leave_run(tmp_path / "b", [0.9], algorithm="vdn", steps=(2000, 4000, 6000))
+    (comparison,) = compare(groups_in(tmp_path))
+    assert [entry.env_steps for entry in comparison.tasks] == [[2000, 4000]] * 2
+    assert comparison.notes == ["3m: compared at 4,000 steps, the last evaluation that every run has"]
+
+
+def test_an_algorithm_that_lacks_a_task_is_left_out_of_the_aggregate(sweep):
+    leave_run(sweep / "extra", [0.5], algorithm="iql")
+    (comparison,) = compare(groups_in(sweep))
+    assert "iql" not in {entry.algorithm for entry in comparison.together}
+    assert "iql" in {entry.algorithm for entry in comparison.tasks} and "iql" in comparison.notes[0]
+
+
+# --- what is written ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_table_picture_and_both_json_files(sweep, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["report", str(sweep), "--out", str(out)]) == 0
+    assert sorted(file.name for file in out.iterdir()) == ["marl_eval.json", "report.json", "report.md", "report.png"]
+    table = (out / "report.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| 3m | qmix | 3 | 3,000 | 90.0 [80.0, 100.0] | 90.0 |" in table
+    assert "| qmix > vdn | 100.0 [100.0, 100.0] |" in table
+    (comparison,) = json.loads((out / "report.json").read_text())
+    assert comparison["tasks"][0]["final"] == pytest.approx([0.9, 0.8, 1.0])
+    with Image.open(out / "report.png") as image:
+        assert image.width > 1000
+
+
+def test_one_run_makes_a_report_too(tmp_path):
+    leave_run(tmp_path / "run", [0.5])
+    assert cli.main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    (comparison,) = compare(groups_in(tmp_path / "run"))
+    assert not comparison.together and not comparison.improvements
+    assert "50.0 [50.0, 50.0]" in to_markdown([comparison])
+
+
+def test_marl_evals_layout(sweep):
+    data = to_marl_eval(groups_in(sweep))
+    assert list(data) == ["smax"] and list(data["smax"]) == ["3m", "2s3z"]
+    assert list(data["smax"]["3m"]) == ["qmix", "vdn"]
+    runs = data["smax"]["3m"]["qmix"]
+    assert list(runs) == ["run_0", "run_1", "run_2"]
+    for number, run in enumerate(runs.values()):
+        assert list(run) == ["step_0", "step_1", "step_2", "absolute_metrics"], "the last one is the absolute metric"
+        *steps, absolute = run.values()
+        assert [step["step_count"] for step in steps] == list(STEPS)
+        assert all(a["elapsed_time"] < b["elapsed_time"] for a, b in pairwise(steps))
+        score = [0.8, 0.9, 1.0][number]
+        assert absolute == {"win_rate": [pytest.approx(score)], "return": [pytest.approx(20 * score)]}
+        assert all(set(step) == {"step_count", "elapsed_time", *absolute} for step in steps)
+
+
+def test_marl_eval_reads_it(sweep):
+    processing = pytest.importorskip("marl_eval.utils.data_processing_utils")
+    data = to_marl_eval(groups_in(sweep))
+    processed = processing.data_process_pipeline(data, ["return"])
+    finals, curves = processing.create_matrices_for_rliable(processed, "smax", ["return"])
+    np.testing.assert_allclose(finals["mean_win_rate"]["qmix"], [[0.8, 0.6], [0.9, 0.7], [1.0, 0.8]])
+    assert curves["mean_win_rate"]["vdn"].shape == (3, 2, 3)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+
+def no_run(folder):
+    (folder / "empty").mkdir()
+
+
+def metrics_alone(folder):
+    leave_run(folder / "a", [0.5])
+    (folder / "a" / "config.yaml").unlink()
+
+
+def never_evaluated(folder):
+    leave_run(folder / "a", [0.5], steps=())
+
+
+def damaged(folder):
+    leave_run(folder / "a", [0.5])
+    (folder / "a" / "metrics.jsonl").write_text("{nonsense\n{}\n")
+
+
+def a_seed_twice(folder):
+    leave_run(folder / "a", [0.5, 0.5])
+    leave_run(folder / "b", [0.5], seed=1)
+
+
+def different_metrics(folder):
+    leave_run(folder / "a", [0.5])
+    leave_run(folder / "b", [0.5], algorithm="vdn", metric="return")
+
+
+def no_step_in_common(folder):
+    leave_run(folder / "a", [0.5])
+    leave_run(folder / "b", [0.5], algorithm="vdn", steps=(1500, 2500))
+
+
+def a_seed_without_score(folder):
+    leave_run(folder / "a", [0.5, float("nan")])
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (no_run, ["holds no run", "metrics.jsonl"]),
+        (metrics_alone, ["config.yaml"]),
+        (never_evaluated, ["before its first evaluation"]),
+        (damaged, ["damaged"]),
+        (a_seed_twice, ["seed 1", "leave one out"]),
+        (different_metrics, ["eval/win_rate", "report them apart"]),
+        (no_step_in_common, ["3m", "same step"]),
+        (a_seed_without_score, ["eval/win_rate", "leave the run out"]),
+    ],
+)
+def test_mistakes_are_one_clear_line_and_nothing_is_written(tmp_path, capsys, prepare, words):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    runs.mkdir()
+    prepare(runs)
+    assert cli.main(["report", str(runs), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("qmix-jax: error: ") and error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("line", ["", "--uot x", "nowhere", "--out"])
+def test_wrong_arguments_are_one_line_too(line, capsys):
+    assert cli.main(["report", *line.split()]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help(capsys):
+    assert cli.main(["report", "--help"]) == 0
+    assert "marl_eval.json" in capsys.readouterr().out

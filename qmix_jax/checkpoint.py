@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax import __version__, replay
+from qmix_jax import replay
 from qmix_jax.agents.recurrent import RecurrentAgents
 from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping, require
 from qmix_jax.envs import make_env
@@ -392,6 +392,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     path = folder / "config.yaml"
+    require(folder.is_dir(), f"there is no folder {folder}")
     require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
@@ -407,7 +408,7 @@ def read_config(folder: Path) -> Config:
     try:
         return from_mapping(settings)
     except ConfigError as error:
-        raise ConfigError(f"{folder / 'config.yaml'} is not of qmix_jax {__version__}: {error}") from error
+        raise ConfigError(f"{folder} was made by another version of qmix_jax: {error}") from error
 
 
 def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:

@@ -19,7 +19,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from qmix_jax.checkpoint import save_params  # noqa: E402
+from qmix_jax.checkpoint import PARAMS, Snapshot, to_host, write  # noqa: E402
 from qmix_jax.config import Config, from_mapping  # noqa: E402
 from qmix_jax.envs import make_env  # noqa: E402
 from qmix_jax.parallel import Program  # noqa: E402
@@ -65,5 +65,5 @@ def untrained_run(folder: Path, settings: dict) -> Path:
     state = Program.make(config, make_env(config.env)).init()
     folder.mkdir()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
-    save_params(folder, jax.device_get(state.seeds.learner.params))
+    write(folder, Snapshot(0, {PARAMS: to_host(state.seeds.learner.params)}, "", {}))
     return folder

@@ -24,7 +24,7 @@ def gru_inputs():
     keys = iter(jax.random.split(jax.random.key(0), 8))
     weights = GruWeights(
         input=jax.random.normal(next(keys), (OBS, 3 * H)),
-        input_bias=jax.random.normal(next(keys), (3 * H,)),
+        bias=jax.random.normal(next(keys), (3 * H,)),
         recurrent=jax.random.normal(next(keys), (H, 3 * H)),
         recurrent_bias=jax.random.normal(next(keys), (H,)),
     )
@@ -38,7 +38,7 @@ def test_gru_equals_pytorchs_equations_in_numpy(gru_inputs):
     weights, hidden, inputs, first = jax.tree.map(np.asarray, gru_inputs)
     for t in range(T):
         hidden = np.where(first[t][..., None], 0, hidden)
-        x_r, x_z, x_n = np.split(inputs[t] @ weights.input + weights.input_bias, 3, axis=-1)
+        x_r, x_z, x_n = np.split(inputs[t] @ weights.input + weights.bias, 3, axis=-1)
         h_r, h_z, h_n = np.split(hidden @ weights.recurrent, 3, axis=-1)
         r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
         n = np.tanh(x_n + r * (h_n + weights.recurrent_bias))

@@ -374,8 +374,8 @@ def test_a_team_trained_with_a_shield_is_deployed_with_one(finished, tmp_path):
 
 
 BAD = {
-    "no run": ("{tmp} {tmp}/out", "is no run's folder"),
-    "no such folder": ("{tmp}/nothing {tmp}/out", "is no run's folder"),
+    "no run": ("{tmp} {tmp}/out", "there is no folder"),
+    "no such folder": ("{tmp}/nothing {tmp}/out", "there is no folder"),
     "a run of another version": ("{other} {tmp}/out", "unknown setting 'agent.heads'"),
     "no whole run": ("{cut} {tmp}/out", "holds no checkpoint"),
     "no such seed": ("{run} {tmp}/out --seed 2", "seed=2, but the run has 2"),

@@ -200,7 +200,7 @@ def test_the_film_lies_in_the_run_unless_said_otherwise(tmp_path, capsys):
         ("RUN --out no/film.gif", "no folder no"),
         ("RUN --team 2", "seed=2, but the run has 2"),
         ("RUN --episodes 0", "1 or more"),
-        ("RUN --checkpoint best", "no checkpoint 'best'"),
+        ("RUN --checkpoint 7", "no checkpoint '7'"),
     ],
 )
 def test_mistakes_are_one_line(folder, capsys, tmp_path, monkeypatch, line, says):

@@ -21,7 +21,7 @@ class GruWeights(NamedTuple):
 
     input: Float[Array, "E 3*H"]
     """V"""
-    input_bias: Float[Array, "3*H"]
+    bias: Float[Array, "3*H"]
     """v"""
     recurrent: Float[Array, "H 3*H"]
     """U"""
@@ -63,7 +63,7 @@ def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Arr
     """The contributions of the inputs to r, z and n: three arrays, since a loop that slices them out of one is three
     times slower on a CPU.
     """
-    columns = zip(jnp.split(weights.input, 3, axis=-1), jnp.split(weights.input_bias, 3), strict=True)
+    columns = zip(jnp.split(weights.input, 3, axis=-1), jnp.split(weights.bias, 3), strict=True)
     x_r, x_z, x_n = (inputs @ matrix + bias for matrix, bias in columns)
     return x_r, x_z, x_n
 
@@ -131,7 +131,7 @@ def _backward(saved, d_after):
     d_x = jnp.concatenate([d_recurrent[..., : 2 * size], d_n], axis=-1)
     d_weights = GruWeights(
         input=_rows(inputs).T @ _rows(d_x),
-        input_bias=jnp.sum(_rows(d_x), axis=0),
+        bias=jnp.sum(_rows(d_x), axis=0),
         recurrent=_rows(before).T @ _rows(d_recurrent),
         recurrent_bias=jnp.sum(_rows(d_recurrent[..., 2 * size :]), axis=0),
     )

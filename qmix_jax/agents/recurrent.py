@@ -49,7 +49,7 @@ class RecurrentAgents(NamedTuple):
             "obs": dense(next(keys), (spec.obs_size, size)),
             "bias": jnp.zeros(size),
             "gru_input": dense(next(keys), (size, 3 * size)),
-            "gru_input_bias": jnp.zeros(3 * size),
+            "gru_bias": jnp.zeros(3 * size),
             "gru_recurrent": recurrent(next(keys), (size, 3 * size)),
             "gru_recurrent_bias": jnp.zeros(size),
             "q": dense(next(keys), (size, spec.num_actions)),

@@ -220,7 +220,7 @@ def evaluate_command(capsys, *arguments):
 def test_one_document_on_stdout_with_every_table(folder, capsys):
     disturbances = ["--noise", "0,0.3", "--replace", "0.5,1", "--remove", "agent_1"]
     status, out, err = evaluate_command(capsys, folder, "--episodes", PLAYED, "--json", "-", *disturbances)
-    assert status == 0 and f"of {PLAYED * SEEDS * 5:,} episodes" in err
+    assert status == 0 and f"{PLAYED * SEEDS * 5:,} episodes" in err
     document = json.loads(out)
     assert (document["episodes"], document["trained_seeds"]) == (PLAYED, [0, 1])
     assert list(document["scores"]) == ["win_rate", "return", "length"]

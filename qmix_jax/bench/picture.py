@@ -118,7 +118,7 @@ def _draw_all_growth(figure: "Figure", results: dict) -> None:
     growth = results["growth"]
     top = _inches_down(figure, UPPER + 0.1)
     figure.text(0.03, top, "How long an iteration of training takes, in ms", fontsize=11, color=INK, va="center")
-    figure.text(0.335, top, "one setting enlarged; dashed: in proportion", fontsize=10, color=FAINT, va="center")
+    figure.text(0.335, top, "one setting enlarged; dashed: slope 1", fontsize=10, color=FAINT, va="center")
     highest, lowest = _inches_down(figure, UPPER + 0.75), 0.4 / figure.get_figheight()
     grid = figure.add_gridspec(1, len(growth), left=0.06, right=0.97, top=highest, bottom=lowest, wspace=0.12)
     panels = []
@@ -128,7 +128,7 @@ def _draw_all_growth(figure: "Figure", results: dict) -> None:
 
 
 def _draw_growth(axes: "Axes", figures: dict[str, dict], axis: str, points: list[dict]) -> None:
-    """One panel: the points with their ranges, and what growth in proportion would be."""
+    """One panel: the points with their ranges, and a line of slope 1."""
     from matplotlib.ticker import LogLocator
 
     _tidy(axes, AXES[axis])

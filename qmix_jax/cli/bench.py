@@ -13,7 +13,7 @@ usage: qmix-jax bench [SETTING=VALUE ...] [--quick] [--compare OLD.json] [--prof
 
 Measure how fast training is, part by part, and how its cost grows. Settings are those of qmix-jax train.
 
-  --quick             leave out how the cost grows: a minute instead of a few
+  --quick             leave out how the cost grows: two minutes instead of five, on 2 cores
   --compare OLD.json  set every figure beside that of an earlier bench.json, and name what became worse
   --profile DIR       also write a JAX profiler trace of four iterations (for TensorBoard or Perfetto)
   --out DIR           where bench.json, bench.md and bench.png go; else bench/TIME below the current folder

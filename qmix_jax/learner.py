@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,8 +12,12 @@ from jaxtyping import Array, Float, Int
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import LearnerConfig, TargetConfig
 from qmix_jax.exploration import greedy
+from qmix_jax.mixers.base import Mixer
 from qmix_jax.targets import bootstrap_cuts, first_episode, lambda_targets
 from qmix_jax.types import Joint, Params, Sequence, TeamSpec, global_state
+
+
+NOW, NEXT = slice(None, -1), slice(1, None)  # of T+1 times: where a step begins, and where it leads
 
 
 class LearnerState(NamedTuple):
@@ -62,7 +65,7 @@ class Learner:
     """
 
     agents: RecurrentAgents
-    mixer: nn.Module
+    mixer: Mixer
     config: LearnerConfig
     target: TargetConfig
     total_env_steps: int
@@ -118,27 +121,29 @@ class Learner:
     def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossMetrics]:
         """This device's share of the batch's mean squared error, and of its metrics.
 
-            L = mean over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2
+            L = mean over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2, plus the mixer's penalty
 
         with G the lambda targets of the target network's value of the greedy joint action. With double Q-learning the
         greedy action is the online network's, under the next step's availability.
         """
-        hidden, q = self._unroll(params, batch)
-        target_hidden, target_q = jax.tree.map(lax.stop_gradient, self._unroll(target_params, batch))
+        online = self._unroll(params, batch)
+        target = jax.tree.map(lax.stop_gradient, self._unroll(target_params, batch))
         batch = _skip(batch, self.config.burn_in)
-        state = global_state(batch.observation)
-        chosen = self._mix(params, q[:-1], hidden[:-1], batch, state[:-1], slice(None, -1), batch.action)
-        selecting_q = lax.stop_gradient(q) if self.config.double_q else target_q
-        best = greedy(selecting_q[1:], batch.observation.available[1:])
-        next_value = self._mix(target_params, target_q[1:], target_hidden[1:], batch, state[1:], slice(1, None), best)
+        selecting_q = lax.stop_gradient(online[1]) if self.config.double_q else target[1]
+        best = greedy(selecting_q, batch.observation.available)
+        chosen_joint = self._joint(online, batch, NOW, batch.action)
+        best_joint = self._joint(online, batch, NOW, best[NOW])
+        chosen = self._mix(params, chosen_joint)
+        next_value = self._mix(target_params, self._joint(target, batch, NEXT, best[NEXT]))
         targets, weight = self._targets(batch, lax.stop_gradient(next_value))
-        count = jnp.maximum(self._sum_over_devices(jnp.sum(weight)), 1.0) * chosen.shape[-1]
+        count = jnp.maximum(self._sum_over_devices(jnp.sum(weight)), 1.0)
 
         def mean(x):
-            return jnp.sum(weight[..., None] * x) / count
+            return jnp.sum(weight[..., None] * x) / (count * x.shape[-1])
 
         error = chosen - targets
-        loss = mean(jnp.square(error))
+        penalty = self.mixer.apply(params["mixer"], chosen_joint, best_joint, method="penalty")
+        loss = mean(jnp.square(error)) + mean(penalty[..., None])
         metrics = LossMetrics(loss, mean(jnp.abs(error)), mean(chosen), mean(targets), jnp.zeros(()))
         return loss, jax.tree.map(lax.stop_gradient, metrics)
 
@@ -157,18 +162,20 @@ class Learner:
             inputs = jax.tree.map(lambda leaf: leaf[burn_in:], inputs)
         return self.agents.unroll(params["agent"], hidden, inputs)
 
-    def _mix(
-        self, params: Params, q: Array, hidden: Array, batch: Sequence, state: Array, times: slice, action: Array
-    ) -> Float[Array, "T B K"]:
-        """The mixer's value streams of a joint action at T times."""
-        available = batch.observation.available[times]
-        joint = Joint(
+    def _joint(self, unrolled: tuple[Array, Array], batch: Sequence, times: slice, action: Array) -> Joint:
+        """The record of a joint action (T, B, N) at `times`, from recurrent states and Q at all T+1."""
+        hidden, q = (values[times] for values in unrolled)
+        observation = jax.tree.map(lambda leaf: leaf[times], batch.observation)
+        return Joint(
             chosen_q=pick(q, action),
-            greedy_q=jnp.max(jnp.where(available, q, jnp.finfo(q.dtype).min), axis=-1),
+            greedy_q=jnp.max(jnp.where(observation.available, q, jnp.finfo(q.dtype).min), axis=-1),
             action=jax.nn.one_hot(action, self.spec.num_actions, dtype=q.dtype),
             hidden=hidden,
-            state=state,
+            state=global_state(observation),
         )
+
+    def _mix(self, params: Params, joint: Joint) -> Float[Array, "T B K"]:
+        """The mixer's value streams."""
         return self.mixer.apply(params["mixer"], joint)  # pyright: ignore[reportReturnType]
 
     def _targets(self, batch: Sequence, next_value: Float[Array, "T B K"]) -> tuple[Array, Float[Array, "T B"]]:

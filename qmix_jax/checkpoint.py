@@ -9,7 +9,7 @@ import jax
 
 from qmix_jax.agents.recurrent import RecurrentAgents
 from qmix_jax.config import Config, ConfigError, from_mapping, require
-from qmix_jax.envs import make_env
+from qmix_jax.envs import make_team
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.types import Params
 
@@ -69,4 +69,4 @@ def load_run(folder: str | Path) -> TrainedRun:
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is no run's folder: it has no config.yaml")
     config = from_mapping(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))  # pyright: ignore
-    return TrainedRun(config, make_env(config.env), load_params(folder))
+    return TrainedRun(config, make_team(config), load_params(folder))

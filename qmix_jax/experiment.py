@@ -19,7 +19,7 @@ import psutil
 from qmix_jax import parallel
 from qmix_jax.checkpoint import save_params
 from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig
-from qmix_jax.envs import make_env
+from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
 from qmix_jax.parallel import ChunkMetrics, Program
 from qmix_jax.reporting.curve import draw_curve
@@ -34,7 +34,7 @@ FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return 
 
 def check(config: Config) -> Program:
     """The run's program, not yet compiled; raises ConfigError where it cannot work on this machine."""
-    env = make_env(config.env)
+    env = make_team(config)
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
@@ -167,7 +167,7 @@ class Run:
             **mean_losses,
             **self._episodes("train", metrics.training),
             "train/updates": [int(count) for count in metrics.updates],
-            "train/replay_fill": [min(1.0, iteration / rollouts)] * len(has_updates),
+            "train/replay_fill": [min(1.0, iteration / rollouts) if rollouts else 0.0] * len(has_updates),
             "train/epsilon": float(epsilon_at(config.exploration, jnp.array(env_steps - config.rollout.num_envs))),
             "train/learning_rate": float(self.program.trainer.learner.learning_rate(jnp.array(env_steps))),
             "train/steps_per_second": round(config.chunk_env_steps * config.num_seeds / seconds, 1),

@@ -4,8 +4,20 @@ A new environment is a class with `spec`, `reset`, `step` and `scene` (see `team
 `qmix_jax.config.ENVIRONMENTS`, one line in `make_env`, and a YAML in conf/env.
 """
 
-from qmix_jax.config import EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
+from qmix_jax.config import Config, EnvConfig, MatrixConfig, MpeConfig, ProbeConfig, SmaxConfig, TwoStepConfig
 from qmix_jax.envs.team import TeamEnv
+
+
+def make_team(config: Config) -> TeamEnv:
+    """The environment of a run as its algorithm sees it; raises ConfigError where the two do not fit."""
+    from qmix_jax.mixers import MIXERS
+
+    env = make_env(config.env)
+    if not MIXERS[config.algorithm.name].acts_jointly:
+        return env
+    from qmix_jax.envs.joint import JointTeam
+
+    return JointTeam(env)
 
 
 def make_env(config: EnvConfig) -> TeamEnv:

@@ -3,11 +3,13 @@
 from qmix_jax.config import AlgorithmConfig
 from qmix_jax.mixers.base import Mixer
 from qmix_jax.mixers.iql import IQL
+from qmix_jax.mixers.joint import JointQ
 from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.qplex import QPLEX
 from qmix_jax.mixers.qtran import QTRAN
 from qmix_jax.mixers.vdn import VDN
+from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
 
 MIXERS: dict[str, type[Mixer]] = {
     "iql": IQL,
@@ -16,6 +18,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "qplex": QPLEX,
     "qatten": Qatten,
     "qtran": QTRAN,
+    "cw_qmix": CWQMIX,
+    "ow_qmix": OWQMIX,
+    "joint": JointQ,
 }
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from qmix_jax.types import Joint
 
@@ -32,6 +32,23 @@ class Mixer(nn.Module):
     def central(self) -> "Mixer | None":
         """The mixer of a second, unrestricted value Q* that makes the targets; none but for weighted QMIX."""
         return None
+
+    def importance(
+        self,
+        chosen: Float[Array, "*batch 1"],
+        targets: Float[Array, "*batch 1"],
+        best: Float[Array, "*batch 1"],
+        is_best: Bool[Array, "*batch 1"],
+    ) -> Float[Array, "*batch 1"]:
+        """How much each squared error of Q_tot counts where there is a central Q*.
+
+        Args:
+            chosen: Q_tot of the joint action that was taken.
+            targets: what it should be.
+            best: Q* of the greedy joint action, by the target network.
+            is_best: whether that action was taken.
+        """
+        raise NotImplementedError
 
     def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
         """What the loss adds to the squared error at each time, given the joint action that was taken and the greedy

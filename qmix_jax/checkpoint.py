@@ -34,7 +34,7 @@ import numpy as np
 from qmix_jax import replay
 from qmix_jax.agents.recurrent import RecurrentAgents
 from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping, require
-from qmix_jax.envs import make_env
+from qmix_jax.envs import make_team
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.parallel import DATA, Program, TrainState
 from qmix_jax.reporting.records import to_json, versions, write_text_atomically
@@ -70,7 +70,7 @@ def state_to_host(state: TrainState, with_replay: bool) -> dict[str, Any]:
     seeds = state.seeds
     rest = state._replace(seeds=seeds._replace(learner=seeds.learner._replace(params=None), replay=None))
     items = {PARAMS: seeds.learner.params, STATE: _by_path(rest)}
-    if with_replay:
+    if with_replay and seeds.replay is not None:
         items[REPLAY] = _by_path(seeds.replay)
     return to_host(items)
 
@@ -97,7 +97,7 @@ def state_from_host(items: dict[str, Any], shapes: TrainState) -> TrainState:
         return jax.random.wrap_key_data(jnp.asarray(array)) if leaf.dtype != plain.dtype else array
 
     state = jax.tree_util.tree_map_with_path(fill, shapes)
-    if REPLAY in items:
+    if REPLAY in items or shapes.seeds.replay is None:
         return state
     return state._replace(clock=state.clock._replace(replay_start=state.clock.iteration))
 
@@ -422,7 +422,7 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     folder = Path(folder)
     config = read_config(folder)
     chosen = find(folder, checkpoint)
-    run = TrainedRun(config, make_env(config.env), chosen.read(PARAMS), chosen.env_steps)
+    run = TrainedRun(config, make_team(config), chosen.read(PARAMS), chosen.env_steps)
     require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
     return run
 

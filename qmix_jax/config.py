@@ -184,6 +184,7 @@ class AgentConfig:
 
     hidden_size: int = 64
     layer_norm: bool = False
+    """Normalise the first layer, and the recurrent state before the last layer."""
     use_agent_id: bool = True
     use_last_action: bool = True
     share_parameters: bool = True
@@ -223,12 +224,12 @@ class ReplayConfig:
     """Replay of whole sequences, sampled uniformly."""
 
     capacity: int = 262_144
-    """Environment steps kept; rounded down to whole rollouts."""
+    """Environment steps kept; rounded down to whole rollouts. 0: no replay (see `Config.has_replay`)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which observations (or what they are made from) are kept: bfloat16 takes half, and rounds to 3 digits."""
 
     def __post_init__(self):
-        _positive("replay.", self, "capacity")
+        require(self.capacity >= 0, f"replay.capacity={self.capacity} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,8 @@ class LearnerConfig:
 class TargetConfig:
     """The target network: agent and mixer together."""
 
-    mode: Literal["hard", "soft"] = "hard"
+    mode: Literal["hard", "soft", "none"] = "hard"
+    """none: targets bootstrap from the online networks, held fixed."""
     every_env_steps: int = 5_120
     """hard: copy the parameters with the iteration that passes each multiple of this."""
     tau: float = 0.005
@@ -363,9 +365,16 @@ class Config:
         require(self.devices == "auto" or is_count, f"devices={self.devices} must be auto or a number of devices")
         sequences = self.replay_sequences
         require(
-            sequences > 0,
+            sequences > 0 or not self.has_replay,
             f"replay.capacity={self.replay.capacity} holds no rollout of {self.iteration_env_steps} steps "
-            f"(rollout.num_envs x rollout.num_steps); set replay.capacity={self.iteration_env_steps} or more",
+            f"(rollout.num_envs x rollout.num_steps); set replay.capacity={self.iteration_env_steps} or more, or 0 to "
+            f"learn from the newest rollout alone",
+        )
+        batch, envs = self.learner.batch_size, self.rollout.num_envs
+        require(
+            self.has_replay or envs % batch == 0,
+            f"learner.batch_size={batch} does not divide rollout.num_envs={envs}, and without replay the newest "
+            f"rollout's sequences are learnt from in equal minibatches; set learner.batch_size={math.gcd(batch, envs)}",
         )
         require(
             self.learner.burn_in < self.rollout.num_steps,
@@ -392,6 +401,13 @@ class Config:
     def num_chunks(self) -> int:
         """Chunks until `total_env_steps` is reached."""
         return math.ceil(self.total_env_steps / self.chunk_env_steps)
+
+    @property
+    def has_replay(self) -> bool:
+        """Whether updates draw from replay. If not, they take the newest rollout's sequences, shuffled, `batch_size` at
+        a time, and shuffle again after each pass over them, as often as `env_steps_per_update` says.
+        """
+        return self.replay.capacity > 0
 
     @property
     def replay_sequences(self) -> int:

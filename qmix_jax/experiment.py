@@ -17,7 +17,7 @@ import numpy as np
 from qmix_jax import exits, resume
 from qmix_jax.checkpoint import PARAMS, Saver, Snapshot, state_to_host, to_host
 from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require
-from qmix_jax.envs import make_env
+from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
 from qmix_jax.memory import gib, refuse_what_cannot_fit
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
@@ -50,7 +50,7 @@ FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return 
 
 def check(config: Config) -> Program:
     """The run's program, not yet compiled; raises ConfigError where it cannot work on this machine."""
-    env = make_env(config.env)
+    env = make_team(config)
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
@@ -186,7 +186,7 @@ class Run:
         config = self.config
         env_steps = int(clock.iteration) * config.iteration_env_steps
         rollouts = config.replay_sequences // config.rollout.num_envs
-        kept = int(clock.iteration - clock.replay_start) / rollouts
+        kept = int(clock.iteration - clock.replay_start) / rollouts if rollouts else 0.0
         losses = metrics.losses._asdict()
         has_updates = np.asarray(metrics.updates) > 0
         mean_losses = {f"train/{name}": _ratio(total, metrics.updates) for name, total in losses.items()}
@@ -252,9 +252,9 @@ class Run:
         lines += [f"changed: {name} {before} -> {now}" for name, (before, now) in past.changes.items()]
         if "total_env_steps" in past.changes and config.learner.final_learning_rate is not None:
             lines.append("learner.learning_rate from now on decays over the new total_env_steps")
-        if past.checkpoint and not past.checkpoint.has_replay:
+        if past.checkpoint and config.has_replay and not past.checkpoint.has_replay:
             lines.append(f"replay was not saved: learning waits until {wait} are gathered anew")
-        if not config.checkpoint.replay:
+        if config.has_replay and not config.checkpoint.replay:
             lines.append(f"checkpoint.replay=false: a resumed run will gather {wait} before it learns, and will differ")
         return lines
 

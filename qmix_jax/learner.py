@@ -1,27 +1,34 @@
 """The loss and the update. Knows sequences, not environments."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import LearnerConfig, TargetConfig
 from qmix_jax.exploration import greedy
+from qmix_jax.mixers.base import Mixer
 from qmix_jax.targets import bootstrap_cuts, first_episode, lambda_targets
 from qmix_jax.types import Joint, Params, Sequence, TeamSpec, global_state
 
+NOW, NEXT, ALWAYS = slice(None, -1), slice(1, None), slice(None)
+"""Of T+1 times: where a step begins, where it leads, and all."""
+
 
 class LearnerState(NamedTuple):
-    """What learning changes. Agent and mixer are one tree in each: {"agent": ..., "mixer": ...}."""
+    """What learning changes. All networks are one tree in each: {"agent": ..., "mixer": ...}, and with weighted QMIX
+    "central", which holds the same two again.
+    """
 
     params: Params
     target_params: Params
+    """None without a target network."""
     opt_state: Any
 
 
@@ -35,6 +42,20 @@ class LossMetrics(NamedTuple):
     target_mean: Float[Array, ""]
     grad_norm: Float[Array, ""]
     """Before clipping, over agent and mixer together."""
+
+
+class Values(NamedTuple):
+    """What the networks say of T steps."""
+
+    chosen: Float[Array, "T B K"]
+    """The online network, of the joint action that was taken."""
+    best: Float[Array, "T+1 B K"]
+    """The target network, of the greedy joint action; held fixed. With a central Q*, that one's target network."""
+    is_best: Bool[Array, "T B 1"]
+    """Whether the greedy joint action was taken."""
+    penalty: Float[Array, "T B 1"]
+    central: Float[Array, "T B 1"] | None
+    """The online Q* of weighted QMIX, of the joint action that was taken."""
 
 
 def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
@@ -62,7 +83,7 @@ class Learner:
     """
 
     agents: RecurrentAgents
-    mixer: nn.Module
+    mixer: Mixer
     config: LearnerConfig
     target: TargetConfig
     total_env_steps: int
@@ -74,8 +95,19 @@ class Learner:
         """The team's sizes."""
         return self.agents.spec
 
+    @property
+    def central(self) -> "Learner | None":
+        """The unrestricted Q* of weighted QMIX as a learner of its own, whose parameters are `params["central"]`."""
+        mixer = self.mixer.central
+        return None if mixer is None else dataclasses.replace(self, mixer=mixer)
+
     def init(self, key: jax.Array) -> LearnerState:
         """Fresh parameters; the target starts as a copy."""
+        params = self._init_params(key)
+        target_params = None if self.target.mode == "none" else jax.tree.map(jnp.copy, params)
+        return LearnerState(params, target_params, make_optimizer(self.config).init(params))
+
+    def _init_params(self, key: jax.Array) -> dict[str, Params]:
         agent_key, mixer_key = jax.random.split(key)
         spec, size = self.spec, self.agents.config.hidden_size
         shapes = Joint(
@@ -86,8 +118,9 @@ class Learner:
             state=jnp.zeros((1, spec.state_size)),
         )
         params = {"agent": self.agents.init(agent_key), "mixer": self.mixer.init(mixer_key, shapes)}
-        target_params = jax.tree.map(jnp.copy, params)
-        return LearnerState(params, target_params, make_optimizer(self.config).init(params))
+        if self.central:
+            params["central"] = self.central._init_params(jax.random.fold_in(key, 0))
+        return params
 
     def learning_rate(self, env_steps: Int[Array, ""]) -> Float[Array, ""]:
         """The learning rate after so many environment steps."""
@@ -118,29 +151,67 @@ class Learner:
     def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossMetrics]:
         """This device's share of the batch's mean squared error, and of its metrics.
 
-            L = mean over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2
+            L = mean over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2, plus the mixer's penalty
 
         with G the lambda targets of the target network's value of the greedy joint action. With double Q-learning the
-        greedy action is the online network's, under the next step's availability.
+        greedy action is the online network's, under the next step's availability. Weighted QMIX weighs the squares, and
+        its Q* learns beside and makes the targets (see `qmix_jax.mixers.weighted`).
         """
-        hidden, q = self._unroll(params, batch)
-        target_hidden, target_q = jax.tree.map(lax.stop_gradient, self._unroll(target_params, batch))
+        values = self._values(params, target_params, batch)
         batch = _skip(batch, self.config.burn_in)
-        state = global_state(batch.observation)
-        chosen = self._mix(params, q[:-1], hidden[:-1], batch, state[:-1], slice(None, -1), batch.action)
-        selecting_q = lax.stop_gradient(q) if self.config.double_q else target_q
-        best = greedy(selecting_q[1:], batch.observation.available[1:])
-        next_value = self._mix(target_params, target_q[1:], target_hidden[1:], batch, state[1:], slice(1, None), best)
-        targets, weight = self._targets(batch, lax.stop_gradient(next_value))
-        count = jnp.maximum(self._sum_over_devices(jnp.sum(weight)), 1.0) * chosen.shape[-1]
+        targets, weight = self._targets(batch, values.best[NEXT])
+        error = values.chosen - targets
+        cost = jnp.square(error) + values.penalty
+        if values.central is not None:
+            importance = self.mixer.importance(values.chosen, targets, values.best[NOW], values.is_best)
+            cost = lax.stop_gradient(importance) * cost + jnp.square(values.central - targets)
+        count = jnp.maximum(self._sum_over_devices(jnp.sum(weight)), 1.0) * error.shape[-1]
 
         def mean(x):
             return jnp.sum(weight[..., None] * x) / count
 
-        error = chosen - targets
-        loss = mean(jnp.square(error))
-        metrics = LossMetrics(loss, mean(jnp.abs(error)), mean(chosen), mean(targets), jnp.zeros(()))
+        loss = mean(cost)
+        metrics = LossMetrics(loss, mean(jnp.abs(error)), mean(values.chosen), mean(targets), jnp.zeros(()))
         return loss, jax.tree.map(lax.stop_gradient, metrics)
+
+    def _values(self, params: Params, target_params: Params, batch: Sequence) -> Values:
+        """What the online and the target networks say of the steps behind the burn-in."""
+        if self.target.mode == "none":
+            target_params = params
+        online, target = self._unroll_both(params, target_params, batch)
+        kept = _skip(batch, self.config.burn_in)
+        selecting_q = lax.stop_gradient(online[1]) if self.config.double_q else target[1]
+        best = greedy(selecting_q, kept.observation.available)
+        chosen_joint = self._joint(online, kept, NOW, kept.action)
+        best_joint = self._joint(online, kept, NOW, best[NOW])
+        if self.central is None:
+            central, best_value = None, self._mix(target_params, self._joint(target, kept, ALWAYS, best))
+        else:
+            central, best_value = self.central._judge(params["central"], target_params["central"], batch, best)
+        return Values(
+            chosen=self._mix(params, chosen_joint),
+            best=lax.stop_gradient(best_value),
+            is_best=jnp.all(kept.action == best[NOW], axis=-1, keepdims=True),
+            penalty=self._mix(params, chosen_joint, best_joint, method="penalty")[..., None],
+            central=central,
+        )
+
+    def _judge(
+        self, params: Params, target_params: Params, batch: Sequence, best: Int[Array, "T+1 B N"]
+    ) -> tuple[Float[Array, "T B 1"], Float[Array, "T+1 B 1"]]:
+        """As Q*: the online value of what was done, and the target network's of what the acting agents find best."""
+        online, target = self._unroll_both(params, target_params, batch._replace(hidden=jnp.zeros_like(batch.hidden)))
+        kept = _skip(batch, self.config.burn_in)
+        chosen = self._mix(params, self._joint(online, kept, NOW, kept.action))
+        return chosen, self._mix(target_params, self._joint(target, kept, ALWAYS, best))
+
+    def _unroll_both(
+        self, params: Params, target_params: Params, batch: Sequence
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """`_unroll` of the online network, and, held fixed, of the target network (the online one where none is)."""
+        online = self._unroll(params, batch)
+        target = online if self.target.mode == "none" else self._unroll(target_params, batch)
+        return online, jax.tree.map(lax.stop_gradient, target)
 
     def _unroll(self, params: Params, batch: Sequence) -> tuple[Array, Array]:
         """Recurrent state and Q at the T+1 observations behind the burn-in, which passes no gradient."""
@@ -157,19 +228,21 @@ class Learner:
             inputs = jax.tree.map(lambda leaf: leaf[burn_in:], inputs)
         return self.agents.unroll(params["agent"], hidden, inputs)
 
-    def _mix(
-        self, params: Params, q: Array, hidden: Array, batch: Sequence, state: Array, times: slice, action: Array
-    ) -> Float[Array, "T B K"]:
-        """The mixer's value streams of a joint action at T times."""
-        available = batch.observation.available[times]
-        joint = Joint(
+    def _joint(self, unrolled: tuple[Array, Array], batch: Sequence, times: slice, action: Array) -> Joint:
+        """The record of a joint action (T, B, N) at `times`, from recurrent states and Q at all T+1."""
+        hidden, q = (values[times] for values in unrolled)
+        observation = jax.tree.map(lambda leaf: leaf[times], batch.observation)
+        return Joint(
             chosen_q=pick(q, action),
-            greedy_q=jnp.max(jnp.where(available, q, jnp.finfo(q.dtype).min), axis=-1),
+            greedy_q=jnp.max(jnp.where(observation.available, q, jnp.finfo(q.dtype).min), axis=-1),
             action=jax.nn.one_hot(action, self.spec.num_actions, dtype=q.dtype),
             hidden=hidden,
-            state=state,
+            state=global_state(observation),
         )
-        return self.mixer.apply(params["mixer"], joint)  # pyright: ignore[reportReturnType]
+
+    def _mix(self, params: Params, *joints: Joint, method: str = "__call__") -> Array:
+        """The mixer's value streams (T, B, K), or what another of its methods makes of joint actions."""
+        return self.mixer.apply(params["mixer"], *joints, method=method)  # pyright: ignore[reportReturnType]
 
     def _targets(self, batch: Sequence, next_value: Float[Array, "T B K"]) -> tuple[Array, Float[Array, "T B"]]:
         """Lambda targets of every stream, and 1 where a step counts in the loss."""

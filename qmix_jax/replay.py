@@ -23,6 +23,18 @@ def insert(ring: Any, rows: Any, cursor: Int[Array, ""]) -> Any:
     return jax.tree.map(lambda kept, new: lax.dynamic_update_slice_in_dim(kept, new, cursor, 0), ring, rows)
 
 
+def minibatch(key: jax.Array, rows: Any, index: Int[Array, ""], batch_size: int) -> Any:
+    """The `index`-th part, of `batch_size` rows, of pass after pass over all `rows` (B, ...), each newly shuffled.
+
+    `key` is the same for every index; `batch_size` divides B.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    parts = count // batch_size
+    order = jax.random.permutation(jax.random.fold_in(key, index // parts), count)
+    part = lax.dynamic_slice_in_dim(order, index % parts * batch_size, batch_size)
+    return jax.tree.map(lambda kept: kept[part], rows)
+
+
 def sample(key: jax.Array, ring: Any, size: Int[Array, ""], batch_size: int) -> Any:
     """`batch_size` rows (B, ...) drawn uniformly, with replacement, from the first `size`."""
     index = (jax.random.uniform(key, (batch_size,)) * size).astype(int)  # randint draws four times as much

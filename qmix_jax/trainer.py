@@ -27,8 +27,8 @@ class SeedState(NamedTuple):
     key: jax.Array
     learner: LearnerState
     rollout: RolloutState
-    replay: Sequence
-    """Rows of sequences (C, ...)."""
+    replay: Sequence | None
+    """Rows of sequences (C, ...); None without replay."""
 
 
 class StepMetrics(NamedTuple):
@@ -101,7 +101,8 @@ class Trainer:
         device_key = jax.random.fold_in(env_key, device)
         env_state = init_rollout(self.env, device_key, self.agents.initial_hidden(self.num_envs))
         capacity = self.config.replay_sequences // self.num_data
-        return SeedState(key, self.learner.init(network_key), env_state, replay.init(self._row(), capacity))
+        memory = replay.init(self._row(), capacity) if self.config.has_replay else None
+        return SeedState(key, self.learner.init(network_key), env_state, memory)
 
     def _row(self) -> Sequence:
         """The shapes of one sequence in replay."""
@@ -139,9 +140,9 @@ class Trainer:
         rollout_key, sample_key = jax.random.split(self.key(state, clock))
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
         rollout_state, sequence, episodes = self.play(clock, state.learner.params, state.rollout, rollout_key)
-        stored = sequence._replace(observation=self._store(sequence.observation))
-        memory = replay.insert(state.replay, swap_time_and_batch(stored), self._cursor(clock))
-        learner, losses, updates = self._learn(clock, state.learner, memory, sample_key)
+        newest = swap_time_and_batch(sequence._replace(observation=self._store(sequence.observation)))
+        memory = replay.insert(state.replay, newest, self._cursor(clock)) if self.config.has_replay else None
+        learner, losses, updates = self._learn(clock, state.learner, newest if memory is None else memory, sample_key)
         learner = self._sync_target(learner, before, after)
         return SeedState(state.key, learner, rollout_state, memory), StepMetrics(episodes, losses, updates)
 
@@ -177,7 +178,8 @@ class Trainer:
     ) -> tuple[LearnerState, LossMetrics, Int[Array, ""]]:
         """The updates that fall due with this iteration; the metrics are sums over them.
 
-        None does before replay has taken in `start_env_steps`, also where it began anew with a resumed run.
+        None does before replay has taken in `start_env_steps`, also where it began anew with a resumed run. `memory` is
+        the replay, or without one the newest rollout.
         """
         config = self.config.learner
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
@@ -185,18 +187,21 @@ class Trainer:
         is_ready = self.env_steps(Clock(rollouts)) >= config.start_env_steps
         due = jnp.where(is_ready, fires(config.env_steps_per_update, before, after), 0)
         filled = jnp.minimum(rollouts * self.num_envs, self.config.replay_sequences // self.num_data)
+        batch_size = config.batch_size // self.num_data
 
-        def update(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
-            rows = replay.sample(key, memory, filled, config.batch_size // self.num_data)
+        def update(learner: LearnerState, index: Array, update_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
+            if self.config.has_replay:
+                rows = replay.sample(update_key, memory, filled, batch_size)
+            else:
+                rows = replay.minibatch(key, memory, index, batch_size)
             return self.learner.update(learner, self.recall(swap_time_and_batch(rows)), after)
 
-        def skip(learner: LearnerState, key: jax.Array) -> tuple[LearnerState, LossMetrics]:
-            del key
+        def skip(learner: LearnerState, index: Array, update_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
+            del index, update_key
             return learner, LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
 
         def turn(learner, inputs):
-            index, key = inputs
-            return lax.cond(index < due, update, skip, learner, key)
+            return lax.cond(inputs[0] < due, update, skip, learner, *inputs)
 
         most = self.config.max_updates_per_iteration
         learner, losses = lax.scan(turn, learner, (jnp.arange(most), jax.random.split(key, most)))
@@ -204,7 +209,7 @@ class Trainer:
 
     def _sync_target(self, learner: LearnerState, before: Array, after: Array) -> LearnerState:
         """Hard sync of agent and mixer together, with the iteration that passes a multiple of `every_env_steps`."""
-        if self.config.target.mode == "soft":
+        if self.config.target.mode != "hard":
             return learner
         due = fires(self.config.target.every_env_steps, before, after) > 0
         target = lax.cond(due, lambda: learner.params, lambda: learner.target_params)

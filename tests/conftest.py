@@ -16,6 +16,7 @@ install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.
 
 from pathlib import Path  # noqa: E402
 
+import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
@@ -23,6 +24,7 @@ from qmix_jax.checkpoint import PARAMS, Snapshot, to_host, write  # noqa: E402
 from qmix_jax.config import Config, from_mapping  # noqa: E402
 from qmix_jax.envs import make_env  # noqa: E402
 from qmix_jax.parallel import Program  # noqa: E402
+from qmix_jax.types import Joint  # noqa: E402
 
 
 def merge(base: dict, changes: dict) -> dict:
@@ -67,3 +69,22 @@ def untrained_run(folder: Path, settings: dict) -> Path:
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     write(folder, Snapshot(0, {PARAMS: to_host(state.seeds.learner.params)}, "", {}))
     return folder
+
+
+def joint_of(q, action, state, hidden):
+    """The record of a joint action (B, N) for Q-values (B, N, A), all of them legal."""
+    return Joint(
+        chosen_q=jnp.take_along_axis(q, action[..., None], -1)[..., 0],
+        greedy_q=q.max(-1),
+        action=jax.nn.one_hot(action, q.shape[-1]),
+        hidden=hidden,
+        state=state,
+    )
+
+
+def shaken(key, params, size):
+    """Parameters away from where they start, biases included."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    moved = [leaf + size * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=False)]
+    return jax.tree.unflatten(tree, moved)

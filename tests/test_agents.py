@@ -139,6 +139,15 @@ def test_agents_differ_by_id_and_by_last_action_only_if_asked(inputs):
     np.testing.assert_allclose(q[:, :, 0], q[:, :, 1], atol=1e-6)
 
 
+def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_recurrent_state(inputs):
+    agents = RecurrentAgents(AgentConfig(hidden_size=H, layer_norm=True), SPEC)
+    params = agents.init(jax.random.key(5))
+    q = agents.unroll(params, agents.initial_hidden(B), inputs)[1]
+    first_layer = {name: 10 * params[name] for name in ("obs", "bias", "agent_id", "last_action")}
+    np.testing.assert_allclose(agents.unroll(params | first_layer, agents.initial_hidden(B), inputs)[1], q, atol=1e-3)
+    assert jnp.abs(q).max() <= jnp.sqrt(H) * jnp.linalg.norm(params["q"], axis=0).max() + 1e-5
+
+
 def test_separate_parameters_are_independent(inputs):
     agents = RecurrentAgents(AgentConfig(H, share_parameters=False), SPEC)
     params = agents.init(jax.random.key(6))

@@ -75,6 +75,9 @@ def run(line: str) -> int:
         ("+preset=demo", {"env.settings.map": "3m"}),
         ("+preset=pymarl algorithm=vdn", {"algorithm.name": "vdn", "learner.optimizer": "rmsprop"}),
         ("+preset=pymarl learner.optimizer=adam", {"learner.optimizer": "adam", "learner.adam_epsilon": 1e-5}),
+        ("+preset=pqn", {"algorithm.name": "vdn", "has_replay": False, "target.mode": "none"}),
+        ("+preset=pqn algorithm=qmix env=mpe", {"algorithm.name": "qmix", "env.name": "mpe", "replay_sequences": 0}),
+        ("algorithm=original/qplex_games", {"algorithm.name": "qplex", "algorithm.options.num_heads": 10}),
         ("+preset=jaxmarl_mpe", {"env.name": "mpe", "learner.gamma": 0.9, "learner.final_learning_rate": 1e-10}),
     ],
 )
@@ -84,7 +87,7 @@ def test_overrides_compose(experiment, line, expected):
     for name, value in expected.items():
         found = config
         for part in name.split("."):
-            found = getattr(found, part)
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
         assert found == value, name
     assert settings["env"]["name"] == config.env.name
     assert folder.is_dir()
@@ -95,7 +98,7 @@ def test_overrides_compose(experiment, line, expected):
 def test_presets_compose(experiment, preset):
     assert run(f"+preset={preset}") == 0
     config = experiment.runs[0][0]
-    assert config.replay_sequences >= config.learner.batch_size
+    assert config.replay_sequences >= config.learner.batch_size or not config.has_replay
     assert config.learner.start_env_steps < config.total_env_steps
 
 

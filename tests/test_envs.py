@@ -21,6 +21,7 @@ from qmix_jax.config import (
     TwoStepConfig,
 )
 from qmix_jax.envs import make_env
+from qmix_jax.envs.joint import JointTeam
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import random_action
@@ -44,10 +45,11 @@ def env_of(settings):
     return make_env(EnvConfig("test", settings))
 
 
-@pytest.fixture(scope="module", params=list(SETTINGS))
+@pytest.fixture(scope="module", params=[*SETTINGS, "joint probe", "joint simple_spread"])
 def played(request):
     """Random legal play past the step limit, from one compiled scan."""
-    env = env_of(SETTINGS[request.param])
+    name = request.param.removeprefix("joint ")
+    env = env_of(SETTINGS[name]) if name == request.param else JointTeam(env_of(SETTINGS[name]))
 
     def step(carry, key):
         state, observation = carry
@@ -258,6 +260,24 @@ def test_known_games_have_their_known_best(settings, best, where):
 def test_the_penalty_is_for_agents_that_choose_different_best_places():
     env = env_of(PenaltyConfig(-7.0))
     np.testing.assert_array_equal(env.payoff, [[-7, 0, 10], [0, 2, 0], [10, 0, -7]])
+
+
+def test_a_team_as_one_agent_plays_the_same_game_with_joint_actions():
+    payoff = np.arange(12.0).reshape(2, 3, 2)
+    env = JointTeam(env_of(MatrixConfig(payoff.tolist())))
+    state, observation = env.reset(jax.random.key(0))
+    assert env.spec.num_agents == 1 and env.spec.num_actions == 27 and env.spec.obs_size == 3 + 1
+    legal = np.zeros((3, 3, 3), bool)
+    legal[:2, :, :2] = True
+    np.testing.assert_array_equal(observation.available[0], legal.ravel())
+    for joint in np.ndindex(payoff.shape):
+        number = jnp.array([np.ravel_multi_index(joint, (3, 3, 3))])
+        assert float(env.step(jax.random.key(0), state, number)[2].reward) == payoff[joint]
+
+
+def test_too_many_joint_actions_are_refused():
+    with pytest.raises(ConfigError, match=r"10\^5 = 100,000 joint actions on SMAX 2s3z"):
+        JointTeam(env_of(SmaxConfig(map="2s3z")))
 
 
 @pytest.mark.parametrize("payoff", [[1.0, 2.0], [[1.0], [2.0, 3.0]], [["a", "b"]], []])

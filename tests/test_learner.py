@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import shaken, tiny
 
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.learner import make_optimizer, pick
 from qmix_jax.mixers import MIXERS
+from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Clock, Joint
 
@@ -32,61 +33,77 @@ def learner_of(probe, name="qmix", whole_episodes=False, **changes):
         learner = dataclasses.replace(learner, mixer=MIXERS[name]())
     init = jax.jit(learner.init)
     state, other = init(jax.random.key(3)), init(jax.random.key(4))  # a target network that differs from the online one
-    return learner, state._replace(target_params=other.params)
+    state = state._replace(params=shaken(jax.random.key(5), state.params, 0.1), target_params=other.params)
+    return learner, state
 
 
-def values(learner, params, batch):
-    """Q of every agent and action at the T+1 observations, stepping one time after the other."""
-    hidden, qs, hiddens = batch.hidden, [], []
-    action = jnp.concatenate([batch.last_action[None], batch.action])
-    first = jnp.concatenate([batch.first, jnp.zeros((1, B), bool)])
-    for t in range(T + 1):
-        inputs = AgentInput(batch.observation.agents[t], action[t], first[t])
-        hidden, q = learner.agents.step(params["agent"], hidden, inputs)
-        qs.append(q)
-        hiddens.append(hidden)
-    return np.asarray(jnp.stack(qs)), jnp.stack(hiddens)
+class Networks:
+    """What an agent network and a mixer say of a batch, stepping one time after the other."""
 
+    def __init__(self, learner, params, batch):
+        self.batch, self.params = batch, params["mixer"]
+        self.apply = jax.jit(learner.mixer.apply, static_argnames="method")
+        action = jnp.concatenate([batch.last_action[None], batch.action])
+        first = jnp.concatenate([batch.first, jnp.zeros((1, B), bool)])
+        step, hidden, steps = jax.jit(learner.agents.step), batch.hidden, []
+        for t in range(T + 1):
+            inputs = AgentInput(batch.observation.agents[t], action[t], first[t])
+            hidden, q = step(params["agent"], hidden, inputs)
+            steps.append((hidden, q))
+        self.hidden, self.q = (np.stack(parts) for parts in zip(*steps, strict=True))
+        self.legal_q = np.where(batch.observation.available, self.q, -np.inf)
 
-def mix(learner, params, q, action, hidden, state):
-    """The mixer's value of one joint action in one environment."""
-    n = np.arange(q.shape[0])
-    joint = Joint(
-        chosen_q=jnp.asarray(q[n, action]),
-        greedy_q=jnp.asarray(q.max(-1)),
-        action=jax.nn.one_hot(jnp.asarray(action), q.shape[-1]),
-        hidden=hidden,
-        state=state,
-    )
-    return np.asarray(learner.mixer.apply(params["mixer"], jax.tree.map(lambda leaf: leaf[None], joint)))[0]
+    def joint(self, t, b, action):
+        q = self.q[t, b]
+        joint = Joint(
+            chosen_q=q[np.arange(q.shape[0]), action],
+            greedy_q=self.legal_q[t, b].max(-1),
+            action=np.eye(q.shape[-1], dtype=np.float32)[action],
+            hidden=self.hidden[t, b],
+            state=self.batch.observation.state[t, b],
+        )
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], joint)
+
+    def value(self, t, b, action):
+        return np.asarray(self.apply(self.params, self.joint(t, b, action)))[0]
+
+    def penalty(self, t, b, action, best):
+        return float(self.apply(self.params, self.joint(t, b, action), self.joint(t, b, best), method="penalty")[0])
 
 
 def loop_loss(learner, state, batch, skipped=0):
     """Double-Q lambda loss by the definition, one environment and one step at a time."""
-    config = learner.config
-    q, hidden = values(learner, state.params, batch)
-    target_q, target_hidden = values(learner, state.target_params, batch)
+    config, central = learner.config, learner.central
+    online, target = Networks(learner, state.params, batch), Networks(learner, state.target_params, batch)
+    judge, q_star = target, None
+    if central:
+        fresh = batch._replace(hidden=jnp.zeros_like(batch.hidden))
+        judge = Networks(central, state.target_params["central"], fresh)
+        q_star = Networks(central, state.params["central"], fresh)
+    best = (online if config.double_q else target).legal_q.argmax(-1)
     b_ = jax.tree.map(np.asarray, batch)
     total, count = 0.0, 0
     for b in range(B):
-        target = None
+        goal = None
         for t in reversed(range(T)):
-            legal = b_.observation.available[t + 1, b]
-            selecting = q if config.double_q else target_q
-            best = np.where(legal, selecting[t + 1, b], -np.inf).argmax(-1)
-            next_state = batch.observation.state[t + 1, b]
-            v = mix(learner, state.target_params, target_q[t + 1, b], best, target_hidden[t + 1, b], next_state)
+            v = judge.value(t + 1, b, best[t + 1, b])
             is_dropped = b_.truncated[t, b] and t < T - 1
-            trace = config.td_lambda if target is not None else 0.0
-            future = (1 - trace) * v + trace * (target if target is not None else 0.0)
+            trace = config.td_lambda if goal is not None else 0.0
+            future = (1 - trace) * v + trace * (goal if goal is not None else 0.0)
             here = config.reward_scale * b_.reward[t, b] + config.gamma * (0.0 if b_.terminated[t, b] else future)
-            target = None if is_dropped else here
+            goal = None if is_dropped else here
             if is_dropped or t < skipped:
                 continue
-            state_t = batch.observation.state[t, b]
-            chosen = mix(learner, state.params, q[t, b], b_.action[t, b], hidden[t, b], state_t)
-            total, count = total + np.mean((chosen - here) ** 2), count + 1
-    return total / count
+            action = b_.action[t, b]
+            value = online.value(t, b, action)
+            cost = np.mean((value - here) ** 2) + online.penalty(t, b, action, best[t, b])
+            if q_star:
+                may_be_best = (action == best[t, b]).all() or here > judge.value(t, b, best[t, b])
+                counts_fully = {CWQMIX: may_be_best, OWQMIX: value < here}[type(learner.mixer)]
+                weight = 1.0 if counts_fully else learner.mixer.alpha
+                cost = weight * cost + (q_star.value(t, b, action) - here) ** 2
+            total, count = total + cost, count + 1
+    return float(np.squeeze(total)) / count
 
 
 @pytest.mark.parametrize(
@@ -95,6 +112,10 @@ def loop_loss(learner, state, batch, skipped=0):
         ("qmix", {}),
         ("vdn", {"td_lambda": 0.0, "double_q": False}),
         ("iql", {"td_lambda": 1.0, "reward_scale": 0.1}),
+        ("qplex", {}),
+        ("qtran", {}),
+        ("cw_qmix", {}),
+        ("ow_qmix", {}),
     ],
 )
 def test_the_loss_equals_a_loop(probe, batch, name, changes):
@@ -128,6 +149,15 @@ def test_no_gradient_flows_into_the_target(probe, batch):
     learner, state = learner_of(probe)
     gradient = jax.jit(jax.grad(lambda t: learner.loss(state.params, t, batch)[0]))(state.target_params)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_without_a_target_network_the_online_one_makes_the_targets_and_stays_fixed(probe, batch):
+    learner, state = learner_of(probe, "ow_qmix")
+    alone = dataclasses.replace(learner, target=dataclasses.replace(learner.target, mode="none"))
+    assert jax.jit(alone.init)(jax.random.key(3)).target_params is None
+    gradient = jax.jit(jax.grad(lambda p: alone.loss(p, None, batch)[0]))(state.params)
+    expected = jax.jit(jax.grad(lambda p: learner.loss(p, state.params, batch)[0]))(state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), gradient, expected)
 
 
 def test_one_update_moves_agent_and_mixer_and_clips_them_together(probe, batch):

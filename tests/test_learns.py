@@ -6,7 +6,8 @@ import pytest
 
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
-from qmix_jax.envs import make_env
+from qmix_jax.envs import make_team
+from qmix_jax.mixers import MIXERS
 from qmix_jax.parallel import Program
 
 pytestmark = pytest.mark.slow
@@ -17,7 +18,7 @@ FAST = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes"
 def greedy_returns(line):
     """Return of greedy play after training, one a seed, from the settings that the command line would compose."""
     config = from_mapping(compose([*line.split(), f"num_seeds={SEEDS}", "devices=1"]))
-    program = Program.make(config, make_env(config.env))
+    program = Program.make(config, make_team(config))
     state = program.init()
     chunk = jax.jit(program.chunk, donate_argnums=0).lower(state).compile(FAST)
     for _ in range(config.num_chunks):
@@ -35,7 +36,17 @@ def test_monotonic_mixers_miss_the_non_monotonic_optimum_under_uniform_data(algo
     assert (greedy_returns(f"env=matrix algorithm={algorithm}") < 8.0).all()
 
 
-def test_everyone_finds_the_optimum_of_an_additive_game():
-    for algorithm in ("qmix", "vdn", "iql"):
-        returns = greedy_returns(f"env=matrix env.payoff=[[0,1],[2,3]] algorithm={algorithm}")
-        np.testing.assert_array_equal(returns, 3.0)
+@pytest.mark.parametrize("algorithm", ["qplex", "qtran", "cw_qmix", "ow_qmix", "joint"])
+def test_the_others_find_it(algorithm):
+    np.testing.assert_array_equal(greedy_returns(f"+preset=games algorithm={algorithm}"), 8.0)
+
+
+@pytest.mark.parametrize("algorithm", MIXERS)
+def test_everyone_finds_the_optimum_of_an_additive_game(algorithm):
+    returns = greedy_returns(f"env=matrix env.payoff=[[0,1],[2,3]] algorithm={algorithm}")
+    np.testing.assert_array_equal(returns, 3.0)
+
+
+def test_pqn_learns_without_replay_and_target():
+    line = "+preset=pqn env=two_step algorithm=qmix rollout.num_steps=2 total_env_steps=320_000 exploration.finish=1.0"
+    np.testing.assert_array_equal(greedy_returns(line), 8.0)

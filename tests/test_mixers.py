@@ -1,120 +1,159 @@
-"""Every mixer of the registry: shapes, monotonicity, and what greedy agents make of it."""
+"""Every mixer of the registry does what it declares: a new one is checked here by its line there alone."""
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import joint_of, shaken
+from jaxtyping import Array
 
 from qmix_jax.mixers import MIXERS
+from qmix_jax.mixers.base import Mixer
 from qmix_jax.mixers.qmix import QMIX
-from qmix_jax.types import Joint
+from qmix_jax.mixers.qtran import QTRAN
 
 B, N, A, H, Z = 16, 3, 4, 5, 7
-STREAMS = {"iql": N}
-FACTORED = ["vdn", "qmix"]  # individual-global-max holds
+JOINT_ACTIONS = jnp.array(list(itertools.product(range(A), repeat=N)))
+VARIANTS = {
+    "qmix-softplus": {"positive": "softplus"},
+    "qmix-raw-state": {"state_norm": "none"},
+    "qplex-deep": {"num_layers": 3, "num_heads": 2},
+    "qatten-unweighted": {"weighted_heads": False},
+}
 
 
-def joint_of(q, action, state):
-    """The record of a joint action (B, N) for Q-values (B, N, A)."""
-    return Joint(
-        chosen_q=jnp.take_along_axis(q, action[..., None], -1)[..., 0],
-        greedy_q=q.max(-1),
-        action=jax.nn.one_hot(action, A),
-        hidden=jnp.ones((B, N, H)),
-        state=state,
+class Case(NamedTuple):
+    """A mixer with parameters away from their start, and a batch of situations."""
+
+    mixer: Mixer
+    params: dict
+    q: Array
+    action: Array
+    state: Array
+    hidden: Array
+
+    def joint(self, action, q=None):
+        return joint_of(self.q if q is None else q, action, self.state, self.hidden)
+
+    def everywhere(self, function):
+        """`function(joint)` of every joint action: (A^N, B, ...)."""
+        every = jax.vmap(lambda action: function(self.joint(jnp.tile(action, (B, 1)))))
+        return jax.jit(every)(JOINT_ACTIONS)
+
+    def values(self):
+        """The streams of every joint action: (A^N, B, K)."""
+        return self.everywhere(lambda joint: self.mixer.apply(self.params, joint))
+
+
+@pytest.fixture(scope="module", params=[*MIXERS, *VARIANTS])
+def case(request):
+    mixer = MIXERS[request.param.partition("-")[0]](**VARIANTS.get(request.param, {}))
+    keys = jax.random.split(jax.random.key(0), 5)
+    q, state = 3 * jax.random.normal(keys[0], (B, N, A)), 10 * jax.random.normal(keys[1], (B, Z))
+    action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
+    example = joint_of(q, action, state, hidden)
+    params = jax.jit(lambda key: shaken(key, mixer.init(key, example), 0.3))(keys[4])
+    return Case(mixer, params, q, action, state, hidden)
+
+
+def test_streams_are_one_or_one_an_agent(case):
+    streams = case.mixer.apply(case.params, case.joint(case.action))
+    assert streams.shape in ((B, 1), (B, N)) and np.isfinite(streams).all()
+    assert streams.shape[-1] == 1 or not case.mixer.promises_igm
+
+
+def falls(case):
+    """Whether a stream falls where one agent exchanges its action for one that it values more."""
+    values = np.asarray(case.values()).reshape(*[A] * N, B, -1)
+    for agent in range(N):
+        order = np.argsort(case.q[:, agent], axis=-1)
+        rising = np.take_along_axis(np.moveaxis(values, agent, 0), order.T.reshape(A, *[1] * (N - 1), B, 1), axis=0)
+        if (np.diff(rising, axis=0) < -1e-4).any():
+            return True
+    return False
+
+
+def test_it_is_monotonic_exactly_if_it_says_so(case):
+    assert falls(case) != case.mixer.is_monotonic
+
+
+def test_greedy_agents_find_the_best_joint_action_if_promised(case):
+    greedy = case.mixer.apply(case.params, case.joint(case.q.argmax(-1)))
+    if case.mixer.promises_igm:
+        np.testing.assert_allclose(greedy, case.values().max(0), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter_and_every_agent(case):
+    def loss(params, q):
+        chosen, best = case.joint(case.action, q), case.joint(case.q.argmax(-1), q)
+        streams = case.mixer.apply(params, chosen)
+        return jnp.sum(streams**2) + jnp.sum(case.mixer.apply(params, chosen, best, method="penalty"))
+
+    gradient, by_q = jax.jit(jax.grad(loss, argnums=(0, 1)))(case.params, case.q)
+    for leaf in jax.tree.leaves(gradient):
+        assert np.isfinite(leaf).all() and jnp.abs(leaf).max() > 0
+    assert (jnp.abs(by_q).max(axis=(0, 2)) > 0).all()
+
+
+def test_seeds_side_by_side_equal_seeds_alone(case):
+    others = shaken(jax.random.key(9), case.params, 0.1)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), case.params, others)
+    joint = case.joint(case.action)
+    together = jax.jit(jax.vmap(case.mixer.apply, in_axes=(0, None), axis_size=2))(both, joint)
+    for params, streams in zip((case.params, others), together, strict=True):
+        np.testing.assert_allclose(case.mixer.apply(params, joint), streams, rtol=1e-4, atol=1e-4)
+
+
+def test_axes_before_the_agents_are_all_batch(case):
+    joint = case.joint(case.action)
+    folded = jax.tree.map(lambda leaf: leaf.reshape(4, B // 4, *leaf.shape[1:]), joint)
+    flat, streams = case.mixer.apply(case.params, joint), case.mixer.apply(case.params, folded)
+    np.testing.assert_allclose(streams.reshape(flat.shape), flat, rtol=1e-5, atol=1e-5)
+    assert case.mixer.apply(case.params, folded, folded, method="penalty").shape == (4, B // 4)
+
+
+@pytest.mark.parametrize("name", ["qmix", "qplex", "qatten"])
+def test_q_tot_starts_near_the_sum_of_the_agents_values(name):
+    keys = jax.random.split(jax.random.key(4), 3)
+    q, state = 0.2 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
+    joint = joint_of(q, q.argmin(-1), state, jnp.zeros((B, N, H)))
+    mixer = MIXERS[name]()
+    total = mixer.apply(mixer.init(keys[2], joint), joint)[:, 0]
+    np.testing.assert_allclose(total, joint.chosen_q.sum(-1), atol=0.15)
+    assert jnp.abs(total).max() > 0.5
+
+
+def test_where_qtrans_penalties_are_zero_greedy_agents_find_the_best_joint_action():
+    """The agents' values are set so that both penalties vanish everywhere; making another action greedy costs."""
+    keys = jax.random.split(jax.random.key(5), 4)
+    state, hidden = jax.random.normal(keys[0], (B, Z)), jax.random.normal(keys[1], (B, N, H))
+    mixer, anything = QTRAN(), jnp.zeros((B, N, A))
+    params = shaken(keys[2], mixer.init(keys[3], joint_of(anything, jnp.zeros((B, N), int), state, hidden)), 0.3)
+    case = Case(mixer, params, anything, anything, state, hidden)
+    q_jt, v = case.everywhere(lambda joint: mixer.apply(params, joint, method="values"))
+    best = JOINT_ACTIONS[q_jt.argmax(0)]
+    gap = q_jt.max(0) - jnp.sort(q_jt, axis=0)[-2]
+    share = (q_jt.max(0) - v[0]) / N
+    is_best = jax.nn.one_hot(best, A, dtype=bool)
+    q = share[:, None, None] - jnp.where(is_best, 0.0, gap[:, None, None] / N)
+    penalty = case._replace(q=q).everywhere(
+        lambda joint: mixer.apply(params, joint, joint_of(q, best, state, hidden), method="penalty")
     )
-
-
-def shaken(key, params, size):
-    """Parameters away from where they start, biases included."""
-    return jax.tree.map(lambda leaf: leaf + size * jax.random.normal(key, leaf.shape), params)
-
-
-@pytest.fixture(scope="module", params=[*MIXERS, "qmix-softplus", "qmix-raw-state"])
-def mixing(request):
-    name, _, option = request.param.partition("-")
-    options = {"softplus": {"positive": "softplus"}, "raw-state": {"state_norm": "none"}, "": {}}[option]
-    keys = jax.random.split(jax.random.key(0), 4)
-    q = 3 * jax.random.normal(keys[0], (B, N, A))
-    state = 10 * jax.random.normal(keys[1], (B, Z))
-    mixer = MIXERS[name](**options)
-    action = jax.random.randint(keys[2], (B, N), 0, A)
-    params = jax.jit(lambda key: shaken(key, mixer.init(key, joint_of(q, action, state)), 0.3))(keys[3])
-    return name, mixer, params, q, action, state
-
-
-def test_streams(mixing):
-    name, mixer, params, q, action, state = mixing
-    assert mixer.apply(params, joint_of(q, action, state)).shape == (B, STREAMS.get(name, 1))
-
-
-def test_every_stream_rises_with_every_agents_value(mixing):
-    _, mixer, params, q, action, state = mixing
-    joint = joint_of(q, action, state)
-
-    def total(chosen_q):
-        return mixer.apply(params, joint._replace(chosen_q=chosen_q)).sum()
-
-    gradient = jax.grad(total)(joint.chosen_q)
-    assert (gradient >= 0).all() and (gradient > 0).any()
-
-
-def test_greedy_agents_find_the_best_joint_action(mixing):
-    name, mixer, params, q, _, state = mixing
-    if name not in FACTORED:
-        pytest.skip("promises nothing about joint actions")
-    joint_actions = jnp.array(list(itertools.product(range(A), repeat=N)))
-    value_of = jax.jit(jax.vmap(lambda u: mixer.apply(params, joint_of(q, jnp.tile(u, (B, 1)), state))[:, 0]))
-    values = value_of(joint_actions)
-    greedy_value = mixer.apply(params, joint_of(q, q.argmax(-1), state))[:, 0]
-    np.testing.assert_allclose(greedy_value, values.max(0), rtol=1e-5)
-
-
-def pymarl_qmix(weights, q, state, embed):
-    """PyMARL's QMixer.forward in NumPy, with hypernet_layers=2; weights are (in, out) matrices and biases."""
-
-    def linear(name, x):
-        return x @ weights[name]["kernel"] + weights[name]["bias"]
-
-    def two_layers(first, last, x):
-        return linear(last, np.maximum(linear(first, x), 0))
-
-    w1 = np.abs(two_layers("hyper_w_1.0", "hyper_w_1.2", state)).reshape(len(q), N, embed)
-    b1 = linear("hyper_b_1", state).reshape(len(q), 1, embed)
-    hidden = q.reshape(len(q), 1, N) @ w1 + b1
-    hidden = np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0)))
-    w_final = np.abs(two_layers("hyper_w_final.0", "hyper_w_final.2", state)).reshape(len(q), embed, 1)
-    v = two_layers("V.0", "V.2", state).reshape(len(q), 1, 1)
-    return (hidden @ w_final + v).reshape(len(q))
-
-
-def test_qmix_equals_pymarls_mixer_with_the_same_weights():
-    embed = 8
-    keys = jax.random.split(jax.random.key(1), 3)
-    q, state = 5 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
-    joint = joint_of(q, q.argmin(-1), state)
-    mixer = QMIX(embed_size=embed, hypernet_size=16, state_norm="none", init_scale=1.0)
-    params = jax.jit(lambda key: shaken(key, mixer.init(key, joint), 0.1))(keys[2])
-    ours = jax.tree.map(np.asarray, params["params"])
-    theirs = {
-        "hyper_w_1.0": ours["w1"]["Dense_0"],
-        "hyper_w_1.2": ours["w1"]["Dense_1"],
-        "hyper_b_1": ours["b1"],
-        "hyper_w_final.0": ours["w2"]["Dense_0"],
-        "hyper_w_final.2": ours["w2"]["Dense_1"],
-        "V.0": ours["value"]["Dense_0"],
-        "V.2": ours["value"]["Dense_1"],
-    }
-    expected = pymarl_qmix(theirs, np.asarray(joint.chosen_q), np.asarray(state), embed)
-    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(penalty, 0.0, atol=1e-8)
+    np.testing.assert_array_equal(q.argmax(-1), best)
+    wrong = jnp.roll(q, 1, axis=-1)
+    chosen = joint_of(wrong, best, state, hidden)
+    raised = mixer.apply(params, chosen, joint_of(wrong, wrong.argmax(-1), state, hidden), method="penalty")
+    assert (raised > 1e-6).all()
 
 
 def test_normalising_the_state_makes_its_scale_and_offset_harmless():
-    q, state = jnp.ones((B, N, A)), jax.random.normal(jax.random.key(2), (B, Z))
+    q, state, hidden = jnp.ones((B, N, A)), jax.random.normal(jax.random.key(2), (B, Z)), jnp.zeros((B, N, H))
     action = jnp.zeros((B, N), int)
     mixer = QMIX()
-    params = mixer.init(jax.random.key(3), joint_of(q, action, state))
-    small, large = (mixer.apply(params, joint_of(q, action, s)) for s in (state, 32 * state + 16))
+    params = mixer.init(jax.random.key(3), joint_of(q, action, state, hidden))
+    small, large = (mixer.apply(params, joint_of(q, action, s, hidden)) for s in (state, 32 * state + 16))
     np.testing.assert_allclose(small, large, rtol=1e-3)

@@ -108,6 +108,17 @@ def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), split.params, whole.params)
 
 
+def test_without_replay_every_device_learns_from_its_own_share_of_the_rollout(probe):
+    changes = {"replay": {"capacity": 0}, "target": {"mode": "none"}, "learner": {"batch_size": 2}}
+    program = Program.make(tiny(devices=2, **changes), probe)
+    state, metrics = program.compile_chunk(program.init())(program.init())
+    assert state.seeds.replay is None and describe_memory(program.shapes)["replay"] == 0
+    assert (metrics.updates == 2).all() and np.isfinite(metrics.losses.loss).all()
+    for leaf in jax.tree.leaves(state.seeds.learner.params):
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        np.testing.assert_array_equal(copies[0], copies[1])
+
+
 def test_one_compilation_a_run(probe):
     program = Program.make(tiny(devices=1), probe)
     state = program.init()

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from conftest import tiny
 
+from qmix_jax import replay
+from qmix_jax.config import ConfigError
 from qmix_jax.trainer import Trainer, fires
 from qmix_jax.types import Clock
 
@@ -69,6 +71,36 @@ def test_replay_is_a_ring_of_whole_rollouts(stepped):
 def test_what_is_inserted_is_what_was_played(stepped):
     names = stepped.states[2].replay.observation.agents[4:8, 0, 0, 0]
     np.testing.assert_array_equal(names, stepped.states[1].rollout.observation.agents[:, 0, 0])
+
+
+def test_minibatches_cover_the_rows_once_a_pass_and_are_shuffled_anew_for_each():
+    rows = {"number": jnp.arange(12)}
+    draw = jax.jit(lambda index: replay.minibatch(jax.random.key(0), rows, index, 4)["number"])
+    passes = np.array([[draw(3 * p + i) for i in range(3)] for p in range(4)]).reshape(4, 12)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(12), (4, 1)))
+    assert len({tuple(order) for order in passes}) == 4
+
+
+WITHOUT_REPLAY = {
+    "replay": {"capacity": 0},
+    "target": {"mode": "none"},
+    "learner": {"batch_size": 2, "env_steps_per_update": 8, "start_env_steps": 0},
+}
+
+
+def test_without_replay_the_newest_rollout_alone_is_learnt_from(probe):
+    """Two passes of two minibatches an iteration, and nothing is kept."""
+    trainer = Trainer(tiny(**WITHOUT_REPLAY), probe)
+    step = jax.jit(trainer.step)
+    before = jax.jit(trainer.init)(jnp.array(0))
+    after, metrics = step(Clock(jnp.array(0)), before)
+    assert before.replay is None and after.replay is None and after.learner.target_params is None
+    assert int(metrics.updates) == 4 and float(metrics.losses.loss) > 0
+
+
+def test_without_replay_minibatches_divide_the_rollout():
+    with pytest.raises(ConfigError, match=r"set learner\.batch_size=1"):
+        tiny(**{**WITHOUT_REPLAY, "learner": {"batch_size": 3}})
 
 
 @pytest.mark.parametrize(("num_envs", "expected"), [(4, [1, 1, 1, 2]), (2, [0, 1, 0, 1, 1, 0, 1, 1])])

@@ -27,7 +27,8 @@ class RecurrentAgents(NamedTuple):
     """The team's networks as pure functions over `Params`.
 
     Per agent: ReLU(W obs + row of its id + row of its last action) -> GRU -> Q of every action. The two rows are
-    what one-hot inputs would add to the first layer. With `share_parameters` all agents use the same weights;
+    what one-hot inputs would add to the first layer. `layer_norm` normalises what goes into the ReLU, and the
+    recurrent state before the last layer. With `share_parameters` all agents use the same weights;
     without, every parameter has a leading axis N.
     """
 
@@ -60,7 +61,7 @@ class RecurrentAgents(NamedTuple):
         if config.use_last_action:
             params["last_action"] = rows(next(keys), (spec.num_actions + 1, size))
         if config.layer_norm:
-            params |= {"norm_scale": jnp.ones(size), "norm_bias": jnp.zeros(size)}
+            params |= {"norm_scale": jnp.ones((2, size)), "norm_bias": jnp.zeros((2, size))}
         return params
 
     def initial_hidden(self, num_envs: int) -> Float[Array, "B N H"]:
@@ -109,11 +110,16 @@ def _embed(params: Params, obs: Array, last_action: Array) -> Array:
         x = x + params["last_action"][last_action]
     if "agent_id" in params:
         x = x + params["agent_id"]
-    return jax.nn.relu(x)
+    return jax.nn.relu(_normalise(params, 0, x))
 
 
 def _head(params: Params, hidden: Array) -> Array:
-    if "norm_scale" in params:
-        mean, variance = jnp.mean(hidden, -1, keepdims=True), jnp.var(hidden, -1, keepdims=True)
-        hidden = (hidden - mean) / jnp.sqrt(variance + 1e-6) * params["norm_scale"] + params["norm_bias"]
-    return linear(hidden, params["q"]) + params["q_bias"]
+    return linear(_normalise(params, 1, hidden), params["q"]) + params["q_bias"]
+
+
+def _normalise(params: Params, layer: int, x: Array) -> Array:
+    """Layer normalisation of the first layer (0) or the recurrent state (1), where the agents have it."""
+    if "norm_scale" not in params:
+        return x
+    mean, variance = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + 1e-6) * params["norm_scale"][layer] + params["norm_bias"][layer]

@@ -6,6 +6,7 @@ A new environment is a class with `spec`, `reset`, `step` and `scene` (see `team
 
 from qmix_jax.config import (
     ClimbingConfig,
+    Config,
     EnvConfig,
     MatrixConfig,
     MpeConfig,
@@ -18,6 +19,18 @@ from qmix_jax.config import (
 )
 from qmix_jax.envs.shield import Shielded
 from qmix_jax.envs.team import TeamEnv
+
+
+def make_team(config: Config) -> TeamEnv:
+    """The environment of a run as its algorithm sees it; raises ConfigError where the two do not fit."""
+    from qmix_jax.mixers import MIXERS
+
+    env = make_env(config.env)
+    if not MIXERS[config.algorithm.name].acts_jointly:
+        return env
+    from qmix_jax.envs.joint import JointTeam
+
+    return JointTeam(env)
 
 
 def make_env(config: EnvConfig) -> TeamEnv:

@@ -1,19 +1,29 @@
 """Mixers, one file each, and their registry."""
 
-import flax.linen as nn
-
 from qmix_jax.config import AlgorithmConfig
+from qmix_jax.mixers.base import Mixer
 from qmix_jax.mixers.iql import IQL
+from qmix_jax.mixers.joint import JointQ
+from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
+from qmix_jax.mixers.qplex import QPLEX
+from qmix_jax.mixers.qtran import QTRAN
 from qmix_jax.mixers.vdn import VDN
+from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
 
-MIXERS: dict[str, type[nn.Module]] = {
+MIXERS: dict[str, type[Mixer]] = {
     "iql": IQL,
     "vdn": VDN,
     "qmix": QMIX,
+    "qplex": QPLEX,
+    "qatten": Qatten,
+    "qtran": QTRAN,
+    "cw_qmix": CWQMIX,
+    "ow_qmix": OWQMIX,
+    "joint": JointQ,
 }
 
 
-def make_mixer(config: AlgorithmConfig) -> nn.Module:
+def make_mixer(config: AlgorithmConfig) -> Mixer:
     """The mixer of a config."""
     return MIXERS[config.name](**config.options)

@@ -6,14 +6,56 @@ K = 1 for a factored Q_tot; K = N for independent learners, where every stream l
 Options are the module's fields; the YAML in conf/algorithm names them.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from qmix_jax.types import Joint
 
 StateNorm = Literal["layer_norm", "none"]
+
+
+class Mixer(nn.Module):
+    """The base of all mixers: what one promises (the tests hold it to that), and what it may add to the learner."""
+
+    is_monotonic: ClassVar[bool] = False
+    """No stream falls when one agent exchanges its action for one that it values more."""
+    promises_igm: ClassVar[bool] = False
+    """Individual-global-max: where every agent takes its best action, Q_tot is at its largest."""
+    acts_jointly: ClassVar[bool] = False
+    """The team is to be one agent that chooses among all joint actions (see `qmix_jax.envs.joint`)."""
+
+    @property
+    def central(self) -> "Mixer | None":
+        """The mixer of a second, unrestricted value Q* that makes the targets; none but for weighted QMIX."""
+        return None
+
+    def importance(
+        self,
+        chosen: Float[Array, "*batch 1"],
+        targets: Float[Array, "*batch 1"],
+        best: Float[Array, "*batch 1"],
+        is_best: Bool[Array, "*batch 1"],
+    ) -> Float[Array, "*batch 1"]:
+        """How much each squared error of Q_tot counts where there is a central Q*.
+
+        Args:
+            chosen: Q_tot of the joint action that was taken.
+            targets: what it should be.
+            best: Q* of the greedy joint action, by the target network.
+            is_best: whether that action was taken.
+        """
+        raise NotImplementedError
+
+    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
+        """What the loss adds to the squared error at each time, given the joint action that was taken and the greedy
+        one of the online network (both with the online network's values); nothing for most.
+        """
+        del best
+        return jnp.zeros(chosen.chosen_q.shape[:-1])
 
 
 def normalise_state(state: Float[Array, "*batch Z"], how: StateNorm) -> Float[Array, "*batch Z"]:
@@ -35,22 +77,49 @@ def elu(x: Array) -> Array:
     return jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0.0)) - 1)
 
 
-class Hypernet(nn.Module):
-    """State to weights: Linear, ReLU, Linear. Every weight starts near `start`; `scale` says how much it depends on
-    the state at first.
+class MLP(nn.Module):
+    """`num_layers` linear layers with ReLU between them: state to weights, and other small networks.
+
+    Every output starts near `start`; `scale` says how much it depends on the input at first.
     """
 
     hidden_size: int
     output_size: int
     scale: float
     start: float = 0.0
+    num_layers: int = 2
 
     @nn.compact
-    def __call__(self, state: Float[Array, "*batch Z"]) -> Float[Array, "*batch W"]:
-        """(*batch, Z) -> (*batch, output_size)."""
-        x = nn.relu(nn.Dense(self.hidden_size)(state))
+    def __call__(self, x: Float[Array, "*batch X"]) -> Float[Array, "*batch W"]:
+        """(*batch, X) -> (*batch, output_size)."""
+        for _ in range(self.num_layers - 1):
+            x = nn.relu(nn.Dense(self.hidden_size)(x))
         start = nn.initializers.constant(self.start)
         return nn.Dense(self.output_size, kernel_init=small(self.scale), bias_init=start)(x)
+
+
+class Heads(nn.Module):
+    """`num_heads` networks of the same shape (see `MLP`), side by side: (*batch, X) -> (*batch, heads, output_size)."""
+
+    num_heads: int
+    hidden_size: int
+    output_size: int
+    scale: float
+    start: float = 0.0
+    num_layers: int = 2
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch X"]) -> Float[Array, "*batch heads W"]:
+        """Every head's answer."""
+        heads = nn.vmap(
+            MLP,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,  # pyright: ignore[reportArgumentType]
+            out_axes=-2,
+            axis_size=self.num_heads,
+        )
+        return heads(self.hidden_size, self.output_size, self.scale, self.start, self.num_layers, name="head")(x)
 
 
 def small(scale: float) -> Initializer:

@@ -1,20 +1,20 @@
 """The monotonic mixing network."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qmix_jax.mixers.base import Hypernet, StateNorm, elu, normalise_state, small
+from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
 from qmix_jax.types import Joint
 
 POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
 
 
-class QMIX(nn.Module):
+class QMIX(Mixer):
     """QMIX (Rashid et al. 2018, section 4; 2020, figure 2).
 
         Q_tot = ELU(q^T W1(s) + b1(s)) W2(s) + V(s),    W1, W2 >= 0
@@ -23,6 +23,9 @@ class QMIX(nn.Module):
     as in PyMARL. Here unlike there: the state is normalised first; W1 and W2 start at 1 / sqrt(embed_size), so that
     Q_tot starts as the sum of the Q_i (VDN's), and what depends on the state starts small, at `init_scale`.
     """
+
+    is_monotonic: ClassVar[bool] = True
+    promises_igm: ClassVar[bool] = True
 
     embed_size: int = 32
     hypernet_size: int = 64
@@ -37,10 +40,10 @@ class QMIX(nn.Module):
         num_agents, embed = joint.chosen_q.shape[-1], self.embed_size
         make_positive = POSITIVE[self.positive]
         size, scale, start = self.hypernet_size, self.init_scale, 1 / math.sqrt(embed)
-        w1 = make_positive(Hypernet(size, num_agents * embed, scale, start, name="w1")(state))
-        w2 = make_positive(Hypernet(size, embed, scale, start, name="w2")(state))
+        w1 = make_positive(MLP(size, num_agents * embed, scale, start, name="w1")(state))
+        w2 = make_positive(MLP(size, embed, scale, start, name="w2")(state))
         b1 = nn.Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)
-        value = Hypernet(embed, 1, self.init_scale, name="value")(state)
+        value = MLP(embed, 1, self.init_scale, name="value")(state)
         w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)
         hidden = elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)
         return jnp.sum(hidden * w2, axis=-1, keepdims=True) + value

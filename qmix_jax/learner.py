@@ -197,8 +197,8 @@ class Learner:
         )
 
     def _judge(
-        self, params: Params, target_params: Params, batch: Sequence, best: Int[Array, "T+1 B N"]
-    ) -> tuple[Float[Array, "T B 1"], Float[Array, "T+1 B 1"]]:
+        self, params: Params, target_params: Params, batch: Sequence, best: Int[Array, "T1 B N"]
+    ) -> tuple[Float[Array, "T B 1"], Float[Array, "T1 B 1"]]:
         """As Q*: the online value of what was done, and the target network's of what the acting agents find best."""
         online, target = self._unroll_both(params, target_params, batch._replace(hidden=jnp.zeros_like(batch.hidden)))
         kept = _skip(batch, self.config.burn_in)

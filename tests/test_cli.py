@@ -144,7 +144,7 @@ WRONG = [
     ("+learner.gamma=.9", "+learner.gamma=.9", "write learner.gamma=.9"),
     ("foo.bar=1", "foo.bar", "total_env_steps"),
     ("env.task=simple_spread", "env.task", "env=mpe"),
-    ("algorithm=vdn algorithm.embed_size=3", "algorithm.embed_size", "algorithm=qmix"),
+    ("algorithm=vdn algorithm.embed_size=3", "algorithm.embed_size", "algorithm=cw_qmix|ow_qmix|"),
     ("env=mpe env.task=simple_sprea", "env.task=simple_sprea", "'simple_spread'"),
     ("smax", "'smax'", "env=smax"),
     ("seed", "'seed'", "NAME=VALUE"),
@@ -162,7 +162,7 @@ WRONG = [
     ("--cfg job -m", "--cfg", "only one"),
     ("-m seed=0,-1", "seed=-1", "negative"),
     ("-m algorithm=qmix,vdx", "algorithm=vdx", "'vdn'"),
-    ("-m algorithm=qmix,vdn algorithm.embed_size=3", "algorithm.embed_size", "algorithm=qmix"),
+    ("-m algorithm=qmix,vdn algorithm.embed_size=3", "algorithm.embed_size", "|qmix|"),
 ]
 
 
@@ -281,7 +281,7 @@ def test_every_job_of_a_sweep_goes_on_in_its_own_folder(experiment, tmp_path):
     [
         ("--resume", "needs a run's folder"),
         ("resume=", "needs a run's folder"),
-        ("--resume nowhere", "nowhere is no run's folder"),
+        ("--resume nowhere", "there is no folder nowhere"),
         ("--resume begun env=mpe", "the env of a run stays"),
         ("--resume begun learner.gama=1", "did you mean 'learner.gamma'?"),
         ("--resume begun -m", "settings only"),

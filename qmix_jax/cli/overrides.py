@@ -107,9 +107,10 @@ class OverrideChecker:
     def _refuse_key(self, key: str, known: dict[str, Any]) -> None:
         section = key.split(".")[0]
         name = known.get(f"{section}.name")
-        for choice in self.groups.get(section, []):
-            if name and choice != name and key in self._settings((f"{section}={choice}",)):
-                raise ConfigError(f"{section}={name} has no setting '{key}'; it belongs to {section}={choice}")
+        others = [choice for choice in self.groups.get(section, []) if name and choice != name and "/" not in choice]
+        owners = [choice for choice in others if key in self._settings((f"{section}={choice}",))]
+        if owners:
+            raise ConfigError(f"{section}={name} has no setting '{key}'; it belongs to {section}={'|'.join(owners)}")
         hint = _suggest(key, [*known, *(f"{self._plus(group)}{group}" for group in self.groups)])
         raise ConfigError(f"unknown setting '{key}'{hint}")
 

@@ -86,7 +86,7 @@ def markdown(results: dict) -> str:
     ]
     if results["growth"]:
         parts += [
-            "How the cost of an iteration of training grows, one setting enlarged at a time (slope 1: in proportion):",
+            "How the cost of a training iteration grows, one setting enlarged at a time (slope 1: in proportion):",
             _growth(results),
         ]
     return "\n\n".join(parts) + "\n"

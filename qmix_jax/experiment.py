@@ -385,9 +385,8 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False) -> in
     says = config.logging.display != "none"
     with_film = config.logging.film
     if the_run.is_complete and the_run.has_pictures(with_film):
-        print(
-            f"{_short(folder)} is complete: {the_run.env_steps:,} environment steps; total_env_steps=... makes it longer"
-        )
+        steps = f"{the_run.env_steps:,} environment steps"
+        print(f"{_short(folder)} is complete: {steps}; a larger total_env_steps makes it longer")
         return exits.DONE
     the_run.write_settings(settings)
     if says:

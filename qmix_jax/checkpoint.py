@@ -348,6 +348,10 @@ class Saver:
         if self._writing is not None:
             self._writing.result()
 
+    def close(self) -> None:
+        """Until everything is written; nothing follows."""
+        self._thread.shutdown()
+
     def _write(self, snapshot: Snapshot) -> None:
         try:
             write(self._folder, snapshot)

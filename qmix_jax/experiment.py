@@ -84,17 +84,16 @@ class Run:
     program: Program
     folder: Path
     past: Past
-    rows: list[dict] = field(default_factory=list)
-    compile_seconds: float = 0.0
-    good_params: Any = None
+    rows: list[dict] = field(init=False)
+    compile_seconds: float = field(init=False)
+    good_params: Any = field(init=False)
     """The parameters after the last chunk whose losses were finite, on the host."""
 
     def __post_init__(self):
-        self.rows = self.past.rows
-        self.compile_seconds = self.past.seconds("compile_seconds")
-        self._began = time.perf_counter() - self.past.seconds("wall_seconds")
-        if self.past.checkpoint:
-            self.good_params = self.past.checkpoint.read(PARAMS)
+        past = self.past
+        self.rows, self.compile_seconds = past.rows, past.seconds("compile_seconds")
+        self.good_params = past.checkpoint.read(PARAMS) if past.checkpoint else None
+        self._began = time.perf_counter() - past.seconds("wall_seconds")
 
     @property
     def config(self) -> Config:
@@ -235,11 +234,11 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         past = self.past
-        if past.checkpoint is None:
-            write_manifest(self.folder, {"title": self.title, "started": started})
-        else:
+        if past.checkpoint:
             add_to_manifest(self.folder, {"started": started, "env_steps": past.env_steps, "changes": past.changes})
-        if past.checkpoint is None or past.changes:
+        else:
+            write_manifest(self.folder, {"title": self.title, "started": started})
+        if past.changes or not past.checkpoint:
             write_text_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         for checkpoint in past.later:
             checkpoint.remove()
@@ -380,7 +379,8 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False) -> in
     says = config.logging.display != "none"
     with_film = config.logging.film
     if the_run.is_complete and the_run.has_pictures(with_film):
-        print(f"{folder} is complete: {the_run.env_steps:,} environment steps; total_env_steps=... makes it longer")
+        steps = f"{the_run.env_steps:,} environment steps"
+        print(f"{_short(folder)} is complete: {steps}; a larger total_env_steps makes it longer")
         return exits.DONE
     the_run.write_settings(settings)
     if says:
@@ -406,7 +406,7 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False) -> in
             if with_film:
                 display.message("painting the film")
             the_run.leave_behind(with_film, display)
-            saver.wait()
+            saver.close()
             metrics.close()
     if dashboard:
         dashboard.media(folder / "curve.png", folder / "policy.gif" if with_film else None)
@@ -414,7 +414,7 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False) -> in
     failure = saver.failure or metrics.failure
     if failure:
         print(f"qmix-jax: error: the end of the run could not be saved: {failure}", file=sys.stderr, flush=True)
-        status = exits.NOT_SAVED
+        status = exits.FAILED if status == exits.FAILED else exits.NOT_SAVED
     if says:
         print(the_run.summary(status))
         if status == exits.DONE:

@@ -174,9 +174,10 @@ def write_manifest(folder: Path, extra: dict) -> None:
 
 def add_to_manifest(folder: Path, resumed: dict) -> None:
     """Add to folder/run.json that the run was resumed, how, and on what machine."""
-    manifest = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    path = folder / "run.json"
+    manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     manifest["resumed"] = [*manifest.get("resumed", []), {**resumed, **describe_machine()}]
-    write_text_atomically(folder / "run.json", to_json(manifest, indent=2) + "\n")
+    write_text_atomically(path, to_json(manifest, indent=2) + "\n")
 
 
 def write_text_atomically(path: Path, text: str) -> None:

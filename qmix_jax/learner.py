@@ -197,9 +197,11 @@ class Learner:
         )
 
     def _judge(
-        self, params: Params, target_params: Params, batch: Sequence, best: Int[Array, "T1 B N"]
-    ) -> tuple[Float[Array, "T B 1"], Float[Array, "T1 B 1"]]:
-        """As Q*: the online value of what was done, and the target network's of what the acting agents find best."""
+        self, params: Params, target_params: Params, batch: Sequence, best: Int[Array, "times B N"]
+    ) -> tuple[Float[Array, "T B 1"], Float[Array, "times B 1"]]:
+        """As Q*: the online value of what was done, and the target network's of what the acting agents find best at all
+        T+1 times.
+        """
         online, target = self._unroll_both(params, target_params, batch._replace(hidden=jnp.zeros_like(batch.hidden)))
         kept = _skip(batch, self.config.burn_in)
         chosen = self._mix(params, self._joint(online, kept, NOW, kept.action))

@@ -36,7 +36,10 @@ def test_monotonic_mixers_miss_the_non_monotonic_optimum_under_uniform_data(algo
     assert (greedy_returns(f"env=matrix algorithm={algorithm}") < 8.0).all()
 
 
-@pytest.mark.parametrize("algorithm", ["qplex", "qtran", "cw_qmix", "ow_qmix", "joint"])
+QPLEX = "qplex algorithm.num_heads=10 algorithm.num_layers=2 algorithm.init_scale=1"
+
+
+@pytest.mark.parametrize("algorithm", [QPLEX, "qtran", "cw_qmix", "ow_qmix", "joint"])
 def test_the_others_find_it(algorithm):
     np.testing.assert_array_equal(greedy_returns(f"+preset=games algorithm={algorithm}"), 8.0)
 
@@ -48,5 +51,6 @@ def test_everyone_finds_the_optimum_of_an_additive_game(algorithm):
 
 
 def test_pqn_learns_without_replay_and_target():
-    line = "+preset=pqn env=two_step algorithm=qmix rollout.num_steps=2 total_env_steps=320_000 exploration.finish=1.0"
+    games = "env=two_step rollout.num_steps=2 exploration.finish=1.0"
+    line = f"+preset=pqn algorithm=qmix {games} learner.env_steps_per_update=64 total_env_steps=320_000"
     np.testing.assert_array_equal(greedy_returns(line), 8.0)

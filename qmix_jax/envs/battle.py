@@ -166,7 +166,7 @@ class Battle:
         """
         types, num_units, (width, height) = self._types, self.num_units, self.map_size
         assert types is not None
-        x = np.where(np.arange(num_units) < self.num_allies, width / 4, width * 3 / 4)
+        x = jnp.where(np.arange(num_units) < self.num_allies, width / 4, width * 3 / 4)
         radius, ones, none = self.traits.radius[types], jnp.ones(num_units), jnp.zeros(num_units)
         x, y = _push_apart(x + noise[0], height / 2 + noise[1], ones, radius[:, None] + radius)
         return BattleState(

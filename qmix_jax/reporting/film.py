@@ -678,7 +678,7 @@ def _paint_hunt(canvas: Canvas, scene: dict[str, np.ndarray], step: int) -> None
             canvas.ring(middle, radius, GOLD, 2.5)
 
 
-def paint_predator_prey(recording: Recording) -> list[Image.Image]:
+def paint_predator_prey(recording: Recording) -> list[Frame]:
     """A hunt, one frame a step."""
     scene = {name: np.asarray(value) for name, value in recording.scene.items()}
     returns, num_agents = _returns(recording), scene["is_capturing"].shape[1]
@@ -691,7 +691,7 @@ def paint_predator_prey(recording: Recording) -> list[Image.Image]:
         _paint_hunt(canvas, scene, step)
         _header(canvas, recording, step, value)
         canvas.text((16, 46), f"{captured[step]} prey captured", 12, GOLD if captured[step] else DIM)
-        frames += [canvas.finish()] * 2
+        frames += [Frame(canvas.finish(), step)] * 2
     return frames + _card(canvas, f"return {returns[-1]:.2f}", f"{captured[-1]} prey captured", GOLD)
 
 

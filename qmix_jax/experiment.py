@@ -364,17 +364,18 @@ def next_steps(config: Config, folder: Path) -> str:
     return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
 
 
-def run(config: Config, folder: Path, settings: dict, go_on: bool = False) -> int:
+def run(config: Config, folder: Path, settings: dict, go_on: bool = False, program: Program | None = None) -> int:
     """Train as the config says and leave everything in `folder`; returns the exit status.
 
-    With `go_on`, the run that the folder holds goes on, if it holds one.
+    With `go_on`, the run that the folder holds goes on, if it holds one. `program` is the config's, where it has been
+    checked already.
 
     Raises:
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
         OSError: the folder cannot be written to at all.
     """
     resume.require_place(folder, go_on)
-    program = check(config)
+    program = program or check(config)
     the_run = Run(program, folder, resume.find_past(folder, config) if go_on else Past())
     says = config.logging.display != "none"
     with_film = config.logging.film

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from qmix_jax.cli.compose import Job
+    from qmix_jax.parallel import Program
 
 
 def main(arguments: list[str]) -> int:
@@ -28,9 +29,8 @@ def main(arguments: list[str]) -> int:
         return go_on(Path(resumed), arguments)
     flags = parse_flags(arguments)
     jobs = compose_jobs(flags.options) if flags.composes else []
-    if flags.runs:
-        check(jobs, resumed == AUTO)
-    return run_hydra(flags.argv, Jobs(len(jobs), resumed == AUTO))
+    programs = check(jobs, resumed == AUTO) if flags.runs else []
+    return run_hydra(flags.argv, Jobs(len(jobs), programs, resumed == AUTO))
 
 
 def take_resume(arguments: list[str]) -> tuple[str, list[str]]:
@@ -58,13 +58,17 @@ def go_on(folder: Path, overrides: list[str]) -> int:
     return experiment.run(config, folder, settings, go_on=True)
 
 
-def check(jobs: "list[Job]", go_on: bool) -> None:
-    """Start JAX, and raise ConfigError for the first job that cannot work on this machine or in its folder."""
+def check(jobs: "list[Job]", go_on: bool) -> "list[Program]":
+    """Start JAX, and raise ConfigError for the first job that cannot work on this machine or in its folder.
+
+    Returns the programs looked at: of jobs that differ only in their seed, the first one's.
+    """
     configs = [from_mapping(job.settings) for job in jobs]
     start_jax([config.devices for config in configs])
     from qmix_jax import experiment, resume
 
     checked: list[Config] = []
+    programs = []
     for job, config in zip(jobs, configs, strict=True):
         require(
             not (go_on and job.dated),
@@ -74,8 +78,9 @@ def check(jobs: "list[Job]", go_on: bool) -> None:
         resume.changes(job.folder, config)
         alike = replace(config, seed=0)
         if alike not in checked:
-            experiment.check(config)
+            programs.append(experiment.check(config))
             checked.append(alike)
+    return programs
 
 
 @dataclass
@@ -83,6 +88,8 @@ class Jobs:
     """Runs each job that Hydra hands over, and keeps the worst exit status."""
 
     count: int
+    programs: "list[Program]"
+    """Those that are checked already."""
     go_on: bool = False
     argv: list[str] = field(default_factory=lambda: list(sys.argv))
     done: int = 0
@@ -102,7 +109,9 @@ class Jobs:
             print(f"job {self.done} of {self.count}: {' '.join(hydra.overrides.task)}", flush=True)
         plain = to_plain(settings)
         try:
-            status = experiment.run(from_mapping(plain), Path(hydra.runtime.output_dir), plain, self.go_on)
+            config, folder = from_mapping(plain), Path(hydra.runtime.output_dir)
+            checked = next((program for program in self.programs if program.config == config), None)
+            status = experiment.run(config, folder, plain, self.go_on, checked)
         except ConfigError as error:
             status = report(error)
         self.status = max(self.status, status)

@@ -229,14 +229,19 @@ def _equations(network: dict) -> list[str]:
     """One agent's step in terms of the weights' names; h is its recurrent state, [i] a row, * elementwise."""
     rows = " + last_action[a]" * network["use_last_action"]
     rows += " + agent_id[i]" * (network["use_agent_id"] and network["share_parameters"])
-    norm = "(h - mean(h)) / sqrt(var(h) + 1e-6) * norm_scale + norm_bias" if network["layer_norm"] else "h"
+
+    def norm(x: str, layer: int) -> str:
+        scaled = f"({x} - mean({x})) / sqrt(var({x}) + 1e-6) * norm_scale[{layer}] + norm_bias[{layer}]"
+        return scaled if network["layer_norm"] else x
+
     return [
-        f"x = relu(observation @ obs + bias{rows})",
+        f"e = observation @ obs + bias{rows}",
+        f"x = relu({norm('e', 0)})",
         "x_r, x_z, x_n = split(x @ gru_input + gru_bias, 3)",
         "h_r, h_z, h_n = split(h @ gru_recurrent, 3)",
         "r = sigmoid(x_r + h_r); z = sigmoid(x_z + h_z)",
         "n = tanh(x_n + r * (h_n + gru_recurrent_bias))",
         "h = (1 - z) * n + z * h",
-        f"y = {norm}",
+        f"y = {norm('h', 1)}",
         "q_values = y @ q + q_bias",
     ]

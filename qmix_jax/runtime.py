@@ -67,7 +67,7 @@ def expected_shapes(network: Mapping[str, Any], num_agents: int) -> dict[str, tu
     if network["use_last_action"]:
         shapes["last_action"] = (num_actions + 1, size)
     if network["layer_norm"]:
-        shapes |= {"norm_scale": (size,), "norm_bias": (size,)}
+        shapes |= {"norm_scale": (2, size), "norm_bias": (2, size)}
     if not network["share_parameters"]:
         return {name: (num_agents, *shape) for name, shape in shapes.items()}
     return shapes | ({"agent_id": (num_agents, size)} if network["use_agent_id"] else {})
@@ -239,15 +239,21 @@ class DecentralisedAgent:
         x = observation @ weights["obs"] + weights["bias"]
         if "last_action" in weights:
             x = x + weights["last_action"][self._last_action]
-        x_r, x_z, x_n = np.split(np.maximum(x, 0) @ weights["gru_input"] + weights["gru_bias"], 3)
+        x = np.maximum(self._normalised(0, x), 0)
+        x_r, x_z, x_n = np.split(x @ weights["gru_input"] + weights["gru_bias"], 3)
         h_r, h_z, h_n = np.split(hidden @ weights["gru_recurrent"], 3)
         r, z = _sigmoid(x_r + h_r), _sigmoid(x_z + h_z)
         n = np.tanh(x_n + r * (h_n + weights["gru_recurrent_bias"]))
-        hidden = top = (1 - z) * n + z * hidden
-        if "norm_scale" in weights:
-            top = (top - top.mean()) / np.sqrt(top.var() + np.float32(NORM_EPSILON))
-            top = top * weights["norm_scale"] + weights["norm_bias"]
-        return hidden, top @ weights["q"] + weights["q_bias"]
+        hidden = (1 - z) * n + z * hidden
+        return hidden, self._normalised(1, hidden) @ weights["q"] + weights["q_bias"]
+
+    def _normalised(self, layer: int, x: np.ndarray) -> np.ndarray:
+        """Layer normalisation of the first layer (0) or the recurrent state (1), where the team has it."""
+        weights = self._weights
+        if "norm_scale" not in weights:
+            return x
+        x = (x - x.mean()) / np.sqrt(x.var() + np.float32(NORM_EPSILON))
+        return x * weights["norm_scale"][layer] + weights["norm_bias"][layer]
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

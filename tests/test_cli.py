@@ -31,12 +31,14 @@ class Experiment(types.ModuleType):
         self.devices: list[str] = []
         self.refuse = ""
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config) -> types.SimpleNamespace:
         self.checks.append(config)
         if self.refuse:
             raise ConfigError(self.refuse)
+        return types.SimpleNamespace(config=config)
 
-    def run(self, config: Config, folder: Path, settings: dict, go_on: bool = False) -> int:
+    def run(self, config: Config, folder: Path, settings: dict, go_on: bool = False, program=None) -> int:
+        assert program is None or program.config == config
         self.runs.append((config, folder, settings))
         self.going_on.append(go_on)
         return self.statuses.get(config.seed, 0)

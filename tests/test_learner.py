@@ -21,7 +21,7 @@ T, B = 8, 4
 def batch(probe):
     trainer = Trainer(tiny(), probe)
     state = jax.jit(trainer.init)(jnp.array(0))
-    play = jax.jit(lambda s: trainer._rollout(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(7)))
+    play = jax.jit(lambda s: trainer.play(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(7)))
     return play(state)[1]
 
 

@@ -92,7 +92,7 @@ def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):
     config = tiny()
     trainer = Trainer(config, probe)
     state = jax.jit(trainer.init)(jnp.array(0))
-    play = jax.jit(lambda s: trainer._rollout(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(1))[1])
+    play = jax.jit(lambda s: trainer.play(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(1))[1])
     batch = play(state)
     whole, whole_metrics = jax.jit(trainer.learner.update)(state.learner, batch, jnp.array(0))
     mesh = Mesh(np.array(jax.devices()[:4]), (DATA,))

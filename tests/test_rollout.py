@@ -21,7 +21,7 @@ class Played:
         trainer = Trainer(config, make_env(config.env))
         state = jax.jit(trainer.init)(jnp.array(0))
         self.agents, self.params = trainer.agents, state.learner.params["agent"]
-        play = jax.jit(lambda i, s, k: trainer._rollout(Clock(i), state.learner.params, s, k))
+        play = jax.jit(lambda i, s, k: trainer.play(Clock(i), state.learner.params, s, k))
         rollout, self.sequences, self.sums = state.rollout, [], []
         for i in range(ROLLOUTS):
             rollout, sequence, sums = play(jnp.array(i), rollout, jax.random.key(i))

@@ -93,7 +93,7 @@ def test_exploration_uses_the_epsilon_of_each_environment_step(probe):
     @jax.jit
     def play(key):
         state = trainer.init(jnp.array(0))
-        sequence = trainer._rollout(Clock(jnp.array(0)), state.learner.params, state.rollout, key)[1]
+        sequence = trainer.play(Clock(jnp.array(0)), state.learner.params, state.rollout, key)[1]
         _, q = trainer.agents.unroll(state.learner.params["agent"], sequence.hidden, inputs_of(sequence))
         return sequence, jnp.where(sequence.observation.available[:-1], q, -jnp.inf).argmax(-1)
 

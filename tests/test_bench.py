@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import TINY, tiny
 
-from qmix_jax.agents.gru import gru_unroll
+from qmix_jax.agents.gru import GruWeights, gru_unroll
 from qmix_jax.bench import compare, measure, scaling
 from qmix_jax.bench.flops import matrix_product_flops, update_flops
 from qmix_jax.bench.measure import Figure
@@ -31,17 +31,20 @@ def test_a_product_counts_two_operations_an_entry_and_a_loop_as_often_as_it_runs
     assert matrix_product_flops(function, jnp.ones((3, 4)), jnp.ones((4, 4))) == (5 + 2) * 2 * 3 * 4 * 4
 
 
-def test_the_gru_takes_one_product_forwards_and_two_backwards():
+def test_the_gru_takes_two_products_forwards_and_three_backwards():
     time, rows, size = 5, 3, 4
-    weights, x = (jnp.ones((size, 3 * size)), jnp.ones(size)), jnp.ones((time, rows, size))
-    first, hidden = jnp.zeros((time, rows), bool), jnp.zeros((rows, size))
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(size, 3 * size), (3 * size,), (size, 3 * size), (size,)]
+    weights = GruWeights(*(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)))
+    inputs, hidden = jnp.ones((time, rows, size)), jnp.zeros((rows, size))
+    first = jnp.zeros((time, rows), bool)
     product = time * 2 * rows * size * 3 * size
 
     def total(weights):
-        return jnp.sum(gru_unroll(weights, hidden, (x, x, x), first))
+        return jnp.sum(gru_unroll(weights, hidden, inputs, first))
 
-    assert matrix_product_flops(total, weights) == product
-    assert matrix_product_flops(jax.grad(total), weights) == 3 * product
+    assert matrix_product_flops(total, weights) == 2 * product
+    assert matrix_product_flops(jax.grad(total), weights) == (2 + 3) * product  # the inputs need no gradient
 
 
 def test_an_update_counts_online_network_target_and_gradient_of_the_whole_batch(probe):

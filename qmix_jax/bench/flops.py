@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from qmix_jax.parallel import Program
 from qmix_jax.trainer import Trainer
@@ -16,11 +17,13 @@ from qmix_jax.types import swap_time_and_batch
 
 
 def matrix_product_flops(function: Callable, *args: Any) -> int:
-    """2 M N K for every (M, K) x (K, N) product that one call takes, arrays or shapes given; nothing else is counted.
+    """2 M N K for every (M, K) x (K, N) product that one call needs, arrays or shapes given; nothing else is counted.
 
     A loop's body counts as often as it runs (once, where that is not known before), a branch as its dearest side.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as the compiler does
+    return _count(used)
 
 
 def _count(jaxpr: Jaxpr) -> int:
@@ -53,5 +56,5 @@ def update_flops(program: Program) -> int:
     seed = jax.eval_shape(whole.init, 0)
     size = program.config.learner.batch_size
     rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), seed.replay)
-    batch = jax.eval_shape(swap_time_and_batch, rows)
+    batch = jax.eval_shape(lambda rows: whole.recall(swap_time_and_batch(rows)), rows)
     return matrix_product_flops(whole.learner.update, seed.learner, batch, program.shapes.clock.iteration)

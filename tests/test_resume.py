@@ -53,7 +53,7 @@ def compiled_once():
         evaluation = dataclasses.replace(program.config.evaluation, every_env_steps=chunk)
         name = repr(dataclasses.replace(program.config, evaluation=evaluation, **around))
         if name not in compiled:
-            init = parallel._compile_quickly(program._init.lower(program._seeds))
+            init = parallel.compile_quickly(program._init.lower(program._seeds))
             compiled[name] = init, compile_chunk(program)
         return compiled[name]
 

@@ -19,7 +19,7 @@ from figure import draw_games
 from omegaconf import OmegaConf
 from tables import q_tables
 
-from qmix_jax.checkpoint import load_run
+from qmix_jax.checkpoint import checkpoints, load_run
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.main import main as qmix_jax
 from qmix_jax.mixers import MIXERS
@@ -94,7 +94,7 @@ def train(folder: Path, overrides: list[str]) -> int:
 
 
 def is_finished(folder: Path, settings: dict) -> bool:
-    if not (folder / "checkpoints" / "final").is_dir():
+    if not checkpoints(folder):
         return False
     is_same = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) == settings
     return is_same and read_metrics(folder / "metrics.jsonl")[-1]["env_steps"] >= settings["total_env_steps"]

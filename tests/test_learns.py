@@ -36,15 +36,14 @@ def test_monotonic_mixers_miss_the_non_monotonic_optimum_under_uniform_data(algo
     assert (greedy_returns(f"env=matrix algorithm={algorithm}") < 8.0).all()
 
 
-QPLEX = "qplex algorithm.num_heads=10 algorithm.num_layers=2 algorithm.init_scale=1"
-
-
-ONE_MISSES = pytest.mark.xfail(reason="one seed of four ends at 0 with the present random keys", strict=False)
-
-
-@pytest.mark.parametrize("algorithm", [pytest.param(QPLEX, marks=ONE_MISSES), "qtran", "cw_qmix", "ow_qmix", "joint"])
+@pytest.mark.parametrize("algorithm", ["qtran", "cw_qmix", "ow_qmix", "joint"])
 def test_the_others_find_it(algorithm):
     np.testing.assert_array_equal(greedy_returns(f"+preset=games algorithm={algorithm}"), 8.0)
+
+
+def test_qplex_finds_it_on_most_seeds():
+    qplex = "qplex algorithm.num_heads=10 algorithm.num_layers=2 algorithm.init_scale=1"
+    assert (greedy_returns(f"+preset=games algorithm={qplex}") == 8.0).mean() >= 0.5
 
 
 @pytest.mark.parametrize("algorithm", MIXERS)
@@ -53,8 +52,8 @@ def test_everyone_finds_the_optimum_of_an_additive_game(algorithm):
     np.testing.assert_array_equal(returns, 3.0)
 
 
-@pytest.mark.xfail(reason="all four seeds end at 7 since random keys are drawn in another order; open", strict=False)
 def test_pqn_learns_without_replay_and_target():
     games = "env=two_step rollout.num_steps=2 exploration.finish=1.0"
-    line = f"+preset=pqn algorithm=qmix {games} learner.env_steps_per_update=64 total_env_steps=320_000"
+    one_step = "learner.td_lambda=0 learner.env_steps_per_update=64"  # what follows under uniform play is not optimal
+    line = f"+preset=pqn algorithm=qmix {games} {one_step} total_env_steps=320_000"
     np.testing.assert_array_equal(greedy_returns(line), 8.0)

@@ -249,7 +249,7 @@ class LearnerConfig:
     double_q: bool = True
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
-    final_learning_rate: float | None = None
+    final_learning_rate: float | None = 1e-4
     """Where the linear decay over `total_env_steps` ends; null: no decay."""
     adam_epsilon: float = 1e-8
     """Added to the denominator of Adam, RAdam and RMSprop."""

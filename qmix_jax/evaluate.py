@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import greedy
-from qmix_jax.learner import pick
+from qmix_jax.learner import joint_of
 from qmix_jax.rollout import EpisodeSums, Policy
-from qmix_jax.types import Joint, Observation, Params, Values, global_state
+from qmix_jax.types import Joint, Observation, Params, Values
 
 Keys = Any
 """An array (B,) of random keys, one an episode."""
@@ -173,19 +173,6 @@ def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Para
     play, (scenes, rewards, values) = lax.scan(step, begin, jnp.arange(env.spec.episode_limit))
     scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(begin.env_state), scenes)
     return Record(scenes, rewards, values, play.episodes)
-
-
-def joint_of(
-    q: Float[Array, "B N A"], hidden: Float[Array, "B N H"], action: Int[Array, "B N"], observation: Observation
-) -> Joint:
-    """The mixer's record of a joint action."""
-    return Joint(
-        chosen_q=pick(q, action),
-        greedy_q=jnp.max(jnp.where(observation.available, q, jnp.finfo(q.dtype).min), axis=-1),
-        action=jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype),
-        hidden=hidden,
-        state=global_state(observation),
-    )
 
 
 def judge(mixer: nn.Module, params: Params, joint: Joint) -> Values:

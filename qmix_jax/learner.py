@@ -15,7 +15,7 @@ from qmix_jax.config import LearnerConfig, TargetConfig
 from qmix_jax.exploration import greedy
 from qmix_jax.mixers.base import Mixer
 from qmix_jax.targets import bootstrap_cuts, first_episode, lambda_targets
-from qmix_jax.types import Joint, Params, Sequence, TeamSpec, global_state
+from qmix_jax.types import Joint, Observation, Params, Sequence, TeamSpec, global_state
 
 NOW, NEXT, ALWAYS = slice(None, -1), slice(1, None), slice(None)
 """Of T+1 times: where a step begins, where it leads, and all."""
@@ -72,6 +72,19 @@ def pick(values: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Floa
     """The value of each action. A masked sum: its gradient is no scatter."""
     index = jnp.arange(values.shape[-1], dtype=action.dtype)
     return jnp.sum(jnp.where(action[..., None] == index, values, 0.0), axis=-1)
+
+
+def joint_of(
+    q: Float[Array, "*batch N A"], hidden: Float[Array, "*batch N H"], action: Int[Array, "*batch N"], seen: Observation
+) -> Joint:
+    """The mixer's record of a joint action, chosen by agents with these values and recurrent states."""
+    return Joint(
+        chosen_q=pick(q, action),
+        greedy_q=jnp.max(jnp.where(seen.available, q, jnp.finfo(q.dtype).min), axis=-1),
+        action=jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype),
+        hidden=hidden,
+        state=global_state(seen),
+    )
 
 
 @dataclass(frozen=True)
@@ -233,14 +246,7 @@ class Learner:
     def _joint(self, unrolled: tuple[Array, Array], batch: Sequence, times: slice, action: Array) -> Joint:
         """The record of a joint action (T, B, N) at `times`, from recurrent states and Q at all T+1."""
         hidden, q = (values[times] for values in unrolled)
-        observation = jax.tree.map(lambda leaf: leaf[times], batch.observation)
-        return Joint(
-            chosen_q=pick(q, action),
-            greedy_q=jnp.max(jnp.where(observation.available, q, jnp.finfo(q.dtype).min), axis=-1),
-            action=jax.nn.one_hot(action, self.spec.num_actions, dtype=q.dtype),
-            hidden=hidden,
-            state=global_state(observation),
-        )
+        return joint_of(q, hidden, action, jax.tree.map(lambda leaf: leaf[times], batch.observation))
 
     def _mix(self, params: Params, *joints: Joint, method: str = "__call__") -> Array:
         """The mixer's value streams (T, B, K), or what another of its methods makes of joint actions."""

@@ -21,7 +21,7 @@ bench: .venv/installed ## measure throughput, a few minutes; settings in ARGS, e
 	@.venv/bin/qmix-jax bench $(ARGS)
 
 test: .venv-test/installed ## every test; FAST=1 leaves out the slow ones
-	@.venv-test/bin/python -m pytest --numprocesses logical --dist loadfile $(if $(filter-out 0,$(FAST)),-m "not slow")
+	@.venv-test/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow")
 
 lint: .venv-test/installed ## check style and types
 	@.venv-test/bin/ruff check

@@ -70,19 +70,14 @@ def episode_keys(key: jax.Array, episodes: int, start: int | Array = 0) -> Keys:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(episodes))
 
 
-def _split(keys: Keys) -> tuple[Keys, Keys]:
-    """Two keys of each."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    return pairs[:, 0], pairs[:, 1]
-
-
 def _at(keys: Keys, time: int | Array) -> tuple[Keys, Keys]:
-    """The keys of one step: the environment's and the policy's."""
-    return _split(jax.vmap(jax.random.fold_in, (0, None))(keys, time))
+    """The keys of one step: the environment's and the policy's; number 0 is the start's."""
+    number = jax.vmap(jax.random.fold_in, (0, None))
+    return number(keys, 2 * time + 1), number(keys, 2 * time + 2)
 
 
 def _begin(env: TeamEnv, agents: RecurrentAgents, keys: Keys) -> _Play:
-    env_state, observation = jax.vmap(env.reset)(keys)
+    env_state, observation = jax.vmap(env.reset)(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
     count = keys.shape[0]
     no, zeros = jnp.zeros(count, bool), jnp.zeros(count)
     none = jnp.full((count, env.spec.num_agents), env.spec.num_actions)
@@ -114,11 +109,10 @@ def play_episodes(env: TeamEnv, agents: RecurrentAgents, policy: Policy, keys: K
 
     The policy is given B keys of its own at every step, for what is random in it.
     """
-    begin_keys, play_keys = _split(keys)
 
     def body(carry):
         time, play = carry
-        env_keys, policy_keys = _at(play_keys, time)
+        env_keys, policy_keys = _at(keys, time)
         hidden, action = policy(play.hidden, play.inputs, play.observation.available, policy_keys)
         return time + 1, _advance(env, env_keys, play, hidden, action)
 
@@ -126,7 +120,7 @@ def play_episodes(env: TeamEnv, agents: RecurrentAgents, policy: Policy, keys: K
         time, play = carry
         return (time < env.spec.episode_limit) & ~jnp.all(play.episodes.is_over)
 
-    _, play = lax.while_loop(is_going, body, (0, _begin(env, agents, begin_keys)))
+    _, play = lax.while_loop(is_going, body, (0, _begin(env, agents, keys)))
     return play.episodes
 
 
@@ -157,7 +151,6 @@ def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Para
 
     With the keys of `evaluate` these are its episodes.
     """
-    begin_keys, play_keys = _split(keys)
     scene = jax.vmap(env.scene)
 
     def step(play, time):
@@ -165,11 +158,11 @@ def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Para
         hidden, q = agents.step(params["agent"], play.hidden, play.inputs)
         action = greedy(q, observation.available)
         values = judge(mixer, params["mixer"], joint_of(q, hidden, action, observation))
-        env_keys, _ = _at(play_keys, time)
+        env_keys, _ = _at(keys, time)
         after = _advance(env, env_keys, play, hidden, action)
         return after, (scene(after.env_state), after.episodes.total - play.episodes.total, values)
 
-    begin = _begin(env, agents, begin_keys)
+    begin = _begin(env, agents, keys)
     play, (scenes, rewards, values) = lax.scan(step, begin, jnp.arange(env.spec.episode_limit))
     scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(begin.env_state), scenes)
     return Record(scenes, rewards, values, play.episodes)

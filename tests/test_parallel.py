@@ -10,6 +10,7 @@ from conftest import tiny
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from qmix_jax import parallel
 from qmix_jax.config import ConfigError
 from qmix_jax.parallel import DATA, Program, describe_memory, split_devices
 from qmix_jax.trainer import Trainer
@@ -76,7 +77,9 @@ def test_parameters_stay_equal_on_all_devices_that_share_a_seed(trained):
                 np.testing.assert_array_equal(copies[0], copy)
 
 
-def test_seeds_together_equal_seeds_alone(probe):
+@pytest.mark.parametrize("few", [0, 10**9], ids=["in turn", "vmapped"])
+def test_seeds_together_equal_seeds_alone(probe, few, monkeypatch):
+    monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", few)
     together = Trained(probe, 1, num_seeds=2, seed=5)
     for i in range(2):
         alone = Trained(probe, 1, seed=5 + i)

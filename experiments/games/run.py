@@ -43,7 +43,14 @@ class Game:
 
 
 def one_step(overrides: str, best: float) -> Game:
-    return Game(overrides, best, best - 1e-3, ((),))
+    return Game(f"+preset=games {overrides}", best, best - 1e-3, ((),))
+
+
+def of_algorithm(name: str, game: Game) -> list[str]:
+    """The algorithm, as large as the game asks for (see conf/preset/games.yaml)."""
+    is_small_qplex = name == "qplex" and game.paths == ((),)
+    sizes = ["num_heads=10", "num_layers=2", "init_scale=1"] if is_small_qplex else []
+    return [f"algorithm={name}", *(f"algorithm.{size}" for size in sizes)]
 
 
 PUNISHMENTS = (0, -0.5, -1, -1.5, -2)
@@ -167,8 +174,9 @@ def main() -> int:
     for game in options.games:
         for algorithm in options.algorithms:
             folder = options.runs / f"{game}-{algorithm}"
-            settings = [f"algorithm={algorithm}", f"num_seeds={options.seeds}", "logging.film=false"]
-            status = train(folder, [*GAMES[game].overrides.split(), *settings, *options.overrides])
+            settings = [*GAMES[game].overrides.split(), *of_algorithm(algorithm, GAMES[game])]
+            settings += [f"num_seeds={options.seeds}", "logging.film=false", *options.overrides]
+            status = train(folder, settings)
             if status:
                 return status
             results.append(read_result(folder, game, algorithm))

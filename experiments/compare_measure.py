@@ -41,8 +41,7 @@ def our_speed(overrides: list[str], warm_chunks: int, timed_chunks: int) -> dict
     import jax
 
     begun = time.perf_counter()
-    state = jax.block_until_ready(program.init())
-    chunk = program.compile_chunk(state)
+    state, chunk = program.start(program.init)
     compile_seconds = time.perf_counter() - begun
     for _ in range(warm_chunks):
         state, _ = jax.block_until_ready(chunk(state))

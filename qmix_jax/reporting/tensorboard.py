@@ -31,7 +31,7 @@ class TensorBoard:
 
     def media(self, curve: Path | None, film: Path | None) -> None:
         """Write the pictures, as the files that they are: TensorBoard plays a GIF."""
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         for name, path in {"curve": curve, "policy": film}.items():
             if path is not None:

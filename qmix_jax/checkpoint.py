@@ -316,6 +316,8 @@ class Saver:
     ):
         self.failure = ""
         """Why the last checkpoint could not be written; '' if it was."""
+        self.listeners: list[Callable[[Path], None]] = []
+        """Told where every checkpoint lies once it is written."""
         self._folder, self._config, self._say = folder, config, say
         self._newest = begin.env_steps if begin else 0
         """Environment steps of the newest checkpoint asked for, or gone on from."""
@@ -364,6 +366,8 @@ class Saver:
         self._is_saved, self.failure = True, ""
         with suppress(OSError):  # one too many is no harm
             retain(self._folder, self._config.keep_last, self._config.keep_best)
+        for listener in self.listeners:
+            listener(self._folder / "checkpoints" / str(snapshot.env_steps))
 
 
 # --- a run that was trained --------------------------------------------------------------------------------------

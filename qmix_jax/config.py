@@ -322,7 +322,12 @@ class WandbConfig:
     project: str = "qmix_jax"
     entity: str | None = None
     group: str | None = None
+    """What stands together; None: the jobs of a sweep, and the seeds of a run with `per_seed`."""
     tags: tuple[str, ...] = ()
+    per_seed: bool = False
+    """A run of its own for each seed, instead of mean, interval and seeds in one."""
+    artifacts: bool = False
+    """Upload checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +336,8 @@ class LoggingConfig:
 
     display: Literal["auto", "live", "plain", "none"] = "auto"
     film: bool = True
+    tensorboard: bool = False
+    """Write event files; needs the extra `tensorboard`."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 

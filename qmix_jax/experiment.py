@@ -22,7 +22,7 @@ from qmix_jax.exploration import epsilon_at
 from qmix_jax.memory import gib, refuse_what_cannot_fit
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
 from qmix_jax.reporting.curve import draw_curve
-from qmix_jax.reporting.dashboard import make_wandb
+from qmix_jax.reporting.dashboard import make_dashboards
 from qmix_jax.reporting.display import Display, make_display
 from qmix_jax.reporting.records import (
     MetricsFile,
@@ -386,7 +386,7 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
     the_run.write_settings(settings)
     if says:
         print("\n".join([f"{the_run.title}: {describe(program)}", *the_run.news()]), flush=True)
-    dashboard = make_wandb(config.logging.wandb, run_config=settings, folder=folder, name=folder.name)
+    dashboards = make_dashboards(config, settings, folder, the_run.rows)
     title = f"{the_run.title} · seed {config.seed}" + (
         f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)
     )
@@ -402,16 +402,17 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
         with display:
             metrics = MetricsFile(folder, the_run.past.metrics, display.message)
             saver = Saver(folder, config.checkpoint, display.message, the_run.past.checkpoint)
-            status = the_run.train(display, [metrics, display, *([dashboard] if dashboard else [])], saver, asked)
+            saver.listeners += [dashboard.checkpoint for dashboard in dashboards]
+            status = the_run.train(display, [metrics, display, *dashboards], saver, asked)
             with_film &= status == exits.DONE
             if with_film:
                 display.message("painting the film")
             the_run.leave_behind(with_film, display)
             saver.close()
             metrics.close()
-    if dashboard:
-        dashboard.media(folder / "curve.png", folder / "policy.gif" if with_film else None)
-        dashboard.close()
+    curve, film = folder / "curve.png", folder / "policy.gif"
+    for dashboard in dashboards:
+        dashboard.media(curve if curve.exists() else None, film if with_film and film.exists() else None)
     failure = saver.failure or metrics.failure
     if failure:
         print(f"qmix-jax: error: the end of the run could not be saved: {failure}", file=sys.stderr, flush=True)
@@ -419,5 +420,7 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
     if says:
         print(the_run.summary(status))
         if status == exits.DONE:
-            print(next_steps(config, folder))
+            print(next_steps(config, folder), flush=True)
+    for dashboard in dashboards:
+        dashboard.close()
     return status

@@ -148,10 +148,11 @@ def test_a_replay_too_large_is_refused_with_one_that_fits_before_a_folder_is_mad
     assert not (tmp_path / "none").exists() and "\n" not in str(refused.value)
 
 
-def test_the_command_line_from_end_to_end_with_wandb_offline(tmp_path):
+def test_the_command_line_from_end_to_end_with_dashboards(tmp_path):
     line = (
         "train env=two_step total_env_steps=256 evaluation.every_env_steps=128 num_seeds=2 devices=2 "
-        "logging.wandb.mode=offline hydra.run.dir=out"
+        "logging.wandb.mode=offline logging.wandb.per_seed=true logging.wandb.artifacts=true logging.tensorboard=true "
+        "hydra.run.dir=out"
     )
     home = {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
@@ -168,4 +169,8 @@ def test_the_command_line_from_end_to_end_with_wandb_offline(tmp_path):
     out = tmp_path / "out"
     assert len(read_metrics(out / "metrics.jsonl")) == 2
     assert (out / "policy.gif").stat().st_size > 0 and (out / ".hydra" / "overrides.yaml").exists()
-    assert list(out.glob("wandb/offline-run-*/*.wandb"))
+    assert len(list(out.glob("wandb/offline-run-*/*.wandb"))) == 2
+    (curve,) = out.glob("wandb/offline-run-*/files/media/images/*.png")
+    log = next(curve.parents[3].glob("*.wandb"))
+    assert b"checkpoint-" in log.read_bytes() and b"eval/return" in log.read_bytes()
+    assert {path.name for path in (out / "tensorboard").iterdir()} == {"mean", "low", "high", "seed_0", "seed_1"}

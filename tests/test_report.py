@@ -1,7 +1,9 @@
 """`qmix-jax report`: statistics against known values, how runs are grouped, what is written and what is refused."""
 
+import importlib
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,3 +334,23 @@ def test_wrong_arguments_are_one_line_too(line, capsys):
 def test_help(capsys):
     assert cli.main(["report", "--help"]) == 0
     assert "marl_eval.json" in capsys.readouterr().out
+
+
+# --- charts from the run folders ---------------------------------------------------------------------------------
+
+
+def test_the_charts_of_a_dashboard_are_drawn_from_folders_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "experiments")
+    charts = importlib.import_module("charts")
+    for seed, steps in enumerate([STEPS, STEPS[1:]]):  # the second run begins later
+        leave_run(tmp_path / f"qmix{seed}", [0.2, 0.4], seed=2 * seed, steps=steps)
+    leave_run(tmp_path / "vdn", [0.5], algorithm="vdn")
+    qmix, vdn = groups = groups_in(tmp_path)
+    assert charts.curve_of(qmix, "eval/win_rate").env_steps.tolist() == [2000, 3000]
+    assert charts.curve_of(qmix, "eval/win_rate").values[:, -1] == pytest.approx([0.2, 0.4, 0.2, 0.4])
+    assert charts.curve_of(vdn, "train/loss") is None
+    assert [charts.label_of(group, groups) for group in groups] == ["qmix", "vdn"]
+    out = tmp_path / "charts.png"
+    monkeypatch.setattr("sys.argv", ["charts.py", str(tmp_path), "--out", str(out)])
+    charts.main()
+    assert Image.open(out).width > 1000

@@ -1,4 +1,4 @@
-"""What a run reports: its files, its display and its dashboard."""
+"""What a run reports: its files and its display."""
 
 import io
 import json
@@ -7,11 +7,9 @@ import shutil
 import subprocess
 
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from qmix_jax.config import WandbConfig
-from qmix_jax.reporting import dashboard, display, records
+from qmix_jax.reporting import display, records
 
 
 def a_row(env_steps=100_000, seeds=1, **changes):
@@ -184,73 +182,3 @@ def test_a_sparkline_averages_what_does_not_fit():
     assert display.sparkline([0.0, 0.5, 1.0], 0.0, 1.0, 10) == "▁▅█"
     assert display.sparkline([0.0, 0.0, 1.0, 1.0], 0.0, 1.0, 2) == "▁█"
     assert display.sparkline([3.0], 3.0, 3.0, 10) == "▁" and display.sparkline([], 0.0, 1.0, 10) == ""
-
-
-# --- the dashboard -----------------------------------------------------------------------------------------------
-
-
-def test_a_row_of_several_seeds_becomes_the_mean_its_interval_and_each_seed():
-    row = {"env_steps": 5, "train/epsilon": 0.1, "eval/return": [1.0, None, 3.0], "train/loss": [None] * 3}
-    half = 12.706
-    assert dashboard.flatten(row) == {
-        "env_steps": 5,
-        "train/epsilon": 0.1,
-        "eval/return": 2.0,
-        "eval/return/low": pytest.approx(2.0 - half),
-        "eval/return/high": pytest.approx(2.0 + half),
-        "seed_0/eval/return": 1.0,
-        "seed_2/eval/return": 3.0,
-    }
-    assert dashboard.flatten({"env_steps": 5, "eval/return": [1.0]}) == {"env_steps": 5, "eval/return": 1.0}
-
-
-def test_a_dashboard_that_fails_is_silenced_after_one_warning(capsys):
-    class Broken:
-        calls = 0
-
-        def log(self, values):
-            self.calls += 1
-            raise OSError("no route\nto host")
-
-    run = Broken()
-    reporter = dashboard.Wandb(run)
-    for _ in range(3):
-        reporter.log(a_row())
-    reporter.media(None, None)
-    reporter.close()
-    (warning,) = capsys.readouterr().err.splitlines()
-    assert "no route to host" in warning and run.calls == 1
-
-
-def test_a_disabled_dashboard_is_none(tmp_path):
-    assert dashboard.make_wandb(WandbConfig(), run_config={}, folder=tmp_path, name="run") is None
-
-
-def test_an_offline_dashboard_leaves_a_run_with_everything_logged(tmp_path, monkeypatch, capfd):
-    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
-    curve, film = tmp_path / "curve.png", tmp_path / "policy.gif"
-    draw(curve, film)
-
-    reporter = dashboard.make_wandb(
-        WandbConfig(mode="offline"), run_config={"seed": 0}, folder=tmp_path / "run", name="a run"
-    )
-    assert reporter is not None
-    reporter.log(a_row(123_456, seeds=2))
-    reporter.media(curve, film)
-    reporter.close()
-
-    (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    (log,) = run.glob("*.wandb")
-    content = log.read_bytes()
-    for logged in (b"env_steps", b"123456", b"eval/return/low", b"seed_1/eval/win_rate", b"a run"):
-        assert logged in content
-    assert list(run.glob("files/media/images/*.png")) and list(run.glob("files/media/videos/*.gif"))
-    assert capfd.readouterr().err == ""
-
-
-def draw(curve, film):
-    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    frames[0].save(curve)
-    frames[0].save(film, save_all=True, append_images=frames[1:])

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,9 @@ from qmix_jax import exits, experiment, parallel, replay, resume
 from qmix_jax.checkpoint import Checkpoint, Saver, Snapshot, checkpoints, find, load_run, retain, write
 from qmix_jax.config import CheckpointConfig, ConfigError, LoggingConfig, from_mapping
 from qmix_jax.parallel import Program
+from qmix_jax.reporting import dashboard
 from qmix_jax.reporting.records import MetricsFile, read_metrics
+from qmix_jax.reporting.wandb_runs import WandbRuns
 
 TIMING = {"wall_seconds", "compile_seconds", "train/steps_per_second"}
 LONG = merge(
@@ -168,6 +171,67 @@ def test_a_run_stopped_before_its_first_row_begins_anew(tmp_path, never_stopped)
     assert train(folder, LONG) == exits.DONE
     assert_same_end(folder, never_stopped)
     assert not list(folder.glob("checkpoints/.*"))
+
+
+# --- dashboards --------------------------------------------------------------------------------------------------
+
+
+class Wandb:
+    """Weights & Biases, as far as it is used here, remembering what it was told once it may."""
+
+    def __init__(self):
+        self.may_go_on, self.ids, self.steps = threading.Event(), [], []
+        self.may_go_on.set()
+
+    def init(self, **options):
+        assert self.may_go_on.wait(60)
+        self.ids.append((options["id"], options["resume"]))
+        return self
+
+    def log(self, values):
+        self.steps.append(values["env_steps"])
+
+    def setup(self, *_, **__):
+        pass
+
+    Settings = define_metric = finish = setup
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """Weights & Biases, in the place of its package."""
+    monkeypatch.setattr(WandbRuns, "media", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "wandb", Wandb())
+    return sys.modules["wandb"]
+
+
+ONLINE = {"wandb": {"mode": "online"}}
+
+
+def test_a_dashboard_that_hangs_holds_nothing_up(tmp_path, never_stopped, wandb, capsys, monkeypatch):
+    monkeypatch.setattr(dashboard, "TIMEOUT", 0.01)
+    wandb.may_go_on.clear()
+    assert train(tmp_path, LONG, logging=ONLINE) == exits.DONE
+    wandb.may_go_on.set()
+    assert_same_end(tmp_path, never_stopped)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "Weights & Biases was left behind" in warning
+
+
+def test_a_resumed_run_goes_on_in_the_same_dashboard_with_every_row_once(tmp_path, never_stopped, wandb):
+    assert train(tmp_path, LONG, logging=ONLINE, stop_after=4) == exits.TERMINATED
+    path = tmp_path / "checkpoints"
+    assert train(tmp_path, LONG, logging=ONLINE, stop_after=6) == exits.TERMINATED
+    shutil.rmtree(path / "192")  # as if it had been killed behind row 6
+    assert train(tmp_path, LONG, logging=ONLINE) == exits.DONE
+    assert wandb.steps == [32 * row for row in range(1, 9)]
+    assert len(wandb.ids) == 3 and len(set(wandb.ids)) == 1 and wandb.ids[0][1] == "allow"
+    assert_same_end(tmp_path, never_stopped)
+
+
+def test_a_dashboard_that_comes_late_is_told_of_everything(copy, wandb):
+    assert train(copy, LONG, logging=ONLINE) == exits.DONE
+    assert wandb.steps == [32 * row for row in range(1, 9)]
 
 
 # --- on other devices --------------------------------------------------------------------------------------------
@@ -439,8 +503,6 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 
 
 def test_a_checkpoint_falls_due_with_every_multiple_but_never_while_one_is_written(tmp_path, monkeypatch):
-    import threading
-
     import qmix_jax.checkpoint as module
 
     may_write = threading.Event()
@@ -515,8 +577,11 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_leaves_the_older_o
             assert not saver.is_saved(step)
     assert len(said) == 1 and "no checkpoint at step 2" in said[0] and saver.failure
     assert find(tmp_path).env_steps == 1 and not list(tmp_path.glob("checkpoints/.*"))
+    told = []
+    saver.listeners.append(told.append)
     saver.save(a_snapshot(4))
     assert saver.is_saved(4) and saver.failure == "" and find(tmp_path).env_steps == 4
+    assert told == [tmp_path / "checkpoints" / "4"]
 
 
 def test_a_run_whose_end_cannot_be_saved_trains_on_and_fails_clearly(copy, never_stopped, capsys):
@@ -544,7 +609,9 @@ ON_A_SMALL_DISK = """
     import numpy as np
     from qmix_jax.checkpoint import Saver, Snapshot, find
     from qmix_jax.config import CheckpointConfig
-    from qmix_jax.reporting.records import MetricsFile, read_metrics
+    from qmix_jax.reporting import dashboard
+from qmix_jax.reporting.records import MetricsFile, read_metrics
+from qmix_jax.reporting.wandb_runs import WandbRuns
 
     place = Path(sys.argv[1])
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=True)

@@ -165,7 +165,8 @@ The commonest settings
   exploration.decay_env_steps=500_000 explore for longer
   agent.hidden_size=128               larger networks
   evaluation.every_env_steps=50_000   evaluate more often
-  logging.wandb.mode=online           report to Weights & Biases
+  logging.wandb.mode=online           report to Weights & Biases (docs/dashboards.md)
+  logging.tensorboard=true            write event files for TensorBoard
   checkpoint.every_env_steps=200_000  save the whole state more often
 
 Going on (a resumed run gives the numbers of one that never stopped; exit statuses are in docs/resume.md)

@@ -1,116 +1,129 @@
-"""Weights & Biases. Whatever goes wrong with it, training goes on: one warning, then silence."""
+"""Dashboards. Whatever goes wrong with one, training neither waits nor ends: one warning, then silence."""
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import Protocol
 
-from qmix_jax.config import WandbConfig
-from qmix_jax.reporting.records import known, mean_interval
+from qmix_jax.config import Config
+from qmix_jax.reporting.records import Reporter, known, mean_interval
 
 TIMEOUT = 60.0
-"""Seconds that the start and the end of a run wait at most for the network."""
+"""Seconds that the end of a run waits at most for a dashboard to take what is left."""
+LIMIT = 10_000
+"""What may wait for a dashboard; more is not delivered."""
 
 
-def make_wandb(config: WandbConfig, *, run_config: dict, folder: Path, name: str) -> "Wandb | None":
-    """A reporter to a new Weights & Biases run, or None where it is disabled or cannot be started."""
-    if config.mode == "disabled":
-        return None
-    try:
-        run = _start(config, run_config, folder, name)
-    except Exception as error:
-        _warn(error)
-        return None
-    return Wandb(run)
-
-
-def _start(config: WandbConfig, run_config: dict, folder: Path, name: str) -> Any:
-    import wandb
-
-    folder.mkdir(parents=True, exist_ok=True)
-    wandb.setup(wandb.Settings(silent=True))  # or else it asks on the terminal who you are, and waits for an answer
-    names = ("init_timeout", "finish_timeout")  # older releases know only the first
-    timeouts: dict[str, Any] = {name: TIMEOUT for name in names if name in wandb.Settings.model_fields}
-    settings = wandb.Settings(silent=True, console="off", **timeouts)
-    run = wandb.init(
-        project=config.project,
-        entity=config.entity,
-        group=config.group,
-        tags=list(config.tags),
-        mode=config.mode,
-        config=run_config,
-        dir=str(folder),
-        name=name,
-        settings=settings,
-    )
-    run.define_metric("env_steps")
-    run.define_metric("*", step_metric="env_steps")
-    return run
-
-
-class Wandb:
-    """Sends every row to a Weights & Biases run until the first failure."""
-
-    def __init__(self, run: Any):
-        self._run = run
-        self._env_steps = 0
-
-    def log(self, row: dict) -> None:
-        """Send one row: with several seeds the mean, its 95 % interval and every seed."""
-        self._env_steps = row["env_steps"]
-        self._try(lambda run: run.log(flatten(row)))
+class Dashboard(Reporter, Protocol):
+    """A reporter that takes more than rows."""
 
     def media(self, curve: Path | None, film: Path | None) -> None:
-        """Upload the training curve (PNG) and the film (GIF), where there are any."""
+        """Take the training curve (PNG) and the film (GIF), where there are any."""
+        ...
 
-        def upload(run: Any) -> None:
-            import wandb
+    def checkpoint(self, path: Path) -> None:
+        """Take note of a checkpoint that was just written."""
+        ...
 
-            items: dict[str, Any] = {}
-            if curve is not None:
-                items["curve"] = wandb.Image(str(curve))
-            if film is not None:
-                items["policy"] = wandb.Video(str(film), format="gif")
-            if items:
-                run.log({"env_steps": self._env_steps, **items})
 
-        self._try(upload)
+class Background:
+    """A dashboard on a thread of its own: nothing here waits for it or fails with it, but the end for a while.
+
+    `make` starts the dashboard, there too. Whatever follows waits in a queue and is delivered one by one, until the
+    first failure.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Dashboard]):
+        """`name`: what people call it."""
+        self._name, self._make = name, make
+        self._queue: SimpleQueue[Callable[[Dashboard], None] | None] = SimpleQueue()
+        self._missed, self._has_failed = 0, False
+        self._thread = Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def log(self, row: dict) -> None:
+        """Deliver one row."""
+        self._hand_over(lambda dashboard: dashboard.log(row))
+
+    def media(self, curve: Path | None, film: Path | None) -> None:
+        """Deliver the pictures."""
+        self._hand_over(lambda dashboard: dashboard.media(curve, film))
+
+    def checkpoint(self, path: Path) -> None:
+        """Deliver a checkpoint."""
+        self._hand_over(lambda dashboard: dashboard.checkpoint(path))
 
     def close(self) -> None:
-        """Finish the run: online, this waits for the last uploads, though not forever (`wandb sync` catches up)."""
-        self._try(lambda run: run.finish())
-        self._run = None
+        """Wait until everything is delivered, but not for ever; what was not is said."""
+        self._queue.put(None)
+        self._thread.join(TIMEOUT)
+        missed = self._missed + self._queue.qsize()
+        if self._thread.is_alive():
+            _warn(f"{self._name} was left behind after {TIMEOUT:g} s, with {missed} updates not delivered")
+        elif missed and not self._has_failed:
+            _warn(f"{self._name} was too slow: {missed} updates were not delivered")
 
-    def _try(self, action: Callable[[Any], None]) -> None:
-        if self._run is None:
+    def _hand_over(self, action: Callable[[Dashboard], None]) -> None:
+        if self._has_failed:
             return
+        if self._queue.qsize() >= LIMIT:
+            self._missed += 1
+        else:
+            self._queue.put(action)
+
+    def _serve(self) -> None:
         try:
-            action(self._run)
+            with closing(self._make()) as dashboard:
+                while (action := self._queue.get()) is not None:
+                    action(dashboard)
         except Exception as error:
-            self._run = None
-            _warn(error)
+            self._has_failed = True
+            reason = " ".join(str(error).split()) or type(error).__name__
+            _warn(f"{self._name} is off for the rest of this run: {reason[:300]}")
 
 
-def flatten(row: dict) -> dict[str, float]:
-    """A row as numbers by name; a list of several seeds as its mean, the mean's 95 % interval and every seed."""
-    flat: dict[str, float] = {}
+def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dict]) -> list[Background]:
+    """The dashboards that the settings ask for; `rows` are those of the run before this process."""
+    from qmix_jax.reporting.tensorboard import TensorBoard
+    from qmix_jax.reporting.wandb_runs import WandbRuns
+
+    made = []
+    if config.logging.wandb.mode != "disabled":
+        made.append(Background("Weights & Biases", lambda: WandbRuns(config, settings, folder)))
+    if config.logging.tensorboard:
+        made.append(Background("TensorBoard", lambda: TensorBoard(folder)))
+    for dashboard in made:
+        for row in rows:
+            dashboard.log(row)
+    return made
+
+
+def lines(row: dict) -> dict[str, dict[str, float]]:
+    """A row as lines over environment steps, each with its numbers by name: `mean`, and of several seeds also `low` and
+    `high` (the 95 % interval of the mean) and `seed_0`, `seed_1`, ...
+    """
+    found: dict[str, dict[str, float]] = {"mean": {}}
     for name, value in row.items():
+        summary = mean_interval(value)
+        if name == "env_steps" or summary is None:
+            continue
+        mean, half = summary
+        found["mean"][name] = mean
         if isinstance(value, list) and len(value) > 1:
-            flat |= _over_seeds(name, value)
-        elif numbers := known(value):
-            flat[name] = numbers[0]
-    return flat | {"env_steps": row["env_steps"]}
+            edges = {"low": mean - half, "high": mean + half}
+            seeds = {f"seed_{i}": numbers[0] for i, each in enumerate(value) if (numbers := known(each))}
+            for line, number in {**edges, **seeds}.items():
+                found.setdefault(line, {})[name] = number
+    return found
 
 
-def _over_seeds(name: str, values: list) -> dict[str, float]:
-    summary = mean_interval(values)
-    if summary is None:
-        return {}
-    mean, half = summary
-    seeds = {f"seed_{i}/{name}": numbers[0] for i, value in enumerate(values) if (numbers := known(value))}
-    return {name: mean, f"{name}/low": mean - half, f"{name}/high": mean + half, **seeds}
+def of_seed(row: dict, index: int) -> dict:
+    """A row of several seeds as that of one of them."""
+    return {name: value[index] if isinstance(value, list) else value for name, value in row.items()}
 
 
-def _warn(error: Exception) -> None:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    print(f"warning: Weights & Biases is off for the rest of this run: {reason[:300]}", file=sys.stderr, flush=True)
+def _warn(text: str) -> None:
+    print(f"warning: {text}; metrics.jsonl holds every row", file=sys.stderr, flush=True)

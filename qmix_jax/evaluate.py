@@ -164,7 +164,7 @@ def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Para
         observation = play.observation
         hidden, q = agents.step(params["agent"], play.hidden, play.inputs)
         action = greedy(q, observation.available)
-        values = judge(mixer, params["mixer"], joint_of(q, hidden, action, observation))
+        values = judge(mixer, params["mixer"], joint_of(q, hidden, action, action, observation))
         env_keys, _ = _at(play_keys, time)
         after = _advance(env, env_keys, play, hidden, action)
         return after, (scene(after.env_state), after.episodes.total - play.episodes.total, values)

@@ -77,6 +77,7 @@ def joint_of(q, action, state, hidden):
         chosen_q=jnp.take_along_axis(q, action[..., None], -1)[..., 0],
         greedy_q=q.max(-1),
         action=jax.nn.one_hot(action, q.shape[-1]),
+        is_greedy=action == q.argmax(-1),
         hidden=hidden,
         state=state,
     )

@@ -44,7 +44,7 @@ def played(folder):
 def joint_of(q):
     """A joint action of two agents at four times."""
     state = jax.random.normal(jax.random.key(8), (4, 5))
-    return Joint(q, q + 0.1, jnp.ones((4, 2, 3)) / 3, jnp.ones((4, 2, 6)), state)
+    return Joint(q, q + 0.1, jnp.ones((4, 2, 3)) / 3, jnp.ones((4, 2), bool), jnp.ones((4, 2, 6)), state)
 
 
 def test_credit_is_the_mixers_slope_in_each_agents_value():

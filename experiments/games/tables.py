@@ -60,6 +60,7 @@ def _mix(
         chosen_q=pick(repeated(q), action),
         greedy_q=repeated(legal.max(axis=-1)),
         action=jax.nn.one_hot(action, run.env.spec.num_actions),
+        is_greedy=action == legal.argmax(axis=-1),
         hidden=repeated(hidden),
         state=repeated(global_state(observation)),
     )

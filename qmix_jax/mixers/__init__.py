@@ -8,6 +8,7 @@ from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.qplex import QPLEX
 from qmix_jax.mixers.qtran import QTRAN
+from qmix_jax.mixers.shaq import SHAQ
 from qmix_jax.mixers.vdn import VDN
 from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
 
@@ -20,6 +21,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "qtran": QTRAN,
     "cw_qmix": CWQMIX,
     "ow_qmix": OWQMIX,
+    "shaq": SHAQ,
     "joint": JointQ,
 }
 

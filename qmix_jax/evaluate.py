@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.agents import AgentInput, Agents
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import greedy
 from qmix_jax.learner import joint_of
@@ -23,7 +23,7 @@ Keys = Any
 """An array (B,) of random keys, one an episode."""
 
 
-def greedy_policy(agents: RecurrentAgents, params: Params) -> Policy:
+def greedy_policy(agents: Agents, params: Params) -> Policy:
     """Each agent takes its own best legal action."""
 
     def policy(hidden, inputs: AgentInput, available, given):
@@ -81,7 +81,7 @@ def _at(keys: Keys, time: int | Array) -> tuple[Keys, Keys]:
     return _split(jax.vmap(jax.random.fold_in, (0, None))(keys, time))
 
 
-def _begin(env: TeamEnv, agents: RecurrentAgents, keys: Keys) -> _Play:
+def _begin(env: TeamEnv, agents: Agents, keys: Keys) -> _Play:
     env_state, observation = jax.vmap(env.reset)(keys)
     count = keys.shape[0]
     no, zeros = jnp.zeros(count, bool), jnp.zeros(count)
@@ -109,7 +109,7 @@ def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: Array, action: Array
     )
 
 
-def play_episodes(env: TeamEnv, agents: RecurrentAgents, policy: Policy, keys: Keys) -> Episodes:
+def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys) -> Episodes:
     """Play one episode for each key, side by side, until the last one is over.
 
     The policy is given B keys of its own at every step, for what is random in it.
@@ -130,7 +130,7 @@ def play_episodes(env: TeamEnv, agents: RecurrentAgents, policy: Policy, keys: K
     return play.episodes
 
 
-def evaluate(env: TeamEnv, agents: RecurrentAgents, params: Params, key: jax.Array, episodes: int) -> EpisodeSums:
+def evaluate(env: TeamEnv, agents: Agents, params: Params, key: jax.Array, episodes: int) -> EpisodeSums:
     """Sums over `episodes` greedy episodes, played side by side."""
     played = play_episodes(env, agents, greedy_policy(agents, params), episode_keys(key, episodes))
     over = played.is_over
@@ -152,7 +152,7 @@ class Record(NamedTuple):
     episodes: Episodes
 
 
-def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Params, keys: Keys) -> Record:
+def record(env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys) -> Record:
     """Play greedy episodes and keep every scene, and what agents and mixer made of it.
 
     With the keys of `evaluate` these are its episodes.

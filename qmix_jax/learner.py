@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.agents import AgentInput, Agents
 from qmix_jax.config import LearnerConfig, TargetConfig
 from qmix_jax.exploration import greedy
 from qmix_jax.mixers.base import Mixer
@@ -100,7 +100,7 @@ class Learner:
     whole batch.
     """
 
-    agents: RecurrentAgents
+    agents: Agents
     mixer: Mixer
     config: LearnerConfig
     target: TargetConfig

@@ -31,6 +31,9 @@ SETTINGS = merge(
     },
 )
 """About 300 updates."""
+PLAIN = {"kind": "transformer", "use_agent_id": False, "use_last_action": False}
+AGENTS = {"transfqmix": {"agent": PLAIN, "algorithm": {"embed_size": 16}}}
+"""Whose agents belong to the method."""
 
 
 class Trained(NamedTuple):
@@ -52,7 +55,7 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module", params=MIXERS)
 def trained(request):
-    settings = SETTINGS | {"algorithm": {"name": request.param}}
+    settings = merge(SETTINGS | {"algorithm": {"name": request.param}}, AGENTS.get(request.param, {}))
     config = from_mapping(settings)
     program = Program.make(config, make_team(config), jax.devices()[:1])
     state, chunk = program.start(program.init)

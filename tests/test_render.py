@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def played(folder):
     """The run, its second team's parameters, and the record of its first episodes with seed 5."""
     run, keys = load_run(folder), episode_keys(team_key(5, 1), EPISODES)
-    mixer, params = make_mixer(run.config.algorithm), run.params(1)
+    mixer, params = make_mixer(run.config.algorithm, run.env), run.params(1)
     recorded = jax.jit(lambda params: record(run.env, run.agents, mixer, params, keys))(params)
     return run, params, jax.device_get(recorded)
 

@@ -64,5 +64,5 @@ def _mix(
         hidden=repeated(hidden),
         state=repeated(global_state(observation)),
     )
-    q_tot = make_mixer(run.config.algorithm).apply(params["mixer"], joint)
+    q_tot = make_mixer(run.config.algorithm, run.env).apply(params["mixer"], joint)
     return np.asarray(q_tot)[:, 0].reshape(counts)

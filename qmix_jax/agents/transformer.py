@@ -81,7 +81,8 @@ class TransformerAgents(NamedTuple):
         """One time step: the next memory, and Q of every action."""
         hidden = jnp.where(inputs.first[:, None, None], 0.0, hidden)
         hidden, values = self._network.apply(params, hidden, self._entities(inputs.obs))  # pyright: ignore
-        return hidden, jnp.take_along_axis(values, np.array(self.team.values)[None], axis=-1)
+        places = np.array(self.team.values)[None]
+        return hidden, jnp.take_along_axis(values, places, axis=-1)  # pyright: ignore[reportArgumentType]
 
     def unroll(
         self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax import replay
-from qmix_jax.agents.recurrent import RecurrentAgents
+from qmix_jax.agents import Agents, make_agents
 from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping, require
 from qmix_jax.envs import make_team
 from qmix_jax.envs.team import TeamEnv
@@ -385,9 +385,16 @@ class TrainedRun:
     """Of the checkpoint that the parameters are from."""
 
     @property
-    def agents(self) -> RecurrentAgents:
+    def agents(self) -> Agents:
         """The team's networks; `agents.step` with `params(seed)["agent"]` is the decentralised policy."""
-        return RecurrentAgents(self.config.agent, self.env.spec)
+        return make_agents(self.config.agent, self.env)
+
+    def agents_in(self, env: TeamEnv) -> Agents | None:
+        """The same networks in another environment; None where the parameters do not fit it."""
+        agents = make_agents(self.config.agent, env)
+        wanted = jax.eval_shape(agents.init, jax.random.key(0))
+        held = jax.tree.map(lambda leaf: leaf.shape[1:], self.all_params["agent"])
+        return agents if held == jax.tree.map(lambda leaf: leaf.shape, wanted) else None
 
     def params(self, seed: int = 0) -> Params:
         """The parameters of the run's seed number `seed`, counted from 0."""

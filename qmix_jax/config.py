@@ -182,15 +182,27 @@ class AlgorithmConfig:
 class AgentConfig:
     """The recurrent Q-network of each agent."""
 
+    kind: Literal["gru", "transformer"] = "gru"
+    """transformer: attention over the entities that an agent sees, see `qmix_jax.agents.transformer`."""
     hidden_size: int = 64
     layer_norm: bool = False
     """Normalise the first layer, and the recurrent state before the last layer."""
     use_agent_id: bool = True
     use_last_action: bool = True
     share_parameters: bool = True
+    num_heads: int = 4
+    """Of a transformer's attention."""
+    num_layers: int = 2
+    """Of a transformer."""
 
     def __post_init__(self):
-        _positive("agent.", self, "hidden_size")
+        _positive("agent.", self, "hidden_size", "num_heads", "num_layers")
+        is_plain = self.share_parameters and not (self.layer_norm or self.use_agent_id or self.use_last_action)
+        require(
+            self.kind == "gru" or is_plain,
+            "agent.kind=transformer knows entities only; set agent.use_agent_id=false agent.use_last_action=false "
+            "agent.layer_norm=false agent.share_parameters=true",
+        )
 
 
 @dataclass(frozen=True)
@@ -435,12 +447,12 @@ def build(cls: type, values: Any, path: str = "") -> Any:
     where = path.rstrip(".") or "the config"
     require(isinstance(values, Mapping), f"{where}={values} must be a group of settings")
     hints = typing.get_type_hints(cls)
-    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in _FLAX_FIELDS}
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in _NOT_OPTIONS}
     check_keys(values, fields, path)
     return cls(**{key: _convert(value, fields[key], path + key) for key, value in values.items()})
 
 
-_FLAX_FIELDS = ("parent", "name")  # what flax adds to a module's own fields
+_NOT_OPTIONS = ("parent", "name", "entities")  # what flax adds to a module's own fields, and what an environment gives
 
 
 def check_keys(values: Mapping, known: typing.Iterable[str], path: str = "") -> None:

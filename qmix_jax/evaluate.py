@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.agents import AgentInput, Agents
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import greedy
 from qmix_jax.learner import joint_of
@@ -23,7 +23,7 @@ Keys = Any
 """An array (B,) of random keys, one an episode."""
 
 
-def greedy_policy(agents: RecurrentAgents, params: Params) -> Policy:
+def greedy_policy(agents: Agents, params: Params) -> Policy:
     """Each agent takes its own best legal action."""
 
     def policy(hidden, inputs: AgentInput, available, given):
@@ -76,7 +76,7 @@ def _at(keys: Keys, time: int | Array) -> tuple[Keys, Keys]:
     return number(keys, 2 * time + 1), number(keys, 2 * time + 2)
 
 
-def _begin(env: TeamEnv, agents: RecurrentAgents, keys: Keys) -> _Play:
+def _begin(env: TeamEnv, agents: Agents, keys: Keys) -> _Play:
     env_state, observation = jax.vmap(env.reset)(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
     count = keys.shape[0]
     no, zeros = jnp.zeros(count, bool), jnp.zeros(count)
@@ -104,7 +104,7 @@ def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: Array, action: Array
     )
 
 
-def play_episodes(env: TeamEnv, agents: RecurrentAgents, policy: Policy, keys: Keys) -> Episodes:
+def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys) -> Episodes:
     """Play one episode for each key, side by side, until the last one is over.
 
     The policy is given B keys of its own at every step, for what is random in it.
@@ -124,7 +124,7 @@ def play_episodes(env: TeamEnv, agents: RecurrentAgents, policy: Policy, keys: K
     return play.episodes
 
 
-def evaluate(env: TeamEnv, agents: RecurrentAgents, params: Params, key: jax.Array, episodes: int) -> EpisodeSums:
+def evaluate(env: TeamEnv, agents: Agents, params: Params, key: jax.Array, episodes: int) -> EpisodeSums:
     """Sums over `episodes` greedy episodes, played side by side."""
     played = play_episodes(env, agents, greedy_policy(agents, params), episode_keys(key, episodes))
     over = played.is_over
@@ -146,7 +146,7 @@ class Record(NamedTuple):
     episodes: Episodes
 
 
-def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Params, keys: Keys) -> Record:
+def record(env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys) -> Record:
     """Play greedy episodes and keep every scene, and what agents and mixer made of it.
 
     With the keys of `evaluate` these are its episodes.
@@ -157,7 +157,7 @@ def record(env: TeamEnv, agents: RecurrentAgents, mixer: nn.Module, params: Para
         observation = play.observation
         hidden, q = agents.step(params["agent"], play.hidden, play.inputs)
         action = greedy(q, observation.available)
-        values = judge(mixer, params["mixer"], joint_of(q, hidden, action, observation))
+        values = judge(mixer, params["mixer"], joint_of(q, hidden, action, action, observation))
         env_keys, _ = _at(keys, time)
         after = _advance(env, env_keys, play, hidden, action)
         return after, (scene(after.env_state), after.episodes.total - play.episodes.total, values)

@@ -65,6 +65,7 @@ def _read_records(folder: Path) -> tuple[list[dict], dict]:
 def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict:
     """Write one seed's team to the new folder `out`, whole or not at all; returns the contract."""
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already; name a new folder")
+    require(run.config.agent.kind == "gru", f"agents of agent.kind={run.config.agent.kind} cannot be exported")
     params = {name: np.asarray(leaf, np.float32) for name, leaf in run.params(seed)["agent"].items()}
     network = _describe_network(run)
     _refuse_unknown_weights(params, runtime.expected_shapes(network, run.env.spec.num_agents))
@@ -197,7 +198,8 @@ def _describe_agents(names: tuple[str, ...], layout: Layout) -> dict:
         ]
         sized = {"obs_size": sum(sizes), "num_actions": len(agent.actions)}
         agents.append({"name": name, **sized, "observation": blocks, "actions": agent.actions})
-    kinds = {kind: [feature._asdict() for feature in features] for kind, features in layout.kinds.items()}
+    used = dict.fromkeys(kind for agent in layout.agents for _, kind in agent.blocks)
+    kinds = {kind: [feature._asdict() for feature in layout.kinds[kind]] for kind in used}
     return {"agents": agents, "observation_kinds": kinds, "availability": layout.availability}
 
 

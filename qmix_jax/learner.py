@@ -10,7 +10,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.agents import AgentInput, Agents
 from qmix_jax.config import LearnerConfig, TargetConfig
 from qmix_jax.exploration import greedy
 from qmix_jax.mixers.base import Mixer
@@ -75,13 +75,18 @@ def pick(values: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Floa
 
 
 def joint_of(
-    q: Float[Array, "*batch N A"], hidden: Float[Array, "*batch N H"], action: Int[Array, "*batch N"], seen: Observation
+    q: Float[Array, "*batch N A"],
+    hidden: Float[Array, "*batch N H"],
+    action: Int[Array, "*batch N"],
+    best: Int[Array, "*batch N"],
+    seen: Observation,
 ) -> Joint:
-    """The mixer's record of a joint action, chosen by agents with these values and recurrent states."""
+    """The mixer's record of a joint action beside the greedy one, of agents with these values and recurrent states."""
     return Joint(
         chosen_q=pick(q, action),
         greedy_q=jnp.max(jnp.where(seen.available, q, jnp.finfo(q.dtype).min), axis=-1),
         action=jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype),
+        is_greedy=action == best,
         hidden=hidden,
         state=global_state(seen),
     )
@@ -95,7 +100,7 @@ class Learner:
     whole batch.
     """
 
-    agents: RecurrentAgents
+    agents: Agents
     mixer: Mixer
     config: LearnerConfig
     target: TargetConfig
@@ -127,6 +132,7 @@ class Learner:
             chosen_q=jnp.zeros((1, spec.num_agents)),
             greedy_q=jnp.zeros((1, spec.num_agents)),
             action=jnp.zeros((1, spec.num_agents, spec.num_actions)),
+            is_greedy=jnp.zeros((1, spec.num_agents), bool),
             hidden=jnp.zeros((1, spec.num_agents, size)),
             state=jnp.zeros((1, spec.state_size)),
         )
@@ -195,10 +201,10 @@ class Learner:
         kept = _skip(batch, self.config.burn_in)
         selecting_q = lax.stop_gradient(online[1]) if self.config.double_q else target[1]
         best = greedy(selecting_q, kept.observation.available)
-        chosen_joint = self._joint(online, kept, NOW, kept.action)
-        best_joint = self._joint(online, kept, NOW, best[NOW])
+        chosen_joint = self._joint(online, kept, NOW, kept.action, best)
+        best_joint = self._joint(online, kept, NOW, best[NOW], best)
         if self.central is None:
-            central, best_value = None, self._mix(target_params, self._joint(target, kept, ALWAYS, best))
+            central, best_value = None, self._mix(target_params, self._joint(target, kept, ALWAYS, best, best))
         else:
             central, best_value = self.central._judge(params["central"], target_params["central"], batch, best)
         return Values(
@@ -217,8 +223,8 @@ class Learner:
         """
         online, target = self._unroll_both(params, target_params, batch._replace(hidden=jnp.zeros_like(batch.hidden)))
         kept = _skip(batch, self.config.burn_in)
-        chosen = self._mix(params, self._joint(online, kept, NOW, kept.action))
-        return chosen, self._mix(target_params, self._joint(target, kept, ALWAYS, best))
+        chosen = self._mix(params, self._joint(online, kept, NOW, kept.action, best))
+        return chosen, self._mix(target_params, self._joint(target, kept, ALWAYS, best, best))
 
     def _unroll_both(
         self, params: Params, target_params: Params, batch: Sequence
@@ -243,10 +249,10 @@ class Learner:
             inputs = jax.tree.map(lambda leaf: leaf[burn_in:], inputs)
         return self.agents.unroll(params["agent"], hidden, inputs)
 
-    def _joint(self, unrolled: tuple[Array, Array], batch: Sequence, times: slice, action: Array) -> Joint:
-        """The record of a joint action (T, B, N) at `times`, from recurrent states and Q at all T+1."""
+    def _joint(self, unrolled: tuple[Array, Array], batch: Sequence, times: slice, action: Array, best: Array) -> Joint:
+        """The record of a joint action (T, B, N) at `times`, from recurrent states, Q and the greedy one at all T+1."""
         hidden, q = (values[times] for values in unrolled)
-        return joint_of(q, hidden, action, jax.tree.map(lambda leaf: leaf[times], batch.observation))
+        return joint_of(q, hidden, action, best[times], jax.tree.map(lambda leaf: leaf[times], batch.observation))
 
     def _mix(self, params: Params, *joints: Joint, method: str = "__call__") -> Array:
         """The mixer's value streams (T, B, K), or what another of its methods makes of joint actions."""

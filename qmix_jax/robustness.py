@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents.recurrent import RecurrentAgents
+from qmix_jax.agents import Agents
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.evaluate import Episodes, Keys, episode_keys, greedy_policy, play_episodes
 from qmix_jax.exploration import random_action
@@ -113,7 +113,7 @@ class Examination:
     """
 
     env: TeamEnv
-    agents: RecurrentAgents
+    agents: Agents
     episodes: int
     is_disturbed: bool = False
     idle_action: int | None = None

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from qmix_jax import replay
-from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.agents import AgentInput, Agents, make_agents
 from qmix_jax.config import Config
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.evaluate import evaluate
@@ -60,9 +60,9 @@ class Trainer:
     axis: str | None = None
 
     @property
-    def agents(self) -> RecurrentAgents:
+    def agents(self) -> Agents:
         """The team's networks."""
-        return RecurrentAgents(self.config.agent, self.env.spec)
+        return make_agents(self.config.agent, self.env)
 
     @property
     def learner(self) -> Learner:
@@ -70,7 +70,7 @@ class Trainer:
         config = self.config
         return Learner(
             agents=self.agents,
-            mixer=make_mixer(config.algorithm),
+            mixer=make_mixer(config.algorithm, self.env),
             config=config.learner,
             target=config.target,
             total_env_steps=config.total_env_steps,

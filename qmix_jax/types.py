@@ -108,6 +108,9 @@ class Joint(NamedTuple):
     """Each agent's largest value among its legal actions."""
     action: Float[Array, "*batch N A"]
     """The joint action, one-hot."""
+    is_greedy: Bool[Array, "*batch N"]
+    """Whether the agent's action is the one that the network that chooses (the online one with double Q-learning) finds
+    best: everywhere so in the joint action that makes a target."""
     hidden: Float[Array, "*batch N H"]
     """Each agent's recurrent state after its observation."""
     state: Float[Array, "*batch Z"]

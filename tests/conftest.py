@@ -11,7 +11,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-CHECKED = "agents envs evaluate exploration learner mixers replay rollout targets trainer types"
+CHECKED = "agents envs evaluate exploration learner mixers replay rollout targets trainer transformer types"
 install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 from pathlib import Path  # noqa: E402
@@ -77,6 +77,7 @@ def joint_of(q, action, state, hidden):
         chosen_q=jnp.take_along_axis(q, action[..., None], -1)[..., 0],
         greedy_q=q.max(-1),
         action=jax.nn.one_hot(action, q.shape[-1]),
+        is_greedy=action == q.argmax(-1),
         hidden=hidden,
         state=state,
     )

@@ -13,10 +13,10 @@ import pytest
 from conftest import TINY, merge, untrained_run
 
 from qmix_jax import robustness
-from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.agents import AgentInput, make_agents
 from qmix_jax.checkpoint import TrainedRun, load_run
 from qmix_jax.cli import main as cli
-from qmix_jax.cli.evaluate import env_of_map
+from qmix_jax.cli.evaluate import on_map
 from qmix_jax.config import ConfigError, from_mapping
 from qmix_jax.envs import make_env
 from qmix_jax.evaluate import episode_keys, evaluate, play_episodes, team_key
@@ -197,14 +197,16 @@ def test_a_map_of_other_sizes_is_refused_by_what_differs():
     """2s3z has five against five, as smacv2_5_units; 3m has three, and other sizes follow."""
     base = {"env": {"name": "smax", "map": "2s3z"}, "algorithm": {"name": "vdn"}}
     config = from_mapping(base)
-    run = TrainedRun(config, make_env(config.env), None)
-    assert env_of_map(run, "smacv2_5_units").spec.name == "SMAX smacv2_5_units"
+    env = make_env(config.env)
+    shapes = jax.eval_shape(make_agents(config.agent, env).init, jax.random.key(0))
+    run = TrainedRun(config, env, {"agent": jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape)), shapes)})
+    assert on_map(run, "smacv2_5_units")[0].spec.name == "SMAX smacv2_5_units"
     with pytest.raises(
         ConfigError, match=r"3 agents instead of 5, observations of 75 numbers instead of \d+, 8 actions"
     ):
-        env_of_map(run, "3m")
+        on_map(run, "3m")
     with pytest.raises(ConfigError, match="did you mean '2s3z'"):
-        env_of_map(run, "2s3")
+        on_map(run, "2s3")
 
 
 # --- the command -------------------------------------------------------------------------------------------------

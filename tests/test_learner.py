@@ -59,6 +59,7 @@ class Networks:
             chosen_q=q[np.arange(q.shape[0]), action],
             greedy_q=self.legal_q[t, b].max(-1),
             action=np.eye(q.shape[-1], dtype=np.float32)[action],
+            is_greedy=action == self.best[t, b],
             hidden=self.hidden[t, b],
             state=self.batch.observation.state[t, b],
         )
@@ -81,6 +82,8 @@ def loop_loss(learner, state, batch, skipped=0):
         judge = Networks(central, state.target_params["central"], fresh)
         q_star = Networks(central, state.params["central"], fresh)
     best = (online if config.double_q else target).legal_q.argmax(-1)
+    for networks in filter(None, (online, target, judge, q_star)):
+        networks.best = best
     b_ = jax.tree.map(np.asarray, batch)
     total, count = 0.0, 0
     for b in range(B):
@@ -116,6 +119,7 @@ def loop_loss(learner, state, batch, skipped=0):
         ("qtran", {}),
         ("cw_qmix", {}),
         ("ow_qmix", {}),
+        ("shaq", {}),
     ],
 )
 def test_the_loss_equals_a_loop(probe, batch, name, changes):

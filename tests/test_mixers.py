@@ -50,7 +50,11 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module", params=[*MIXERS, *VARIANTS])
 def case(request):
-    mixer = MIXERS[request.param.partition("-")[0]](**VARIANTS.get(request.param, {}))
+    return case_of(request.param)
+
+
+def case_of(name):
+    mixer = MIXERS[name.partition("-")[0]](**VARIANTS.get(name, {}))
     keys = jax.random.split(jax.random.key(0), 5)
     q, state = 3 * jax.random.normal(keys[0], (B, N, A)), 10 * jax.random.normal(keys[1], (B, Z))
     action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
@@ -115,7 +119,7 @@ def test_axes_before_the_agents_are_all_batch(case):
     assert case.mixer.apply(case.params, folded, folded, method="penalty").shape == (4, B // 4)
 
 
-@pytest.mark.parametrize("name", ["qmix", "qplex", "qatten"])
+@pytest.mark.parametrize("name", ["qmix", "qplex", "qatten", "shaq"])
 def test_q_tot_starts_near_the_sum_of_the_agents_values(name):
     keys = jax.random.split(jax.random.key(4), 3)
     q, state = 0.2 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
@@ -148,6 +152,15 @@ def test_where_qtrans_penalties_are_zero_greedy_agents_find_the_best_joint_actio
     chosen = joint_of(wrong, best, state, hidden)
     raised = mixer.apply(params, chosen, joint_of(wrong, wrong.argmax(-1), state, hidden), method="penalty")
     assert (raised > 1e-6).all()
+
+
+def test_where_no_value_is_positive_shaqs_greedy_agents_find_the_best_joint_action():
+    """Weights of 1 and more make negative values smaller still; elsewhere SHAQ promises nothing."""
+    case = case_of("shaq")
+    case = case._replace(q=-jnp.abs(case.q))
+    greedy = case.mixer.apply(case.params, case.joint(case.q.argmax(-1)))
+    np.testing.assert_allclose(greedy[:, 0], case.q.max(-1).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(greedy, case.values().max(0), rtol=1e-5)
 
 
 def test_normalising_the_state_makes_its_scale_and_offset_harmless():

@@ -4,6 +4,9 @@ Each rebuild follows the public module's own order of layers and concatenations;
 (in, out) matrices. Where this package starts weights elsewhere or normalises the state, the options turn that off.
 """
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +17,7 @@ from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.qplex import QPLEX
 from qmix_jax.mixers.qtran import QTRAN
+from qmix_jax.mixers.shaq import SHAQ, coalitions
 
 B, N, A, H, Z = 16, 3, 4, 5, 7
 
@@ -167,3 +171,71 @@ def test_qtrans_joint_value_learns_from_the_squared_error_alone():
     gradient = jax.grad(lambda p: mixer.apply(p, joint, joint, method="penalty").sum())(params)["params"]
     for name, part in gradient.items():
         assert (max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(part)) > 0) == (name == "v")
+
+
+def shaq_weights(weights, q, coalition_q, state, embed):
+    """SHAQMixer's alpha_i, of coalitions' mean values (B, samples, N)."""
+    num_samples, inputs = coalition_q.shape[1], np.stack(np.broadcast_arrays(coalition_q, q[:, None]), axis=-1)
+
+    def each(x, *shape):
+        """A hypernetwork's output for every sample and agent."""
+        return np.broadcast_to(x.reshape(len(q), 1, 1, *shape), (len(q), num_samples, N, *shape))
+
+    w1 = each(np.abs(sequential(weights["w1"], state)), 2, embed)
+    w_final = each(np.abs(sequential(weights["w2"], state)), embed, 1)
+    hidden = inputs[..., None, :] @ w1 + each(linear(weights["b1"], state), 1, embed)
+    hidden = np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0)))
+    y = hidden @ w_final + each(sequential(weights["b2"], state), 1, 1)
+    return np.abs(y[..., 0, 0]).mean(1) + 1
+
+
+def sampled_means(q, num_samples):
+    """What SHAQMixer.sample_grandcoalitions makes of orders: the mean value of those before each agent."""
+    means = np.zeros((len(q), num_samples, N))
+    rows = coalitions(N, num_samples) > 0
+    for sample in range(num_samples):
+        for agent in range(N):
+            members = [j for j in range(N) if rows[sample, agent, j]]
+            means[:, sample, agent] = q[:, members].mean(1) if members else 0
+    return means
+
+
+@pytest.mark.parametrize("num_orders", [4, 10])
+def test_shaq(num_orders):
+    """Q_tot of an action that was taken; and of greedy actions and of targets, the plain sum."""
+    mixer = SHAQ(embed_size=6, hypernet_size=8, num_orders=num_orders, state_norm="none")
+    params, weights, joint, seen = weights_and_situations(mixer)
+    num_samples = min(num_orders, math.factorial(N))
+    alpha = shaq_weights(weights, seen.chosen_q, sampled_means(seen.chosen_q, num_samples), seen.state, 6)
+    max_filter = seen.is_greedy.astype(float)
+    assert 0 < max_filter.mean() < 1 and (alpha > 1).all()
+    expected = ((alpha * (1 - max_filter) + max_filter) * seen.chosen_q).sum(-1)
+    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    target = joint._replace(is_greedy=jnp.ones_like(joint.is_greedy))
+    np.testing.assert_allclose(mixer.apply(params, target)[:, 0], seen.chosen_q.sum(-1), rtol=1e-5)
+
+
+def test_shaqs_weights_are_shapley_means_where_there_are_orders_enough():
+    """The mean over all orders is the sum over coalitions C without i, weighted |C|! (N - |C| - 1)! / N!."""
+    mixer = SHAQ(embed_size=6, hypernet_size=8, state_norm="none")
+    params, weights, joint, seen = weights_and_situations(mixer)
+    alpha = np.zeros((B, N))
+    for agent in range(N):
+        others = [j for j in range(N) if j != agent]
+        for size in range(N):
+            share = math.factorial(size) * math.factorial(N - size - 1) / math.factorial(N)
+            for members in itertools.combinations(others, size):
+                mean = seen.chosen_q[:, list(members)].mean(1) if members else np.zeros(B)
+                means = np.tile(mean[:, None, None], (1, 1, N))
+                alpha[:, agent] += share * shaq_weights(weights, seen.chosen_q, means, seen.state, 6)[:, agent]
+    q_tot = mixer.apply(params, joint._replace(is_greedy=jnp.zeros_like(joint.is_greedy)))[:, 0]
+    np.testing.assert_allclose(q_tot, (alpha * seen.chosen_q).sum(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_agents", "num_orders"), [(2, 10), (3, 6), (4, 10), (27, 10)])
+def test_coalitions_are_the_agents_before_one_in_an_order(num_agents, num_orders):
+    rows = coalitions(num_agents, num_orders)
+    sizes = (rows > 0).sum(-1)
+    np.testing.assert_array_equal(np.sort(sizes, axis=-1), np.tile(np.arange(num_agents), (len(rows), 1)))
+    np.testing.assert_allclose(rows.sum(-1), sizes > 0, rtol=1e-5)
+    assert len(rows) == min(num_orders, math.factorial(num_agents))

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def played(folder):
     """The run, its second team's parameters, and the record of its first episodes with seed 5."""
     run, keys = load_run(folder), episode_keys(team_key(5, 1), EPISODES)
-    mixer, params = make_mixer(run.config.algorithm), run.params(1)
+    mixer, params = make_mixer(run.config.algorithm, run.env), run.params(1)
     recorded = jax.jit(lambda params: record(run.env, run.agents, mixer, params, keys))(params)
     return run, params, jax.device_get(recorded)
 
@@ -44,7 +44,7 @@ def played(folder):
 def joint_of(q):
     """A joint action of two agents at four times."""
     state = jax.random.normal(jax.random.key(8), (4, 5))
-    return Joint(q, q + 0.1, jnp.ones((4, 2, 3)) / 3, jnp.ones((4, 2, 6)), state)
+    return Joint(q, q + 0.1, jnp.ones((4, 2, 3)) / 3, jnp.ones((4, 2), bool), jnp.ones((4, 2, 6)), state)
 
 
 def test_credit_is_the_mixers_slope_in_each_agents_value():

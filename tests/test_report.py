@@ -40,7 +40,10 @@ def leave_run(folder, scores, env=None, algorithm="qmix", seed=0, steps=STEPS, m
         values = {"eval/return": [20.0 * score for score in scores]}
         values[f"eval/{metric}"] = [score * (k + 1) / len(steps) for score in scores]
         rows.append({"env_steps": step, "wall_seconds": 2.0 * (k + 1), "compile_seconds": 1.0, **values})
-    (folder / "metrics.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
+    saved = folder / "checkpoints" / str(steps[-1] if steps else 0)  # holds the rows too, and is no run
+    saved.mkdir(parents=True)
+    for place in (folder, saved):
+        (place / "metrics.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
     return folder
 
 

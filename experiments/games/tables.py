@@ -60,8 +60,9 @@ def _mix(
         chosen_q=pick(repeated(q), action),
         greedy_q=repeated(legal.max(axis=-1)),
         action=jax.nn.one_hot(action, run.env.spec.num_actions),
+        is_greedy=action == legal.argmax(axis=-1),
         hidden=repeated(hidden),
         state=repeated(global_state(observation)),
     )
-    q_tot = make_mixer(run.config.algorithm).apply(params["mixer"], joint)
+    q_tot = make_mixer(run.config.algorithm, run.env).apply(params["mixer"], joint)
     return np.asarray(q_tot)[:, 0].reshape(counts)

@@ -14,6 +14,7 @@ from qmix_jax.cli.startup import AUTO, start_jax
 from qmix_jax.config import ConfigError, MpeConfig, SmaxConfig, choose, require
 
 if TYPE_CHECKING:
+    from qmix_jax.agents import Agents
     from qmix_jax.checkpoint import TrainedRun
     from qmix_jax.envs.team import TeamEnv
     from qmix_jax.reporting.scores import Scores, Table
@@ -48,9 +49,9 @@ def main(arguments: list[str]) -> int:
     from qmix_jax.robustness import Examination
 
     run = load_run(options.run, options.checkpoint)
-    env = run.env if options.map is None else env_of_map(run, options.map)
+    env, agents = (run.env, run.agents) if options.map is None else on_map(run, options.map)
     kinds, idle, seeds = kinds_of(options, env.spec), idle_action(options, env.spec), run.config.num_seeds
-    examination = Examination(env, run.agents, options.episodes, bool(kinds), idle)
+    examination = Examination(env, agents, options.episodes, bool(kinds), idle)
     plays = 1 + sum(len(kind.trials) for kind in kinds)
     began = time.perf_counter()
     with Progress() as progress:
@@ -84,7 +85,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--episodes", type=count_from(1), default=1024, metavar="N", help="episodes of each seed (default 1024)"
     )
-    parser.add_argument("--map", metavar="MAP", help="test on another map (or MPE task) of the same sizes")
+    parser.add_argument(
+        "--map", metavar="MAP", help="test on another map (or MPE task): of the same sizes, or any with transformers"
+    )
     parser.add_argument(
         "--json",
         nargs="?",
@@ -153,8 +156,8 @@ def _list(values: tuple[float, ...]) -> str:
 # --- another map -------------------------------------------------------------------------------------------------
 
 
-def env_of_map(run: "TrainedRun", name: str) -> "TeamEnv":
-    """The run's environment on another map; raises ConfigError where its team could not play there."""
+def on_map(run: "TrainedRun", name: str) -> "tuple[TeamEnv, Agents]":
+    """The run's environment on another map, and the team there; raises ConfigError where it could not play."""
     from qmix_jax.envs import make_env
 
     settings = run.config.env.settings
@@ -171,9 +174,11 @@ def env_of_map(run: "TrainedRun", name: str) -> "TeamEnv":
     else:
         raise ConfigError(f"--map={name}: the run was trained on the {run.env.spec.name}, which has no maps")
     env = make_env(dataclasses.replace(run.config.env, settings=settings))
-    differences = shape_differences(run.env.spec, env.spec)
-    require(not differences, f"--map={name} does not fit a team of {run.env.spec.name}: it has {differences}")
-    return env
+    agents = run.agents_in(env)
+    if agents is None:
+        differences = shape_differences(run.env.spec, env.spec) or "other entities"
+        raise ConfigError(f"--map={name} does not fit a team of {run.env.spec.name}: it has {differences}")
+    return env, agents
 
 
 def shape_differences(trained: "TeamSpec", other: "TeamSpec") -> str:

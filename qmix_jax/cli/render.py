@@ -95,7 +95,7 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     from qmix_jax.parallel import compile_quickly
     from qmix_jax.reporting.film import Recording
 
-    mixer, params = make_mixer(run.config.algorithm), run.params(team)
+    mixer, params = make_mixer(run.config.algorithm, run.env), run.params(team)
     keys = episode_keys(team_key(seed, team), episodes)
     played = jax.jit(lambda params, keys: record(run.env, run.agents, mixer, params, keys))
     result = jax.device_get(compile_quickly(played.lower(params, keys))(params, keys))

@@ -21,6 +21,8 @@ class AgentLayout(NamedTuple):
     """The observation's blocks in order: (whom or what it is about, which of `Layout.kinds` it holds)."""
     actions: tuple[str, ...]
     """What each action does."""
+    aims: tuple[str | None, ...] = ()
+    """Whom each action is aimed at; empty where none is aimed."""
 
 
 class Layout(NamedTuple):
@@ -31,6 +33,8 @@ class Layout(NamedTuple):
     agents: tuple[AgentLayout, ...]
     availability: str
     """When an action is legal."""
+    state: tuple[tuple[str, str], ...] | None = ()
+    """The global state's blocks; None: the agents' observations side by side; empty: it is not described."""
 
     def features(self, agent: int) -> tuple[Feature, ...]:
         """All features of one agent's observation, in order."""
@@ -75,14 +79,18 @@ def smax_layout(num_allies: int, num_enemies: int, unit_types: tuple[str, ...]) 
     )
     allies = [f"ally_{i}" for i in range(num_allies)]
     enemies = [f"enemy_{i}" for i in range(num_enemies)]
+    units = allies + enemies
     moves = ("move north (y grows)", "move east (x grows)", "move south", "move west", "stop")
-    actions = (*moves, *(f"attack {name}" for name in enemies))
+    actions, aims = (*moves, *(f"attack {name}" for name in enemies)), (*[None] * len(moves), *enemies)
     agents = tuple(
-        AgentLayout((*((other, "unit") for other in allies + enemies if other != name), (name, "self")), actions)
+        AgentLayout((*((other, "unit") for other in units if other != name), (name, "self")), actions, aims)
         for name in allies
     )
+    place = (*own[:1], Feature("x"), Feature("y"), Feature("cooldown"), *bits)
+    kinds = {"unit": unit, "self": own, "place": place, "side": (Feature("is_enemy"),), "type": (Feature("type"),)}
+    state = tuple((name, kind) for kind in ("place", "side", "type") for name in units)
     rule = "moves: while alive; stop: always; attack: while both live and the enemy's centre is within weapon range"
-    return Layout({"unit": unit, "self": own}, agents, rule)
+    return Layout(kinds, agents, rule, state)
 
 
 MPE_MOVES = ("stay", "left (x falls)", "right (x grows)", "down (y falls)", "up (y grows)")
@@ -101,7 +109,7 @@ def mpe_layout(task: str, names: tuple[str, ...], num_landmarks: int, num_words:
     agents = tuple(_mpe_agent(task, name, names, num_landmarks, num_words) for name in names)
     used = {kind for agent in agents for _, kind in agent.blocks}
     rule = "every action of the agent's own list, always"
-    return Layout({name: features for name, features in kinds.items() if name in used}, agents, rule)
+    return Layout({name: features for name, features in kinds.items() if name in used}, agents, rule, state=None)
 
 
 def _mpe_agent(task: str, name: str, names: tuple[str, ...], num_landmarks: int, num_words: int) -> AgentLayout:

@@ -1,6 +1,7 @@
 """Mixers, one file each, and their registry."""
 
 from qmix_jax.config import AlgorithmConfig
+from qmix_jax.envs.team import TeamEnv
 from qmix_jax.mixers.base import Mixer
 from qmix_jax.mixers.iql import IQL
 from qmix_jax.mixers.joint import JointQ
@@ -8,6 +9,8 @@ from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.qplex import QPLEX
 from qmix_jax.mixers.qtran import QTRAN
+from qmix_jax.mixers.shaq import SHAQ
+from qmix_jax.mixers.transfqmix import TransfQMix
 from qmix_jax.mixers.vdn import VDN
 from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
 
@@ -20,10 +23,12 @@ MIXERS: dict[str, type[Mixer]] = {
     "qtran": QTRAN,
     "cw_qmix": CWQMIX,
     "ow_qmix": OWQMIX,
+    "shaq": SHAQ,
+    "transfqmix": TransfQMix,
     "joint": JointQ,
 }
 
 
-def make_mixer(config: AlgorithmConfig) -> Mixer:
-    """The mixer of a config."""
-    return MIXERS[config.name](**config.options)
+def make_mixer(config: AlgorithmConfig, env: TeamEnv) -> Mixer:
+    """The mixer of a config, for an environment."""
+    return MIXERS[config.name](**config.options).in_env(env)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float
 
+from qmix_jax.envs.team import TeamEnv
 from qmix_jax.types import Joint
 
 StateNorm = Literal["layer_norm", "none"]
@@ -27,6 +28,11 @@ class Mixer(nn.Module):
     """Individual-global-max: where every agent takes its best action, Q_tot is at its largest."""
     acts_jointly: ClassVar[bool] = False
     """The team is to be one agent that chooses among all joint actions (see `qmix_jax.envs.joint`)."""
+
+    def in_env(self, env: TeamEnv) -> "Mixer":
+        """The mixer with what it needs to know of the environment; nothing for most."""
+        del env
+        return self
 
     @property
     def central(self) -> "Mixer | None":

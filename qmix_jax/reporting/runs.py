@@ -98,10 +98,14 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         require(path.is_dir(), f"there is no folder {path}")
-        folders = sorted(file.parent for file in path.rglob("metrics.jsonl"))
+        folders = sorted(file.parent for file in path.rglob("metrics.jsonl") if not _is_of_a_checkpoint(file))
         require(bool(folders), f"{path} holds no run: there is no metrics.jsonl in it or below it")
         found += [folder for folder in folders if folder not in found]
     return found
+
+
+def _is_of_a_checkpoint(file: Path) -> bool:
+    return file.parent.parent.name == "checkpoints"
 
 
 def read_run(folder: Path) -> RunFolder:

@@ -1,0 +1,101 @@
+"""The agents of TransfQMix: attention over the entities that an agent sees, and over its own memory."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.config import AgentConfig
+from qmix_jax.envs.entities import Team
+from qmix_jax.transformer import Transformer
+from qmix_jax.types import Params, TeamSpec
+
+
+class Network(nn.Module):
+    """TransfQMix's agent (Gallici et al. 2023).
+
+        [h', e_1', ..., e_K'] = Transformer([h, e_1, ..., e_K]),    e_k = W entity_k + b
+        Q = [W_plain h' + b_plain, w_aimed e_k' + b_aimed of every entity k]
+
+    h is the memory; the value of an action that is aimed at an entity comes from that entity ("policy decoupling").
+    """
+
+    size: int
+    num_heads: int
+    num_layers: int
+    num_plain: int
+    aims: bool
+    """Whether any action is aimed at an entity."""
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "*batch E"], entities: Float[Array, "*batch K F"]
+    ) -> tuple[Float[Array, "*batch E"], Float[Array, "*batch V"]]:
+        """The next memory, and the values of the plain actions and then of every entity (where any is aimed)."""
+        embedded = nn.Dense(self.size, name="embed")(entities)
+        tokens = jnp.concatenate([hidden[..., None, :], embedded], axis=-2)
+        tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens)
+        hidden = tokens[..., 0, :]
+        values = nn.Dense(self.num_plain, name="plain")(hidden)
+        if self.aims:
+            aimed = nn.Dense(1, name="aimed")(tokens[..., 1:, :])[..., 0]
+            values = jnp.concatenate([values, aimed], axis=-1)
+        return hidden, values
+
+
+class TransformerAgents(NamedTuple):
+    """The team's networks as pure functions over `Params`, like `RecurrentAgents`.
+
+    The parameters know features and not entities, so that they fit a team of any size whose entities have the same
+    features. Here unlike in the authors' code, whose agents this equals otherwise: which numbers are an entity's is
+    the environment's layout (`qmix_jax.envs.entities`), so that entities unseen are zero but for their marks.
+    """
+
+    config: AgentConfig
+    spec: TeamSpec
+    team: Team
+
+    @property
+    def _network(self) -> Network:
+        config, num_plain = self.config, self.team.num_plain
+        aims = max(map(max, self.team.values)) >= num_plain
+        return Network(config.hidden_size, config.num_heads, config.num_layers, num_plain, aims)
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters."""
+        nothing = jnp.zeros((1, self.spec.num_agents, self.spec.obs_size))
+        return self._network.init(key, self.initial_hidden(1), self._entities(nothing))
+
+    def initial_hidden(self, num_envs: int) -> Float[Array, "B N H"]:
+        """The memory before an episode: zeros."""
+        return jnp.zeros((num_envs, self.spec.num_agents, self.config.hidden_size))
+
+    def step(
+        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "B N H"], Float[Array, "B N A"]]:
+        """One time step: the next memory, and Q of every action."""
+        hidden = jnp.where(inputs.first[:, None, None], 0.0, hidden)
+        hidden, values = self._network.apply(params, hidden, self._entities(inputs.obs))  # pyright: ignore
+        places = np.array(self.team.values)[None]
+        return hidden, jnp.take_along_axis(values, places, axis=-1)  # pyright: ignore[reportArgumentType]
+
+    def unroll(
+        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "T B N H"], Float[Array, "T B N A"]]:
+        """T time steps from the memory before the first: the memory after every step, and Q."""
+
+        def step(hidden: Array, now: AgentInput) -> tuple[Array, tuple[Array, Array]]:
+            hidden, q = self.step(params, hidden, now)
+            return hidden, (hidden, q)
+
+        return lax.scan(step, hidden, inputs)[1]
+
+    def _entities(self, obs: Float[Array, "B N O"]) -> Float[Array, "B N K F"]:
+        """What each agent sees, one row an entity."""
+        rows = self.team.entities.rows(jnp.reshape(obs, (obs.shape[0], -1)))
+        return jnp.reshape(rows, (*obs.shape[:2], -1, rows.shape[-1]))

@@ -1,0 +1,103 @@
+"""Flat observations and states as matrices with one row an entity, for networks that attend to entities.
+
+Whom each number is about is what an environment's layout says (`qmix_jax.envs.layout`). Features of one name share a
+column, so that another team of the same environment has the same columns, and only other rows.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from qmix_jax.envs.layout import Layout, layout_of
+from qmix_jax.envs.team import TeamEnv
+
+Blocks = tuple[tuple[str, str], ...]
+NOWHERE = -1
+
+
+class Entities(NamedTuple):
+    """How a vector becomes a matrix. Tuples, so that a network may have it as a field."""
+
+    places: tuple[tuple[int, ...], ...]
+    """(K, F) where each entity's feature stands in the vector; -1 where it has none."""
+    marks: tuple[tuple[float, ...], ...]
+    """(K, 2) what the matrix says besides: 1 for oneself, 1 for a member of the team."""
+
+    def rows(self, vector: Float[Array, "*batch X"]) -> Float[Array, "*batch K D"]:
+        """The matrix, D = F + 2 columns; zero where an entity lacks a feature."""
+        padded = jnp.concatenate([vector, jnp.zeros_like(vector[..., :1])], axis=-1)
+        features = jnp.take(padded, np.array(self.places), axis=-1)  # -1 is the last, which is zero
+        marks = jnp.broadcast_to(jnp.array(self.marks, vector.dtype), (*features.shape[:-1], 2))
+        return jnp.concatenate([features, marks], axis=-1)
+
+
+class Team(NamedTuple):
+    """What the agents see and do, by entities."""
+
+    entities: Entities
+    """Of all agents' observations side by side: N times as many rows as one agent sees, agent by agent."""
+    values: tuple[tuple[int, ...], ...]
+    """(N, A) where the value of each action stands among those of the plain actions and then of the entities."""
+    num_plain: int
+    """Actions that are aimed at no entity."""
+
+
+def team_of(env: TeamEnv) -> Team:
+    """The agents' view; where the environment does not describe itself, one entity that has all the numbers."""
+    layout, spec = layout_of(env), env.spec
+    views = [agent.blocks for agent in layout.agents]
+    names = [_names(blocks) for blocks in views]
+    columns, most = _columns(layout, views), max(map(len, names))
+    places, marks = [], []
+    for i, (own, blocks) in enumerate(zip(spec.agent_names, views, strict=True)):
+        empty = most - len(names[i])
+        places += [*_places(layout, blocks, columns, i * spec.obs_size), *[(NOWHERE,) * len(columns)] * empty]
+        marks += [*_marks(names[i], spec.agent_names, own), *[(0.0, 0.0)] * empty]
+    aims = [agent.aims or (None,) * len(agent.actions) for agent in layout.agents]
+    num_plain = max(aim.count(None) for aim in aims)
+    values = tuple(_values(aim, rows, num_plain, spec.num_actions) for aim, rows in zip(aims, names, strict=True))
+    return Team(Entities(tuple(places), tuple(marks)), values, num_plain)
+
+
+def state_of(env: TeamEnv) -> Entities:
+    """The global state's entities: the layout's, or the agents' where it is their observations side by side."""
+    layout, spec = layout_of(env), env.spec
+    if layout.state is None:
+        return team_of(env).entities
+    if not layout.state:
+        return Entities((tuple(range(spec.state_size)),), ((0.0, 0.0),))
+    places = _places(layout, layout.state, _columns(layout, [layout.state]), 0)
+    return Entities(places, _marks(_names(layout.state), spec.agent_names, ""))
+
+
+def _names(blocks: Blocks) -> list[str]:
+    """The entities in the order in which they come up."""
+    return list(dict.fromkeys(about for about, _ in blocks))
+
+
+def _columns(layout: Layout, views: list[Blocks]) -> list[str]:
+    kinds = dict.fromkeys(kind for blocks in views for _, kind in blocks)
+    return list(dict.fromkeys(feature.name for kind in kinds for feature in layout.kinds[kind]))
+
+
+def _places(layout: Layout, blocks: Blocks, columns: list[str], start: int) -> tuple[tuple[int, ...], ...]:
+    names = _names(blocks)
+    table = np.full((len(names), len(columns)), NOWHERE)
+    for about, kind in blocks:
+        for feature in layout.kinds[kind]:
+            table[names.index(about), columns.index(feature.name)] = start
+            start += 1
+    return tuple(map(tuple, table.tolist()))
+
+
+def _marks(names: list[str], team: tuple[str, ...], own: str) -> tuple[tuple[float, ...], ...]:
+    return tuple((float(name == own), float(name in team)) for name in names)
+
+
+def _values(aims: tuple[str | None, ...], rows: list[str], num_plain: int, num_actions: int) -> tuple[int, ...]:
+    """Plain actions in their order; others where the entity that they are aimed at stands."""
+    plain = iter(range(num_plain))
+    own = [next(plain) if aim is None else num_plain + rows.index(aim) for aim in aims]
+    return tuple(own + [0] * (num_actions - len(own)))

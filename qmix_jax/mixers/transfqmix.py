@@ -1,0 +1,65 @@
+"""QMIX whose mixing weights are what a transformer makes of entities, agents and three tokens of its own."""
+
+import math
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from qmix_jax.envs.entities import Entities, state_of
+from qmix_jax.envs.team import TeamEnv
+from qmix_jax.mixers.base import Mixer, StateNorm, elu, normalise_state
+from qmix_jax.transformer import Transformer
+from qmix_jax.types import Joint
+
+
+class TransfQMix(Mixer):
+    """TransfQMix's mixer (Gallici et al. 2023).
+
+        [..., w_1, ..., w_N, b_1, w_2, b_2] = Transformer([entities of the state, h_1, ..., h_N, three tokens])
+        Q_tot = ELU(q^T |W1| + b_1) |w_2| + relu(W b_2 + b)
+
+    h_i is agent i's recurrent state, through which no gradient flows, and w_i the row of W1 that becomes of it: so
+    Q_tot rises with every Q_i, and no parameter depends on the number of agents or entities. With `agent.kind` gru it
+    is the authors' ablation of the agents, and QMIX on transformer agents that of the mixer; `+preset=transfqmix` has
+    both (`transfqmix_mpe` for simple_spread). Layers and sizes are those of the authors' code. Here unlike there: the
+    three tokens are learnt, where the authors carry what became of them from step to step; the weights are divided by
+    sqrt(embed_size) where `is_scaled`, since rows of a normalised layer are large; the state is normalised first;
+    recurrent states of another width are projected. Where the environment does not say whom a number of the state is
+    about, all of it is one entity; on simple_spread the entities are those of every agent's observation.
+    """
+
+    is_monotonic: ClassVar[bool] = True
+    promises_igm: ClassVar[bool] = True
+
+    embed_size: int = 32
+    num_heads: int = 4
+    num_layers: int = 2
+    is_scaled: bool = True
+    state_norm: StateNorm = "layer_norm"
+    entities: Entities | None = None
+
+    def in_env(self, env: TeamEnv) -> "TransfQMix":
+        """The mixer that knows the entities of the environment's state."""
+        return self.clone(entities=state_of(env))
+
+    @nn.compact
+    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+        """Q_tot of the joint action."""
+        embed, num_agents = self.embed_size, joint.chosen_q.shape[-1]
+        state = normalise_state(joint.state, self.state_norm)
+        entities = state[..., None, :] if self.entities is None else self.entities.rows(state)
+        agents = lax.stop_gradient(joint.hidden)
+        if agents.shape[-1] != embed:
+            agents = nn.Dense(embed, name="agents")(agents)
+        own = self.param("tokens", nn.initializers.normal(1.0), (3, embed))
+        own = jnp.broadcast_to(own, (*entities.shape[:-2], 3, embed))
+        tokens = jnp.concatenate([nn.Dense(embed, name="embed")(entities), agents, own], axis=-2)
+        tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens)[..., -num_agents - 3 :, :]
+        scale = math.sqrt(embed) if self.is_scaled else 1.0
+        w1, w2 = jnp.abs(tokens[..., :-3, :]) / scale, jnp.abs(tokens[..., -2, :]) / scale
+        hidden = elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + tokens[..., -3, :])
+        value = nn.relu(nn.Dense(1, name="value")(tokens[..., -1, :]))
+        return jnp.sum(hidden * w2, axis=-1, keepdims=True) + value

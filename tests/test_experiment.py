@@ -136,6 +136,7 @@ def test_ctrl_c_ends_after_the_chunk_with_everything_on_disk(tmp_path, monkeypat
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(experiment.MetricsFile, "log", log_and_interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins by ignoring it
     assert experiment.run(tiny(devices=1), tmp_path, {}) == exits.INTERRUPTED
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     assert (tmp_path / "curve.png").exists() and (tmp_path / "checkpoints").is_dir()

@@ -182,9 +182,9 @@ class AlgorithmConfig:
 class AgentConfig:
     """The recurrent Q-network of each agent."""
 
+    hidden_size: int = 64
     kind: Literal["gru", "transformer"] = "gru"
     """transformer: attention over the entities that an agent sees, see `qmix_jax.agents.transformer`."""
-    hidden_size: int = 64
     layer_norm: bool = False
     """Normalise the first layer, and the recurrent state before the last layer."""
     use_agent_id: bool = True
@@ -447,12 +447,12 @@ def build(cls: type, values: Any, path: str = "") -> Any:
     where = path.rstrip(".") or "the config"
     require(isinstance(values, Mapping), f"{where}={values} must be a group of settings")
     hints = typing.get_type_hints(cls)
-    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in _NOT_OPTIONS}
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in NOT_OPTIONS}
     check_keys(values, fields, path)
     return cls(**{key: _convert(value, fields[key], path + key) for key, value in values.items()})
 
 
-_NOT_OPTIONS = ("parent", "name", "entities")  # what flax adds to a module's own fields, and what an environment gives
+NOT_OPTIONS = ("parent", "name", "entities")  # what flax adds to a module's own fields, and what an environment gives
 
 
 def check_keys(values: Mapping, known: typing.Iterable[str], path: str = "") -> None:

@@ -12,7 +12,7 @@ import qmix_jax
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
 from qmix_jax.cli.conf import choices, conf_dir
-from qmix_jax.config import ENVIRONMENTS, Config, ConfigError, build
+from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build
 from qmix_jax.exits import STOPPED
 from qmix_jax.mixers import MIXERS
 
@@ -127,7 +127,7 @@ def test_each_choice_says_what_its_class_does(group, classes):
         own.pop("starts_per_rollout", None)  # every environment has it
         assert own.pop("name") == name
         assert build(cls, own) == cls()
-        fields = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
+        fields = {field.name for field in dataclasses.fields(cls)} - {*NOT_OPTIONS, "name"}
         assert set(own) == fields, "a YAML file names every setting"
 
 

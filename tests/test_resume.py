@@ -609,9 +609,7 @@ ON_A_SMALL_DISK = """
     import numpy as np
     from qmix_jax.checkpoint import Saver, Snapshot, find
     from qmix_jax.config import CheckpointConfig
-    from qmix_jax.reporting import dashboard
-from qmix_jax.reporting.records import MetricsFile, read_metrics
-from qmix_jax.reporting.wandb_runs import WandbRuns
+    from qmix_jax.reporting.records import MetricsFile, read_metrics
 
     place = Path(sys.argv[1])
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=True)

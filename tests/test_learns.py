@@ -7,7 +7,6 @@ import pytest
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
 from qmix_jax.envs import make_team
-from qmix_jax.mixers import MIXERS
 from qmix_jax.parallel import Program
 
 pytestmark = pytest.mark.slow
@@ -45,12 +44,6 @@ def test_the_others_find_it(algorithm):
 def test_qplex_finds_it_on_most_seeds():
     qplex = "qplex algorithm.num_heads=10 algorithm.num_layers=2 algorithm.init_scale=1"
     assert (greedy_returns(f"+preset=games algorithm={qplex}") == 8.0).mean() >= 0.5
-
-
-@pytest.mark.parametrize("algorithm", MIXERS)
-def test_everyone_finds_the_optimum_of_an_additive_game(algorithm):
-    returns = greedy_returns(f"env=matrix env.payoff=[[0,1],[2,3]] algorithm={algorithm}")
-    np.testing.assert_array_equal(returns, 3.0)
 
 
 def test_pqn_learns_without_replay_and_target():

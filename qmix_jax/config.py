@@ -183,13 +183,13 @@ class AgentConfig:
     """The recurrent Q-network of each agent."""
 
     hidden_size: int = 64
-    kind: Literal["gru", "transformer"] = "gru"
-    """transformer: attention over the entities that an agent sees, see `qmix_jax.agents.transformer`."""
     layer_norm: bool = False
     """Normalise the first layer, and the recurrent state before the last layer."""
     use_agent_id: bool = True
     use_last_action: bool = True
     share_parameters: bool = True
+    kind: Literal["gru", "transformer"] = "gru"
+    """transformer: attention over the entities that an agent sees, see `qmix_jax.agents.transformer`."""
     num_heads: int = 4
     """Of a transformer's attention."""
     num_layers: int = 2

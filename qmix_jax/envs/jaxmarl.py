@@ -38,15 +38,15 @@ def _without_its_other_environments() -> Iterator[None]:
 
 
 with _without_its_other_environments():
-    from jaxmarl.environments import mpe, smax
+    from jaxmarl.environments import smax
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
 SMAX_MAPS = tuple(MAP_NAME_TO_SCENARIO)
 MOVES = 5  # four directions and stop; the actions after them shoot at one enemy each
 MPE_TASKS = {
-    "simple_spread": mpe.SimpleSpreadMPE,
-    "simple_reference": mpe.SimpleReferenceMPE,
-    "simple_speaker_listener": mpe.SimpleSpeakerListenerMPE,
+    "simple_spread": "SimpleSpreadMPE",
+    "simple_reference": "SimpleReferenceMPE",
+    "simple_speaker_listener": "SimpleSpeakerListenerMPE",
 }
 
 
@@ -141,7 +141,9 @@ class Mpe:
     """
 
     def __init__(self, config: MpeConfig):
-        self._task, self._env = config.task, MPE_TASKS[config.task]()
+        with _without_its_other_environments():
+            from jaxmarl.environments import mpe  # imports matplotlib, so only for those who play it
+        self._task, self._env = config.task, getattr(mpe, MPE_TASKS[config.task])()
         names = tuple(self._env.agents)
         self._obs_sizes = tuple(self._env.observation_spaces[name].shape[0] for name in names)
         action_sizes = jnp.array([self._env.action_spaces[name].n for name in names])

@@ -71,13 +71,16 @@ def episode_keys(key: jax.Array, episodes: int, start: int | Array = 0) -> Keys:
 
 
 def _at(keys: Keys, time: int | Array) -> tuple[Keys, Keys]:
-    """The keys of one step: the environment's and the policy's; number 0 is the start's."""
-    number = jax.vmap(jax.random.fold_in, (0, None))
-    return number(keys, 2 * time + 1), number(keys, 2 * time + 2)
+    """The keys of one step: the environment's and the policy's (number 0 is the start's)."""
+    return _numbered(keys, 2 * time + 1), _numbered(keys, 2 * time + 2)
+
+
+def _numbered(keys: Keys, number: int | Array) -> Keys:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
 def _begin(env: TeamEnv, agents: Agents, keys: Keys) -> _Play:
-    env_state, observation = jax.vmap(env.reset)(jax.vmap(jax.random.fold_in, (0, None))(keys, 0))
+    env_state, observation = jax.vmap(env.reset)(_numbered(keys, 0))
     count = keys.shape[0]
     no, zeros = jnp.zeros(count, bool), jnp.zeros(count)
     none = jnp.full((count, env.spec.num_agents), env.spec.num_actions)

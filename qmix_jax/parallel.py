@@ -1,9 +1,8 @@
 """The compiled program: seeds and environments over a device mesh with the axes (seed, data).
 
 Independent seeds are the leading axis of every array of a seed's state: split over `seed`, within a device vmapped or
-taken in turn.
-One seed's environments, replay and batch are split over `data`; gradients meet in one sum. One device is the same
-program with both axes of size 1. CPU cores are devices too, once `use_cpu_cores` has run.
+taken in turn. One seed's environments, replay and batch are split over `data`; gradients meet in one sum. One device is
+the same program with both axes of size 1. CPU cores are devices too, once `use_cpu_cores` has run.
 """
 
 import math
@@ -191,7 +190,7 @@ class Program:
         def in_turn(clock: Clock, seeds: SeedState) -> tuple[SeedState, Any]:
             def one(seeds: SeedState, i: Array) -> tuple[SeedState, Any]:
                 seed, told = function(clock, jax.tree.map(lambda leaf: leaf[i], seeds))
-                return jax.tree.map(lambda all, new: lax.dynamic_update_index_in_dim(all, new, i, 0), seeds, seed), told
+                return jax.tree.map(lambda old, new: lax.dynamic_update_index_in_dim(old, new, i, 0), seeds, seed), told
 
             return lax.scan(one, seeds, jnp.arange(len(seeds.key)))
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.agents import AgentInput, Agents
@@ -44,6 +45,14 @@ class LossMetrics(NamedTuple):
     """Before clipping, over agent and mixer together."""
 
 
+class LossSums(NamedTuple):
+    """Sums over the errors of a batch, or of a device's share of it."""
+
+    metrics: LossMetrics
+    count: Float[Array, ""]
+    """How many errors there are."""
+
+
 class Values(NamedTuple):
     """What the networks say of T steps."""
 
@@ -56,6 +65,12 @@ class Values(NamedTuple):
     penalty: Float[Array, "T B 1"]
     central: Float[Array, "T B 1"] | None
     """The online Q* of weighted QMIX, of the joint action that was taken."""
+
+
+def _means(grads: Params, sums: LossSums) -> tuple[Params, LossMetrics]:
+    """The gradients and metrics of the mean over the errors."""
+    count = jnp.maximum(sums.count, 1.0)
+    return jax.tree.map(lambda leaf: leaf / count, (grads, sums.metrics))
 
 
 def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
@@ -153,8 +168,8 @@ class Learner:
     ) -> tuple[LearnerState, LossMetrics]:
         """One gradient step on a batch of sequences (time first)."""
         gradient = jax.grad(self.loss, has_aux=True)
-        grads, metrics = gradient(state.params, state.target_params, batch)
-        grads, metrics = self._sum_over_devices((grads, metrics))
+        sums = self._sum_over_devices(gradient(state.params, state.target_params, batch))
+        grads, metrics = _means(*sums)
         updates, opt_state = make_optimizer(self.config).update(grads, state.opt_state, state.params)
         rate = self.learning_rate(env_steps)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
@@ -165,12 +180,18 @@ class Learner:
         return LearnerState(params, target_params, opt_state), metrics
 
     def _sum_over_devices(self, tree: Any) -> Any:
-        return tree if self.axis is None else lax.psum(tree, self.axis)
+        """The sum of each leaf over the devices, all in one vector: each array by itself would be another meeting, and
+        it is meetings that cost.
+        """
+        if self.axis is None:
+            return tree
+        vector, unravel = ravel_pytree(tree)
+        return unravel(lax.psum(vector, self.axis))
 
-    def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossMetrics]:
-        """This device's share of the batch's mean squared error, and of its metrics.
+    def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossSums]:
+        """The sum of squared errors over this device's share of the batch, and what else is summed over it.
 
-            L = mean over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2, plus the mixer's penalty
+            L = sum over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2, plus the mixer's penalty
 
         with G the lambda targets of the target network's value of the greedy joint action. With double Q-learning the
         greedy action is the online network's, under the next step's availability. Weighted QMIX weighs the squares, and
@@ -184,14 +205,13 @@ class Learner:
         if values.central is not None:
             importance = self.mixer.importance(values.chosen, targets, values.best[NOW], values.is_best)
             cost = lax.stop_gradient(importance) * cost + jnp.square(values.central - targets)
-        count = jnp.maximum(self._sum_over_devices(jnp.sum(weight)), 1.0) * error.shape[-1]
 
-        def mean(x):
-            return jnp.sum(weight[..., None] * x) / count
+        def total(x):
+            return jnp.sum(weight[..., None] * x)
 
-        loss = mean(cost)
-        metrics = LossMetrics(loss, mean(jnp.abs(error)), mean(values.chosen), mean(targets), jnp.zeros(()))
-        return loss, jax.tree.map(lax.stop_gradient, metrics)
+        loss = total(cost)
+        metrics = LossMetrics(loss, total(jnp.abs(error)), total(values.chosen), total(targets), jnp.zeros(()))
+        return loss, lax.stop_gradient(LossSums(metrics, total(jnp.ones_like(error))))
 
     def _values(self, params: Params, target_params: Params, batch: Sequence) -> Values:
         """What the online and the target networks say of the steps behind the burn-in."""

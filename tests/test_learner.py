@@ -1,6 +1,7 @@
 """The loss against a loop in NumPy, and what may and may not reach the update."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,12 @@ def loop_loss(learner, state, batch, skipped=0):
     return float(np.squeeze(total)) / count
 
 
+def mean_loss(learner, params, target_params, batch):
+    """The sum of squared errors that the learner differentiates, by their number."""
+    loss, sums = learner.loss(params, target_params, batch)
+    return loss / sums.count
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -124,34 +131,34 @@ def loop_loss(learner, state, batch, skipped=0):
 )
 def test_the_loss_equals_a_loop(probe, batch, name, changes):
     learner, state = learner_of(probe, name, **changes)
-    loss, metrics = jax.jit(learner.loss)(state.params, state.target_params, batch)
+    loss, sums = jax.jit(learner.loss)(state.params, state.target_params, batch)
     assert batch.truncated.any() and batch.terminated.any()
-    assert float(loss) == pytest.approx(loop_loss(learner, state, batch), rel=1e-4)
-    assert float(metrics.loss) == float(loss)
+    assert float(loss / sums.count) == pytest.approx(loop_loss(learner, state, batch), rel=1e-4)
+    assert float(sums.metrics.loss) == float(loss)
 
 
 def test_burn_in_leaves_its_steps_out_of_the_loss_but_not_out_of_the_state(probe, batch):
     learner, state = learner_of(probe, burn_in=3)
-    loss, _ = jax.jit(learner.loss)(state.params, state.target_params, batch)
+    loss = jax.jit(partial(mean_loss, learner))(state.params, state.target_params, batch)
     assert float(loss) == pytest.approx(loop_loss(learner, state, batch, skipped=3), rel=1e-4)
 
 
 def test_unavailable_actions_never_reach_the_target(probe, batch):
     learner, state = learner_of(probe)
-    loss = jax.jit(lambda p, t: learner.loss(p, t, batch)[0])
+    loss = jax.jit(lambda p, t: mean_loss(learner, p, t, batch))
     # a huge Q for one action everywhere matters only where that action is legal
     illegal = jnp.zeros_like(batch.observation.available).at[..., 1:].set(True)
     only_others = batch._replace(observation=batch.observation._replace(available=illegal))
     raised = jax.tree.map(jnp.copy, state.target_params)
     raised["agent"]["q_bias"] = raised["agent"]["q_bias"].at[0].add(1e6)
-    loss_without_action_0 = jax.jit(lambda t: learner.loss(state.params, t, only_others)[0])
+    loss_without_action_0 = jax.jit(lambda t: mean_loss(learner, state.params, t, only_others))
     assert float(loss_without_action_0(raised)) == pytest.approx(float(loss_without_action_0(state.target_params)))
     assert float(loss(state.params, raised)) > 1e6
 
 
 def test_no_gradient_flows_into_the_target(probe, batch):
     learner, state = learner_of(probe)
-    gradient = jax.jit(jax.grad(lambda t: learner.loss(state.params, t, batch)[0]))(state.target_params)
+    gradient = jax.jit(jax.grad(lambda t: mean_loss(learner, state.params, t, batch)))(state.target_params)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -159,8 +166,8 @@ def test_without_a_target_network_the_online_one_makes_the_targets_and_stays_fix
     learner, state = learner_of(probe, "ow_qmix")
     alone = dataclasses.replace(learner, target=dataclasses.replace(learner.target, mode="none"))
     assert jax.jit(alone.init)(jax.random.key(3)).target_params is None
-    gradient = jax.jit(jax.grad(lambda p: alone.loss(p, None, batch)[0]))(state.params)
-    expected = jax.jit(jax.grad(lambda p: learner.loss(p, state.params, batch)[0]))(state.params)
+    gradient = jax.jit(jax.grad(lambda p: mean_loss(alone, p, None, batch)))(state.params)
+    expected = jax.jit(jax.grad(lambda p: mean_loss(learner, p, state.params, batch)))(state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), gradient, expected)
 
 
@@ -173,6 +180,8 @@ def test_one_update_moves_agent_and_mixer_and_clips_them_together(probe, batch):
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(moved)))
     assert float(norm) == pytest.approx(1e-3, rel=1e-2)
     assert float(metrics.grad_norm) > 1e-3
+    loss = jax.jit(partial(mean_loss, learner))(state.params, state.target_params, batch)
+    assert float(metrics.loss) == pytest.approx(float(loss))
     jax.tree.map(np.testing.assert_array_equal, after.target_params, state.target_params)
 
 

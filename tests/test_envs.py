@@ -1,5 +1,6 @@
 """Every environment keeps the contract; the known games have their known payoffs."""
 
+import importlib
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from qmix_jax.config import (
     TwoStepConfig,
 )
 from qmix_jax.envs import make_env
+from qmix_jax.envs.jaxmarl import MPE_TASKS
 from qmix_jax.envs.joint import JointTeam
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.envs.team import TeamEnv
@@ -156,7 +158,7 @@ def test_the_scene_is_one_moment_of_every_episode(played):
     assert scene and all(value.shape[:2] == (env.spec.episode_limit, EPISODES) for value in scene.values())
 
 
-@pytest.mark.parametrize("task", ["simple_spread", "simple_reference", "simple_speaker_listener"])
+@pytest.mark.parametrize("task", list(MPE_TASKS))
 def test_mpe_episodes_are_truncated_after_26_steps_as_jaxmarls_are(task):
     env = env_of(MpeConfig(task))
     state, _ = env.reset(jax.random.key(0))
@@ -190,16 +192,23 @@ def test_agents_of_different_sizes_are_padded_and_masked():
     np.testing.assert_array_equal(observation.available, [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 
 
-def test_the_mpe_reward_is_the_sum_over_agents():
-    from jaxmarl.environments.mpe import SimpleSpreadMPE
+@pytest.mark.parametrize("task", list(MPE_TASKS))
+def test_mpe_plays_as_jaxmarls_does_with_the_agents_rewards_summed(task):
+    env, raw = env_of(MpeConfig(task)), getattr(importlib.import_module("jaxmarl.environments.mpe"), MPE_TASKS[task])()
+    names, key = env.spec.agent_names, jax.random.key(1)
 
-    env, raw = env_of(MpeConfig("simple_spread")), SimpleSpreadMPE()
-    key = jax.random.key(1)
-    state, _ = env.reset(key)
-    action = jnp.array([1, 2, 3])
-    _, _, outcome = env.step(key, state, action)
-    _, _, rewards, _, _ = raw.step_env(key, state, {f"agent_{i}": action[i] for i in range(3)})
-    assert float(outcome.reward) == pytest.approx(float(sum(rewards.values())), rel=1e-5)
+    def step(states, key):
+        ours, theirs = states
+        action = jax.random.randint(key, (len(names),), 0, 3)
+        ours, observation, outcome = env.step(key, ours, action)
+        obs, theirs, rewards, _, _ = raw.step_env(key, theirs, dict(zip(names, action, strict=True)))
+        padded = [jnp.pad(obs[name], (0, env.spec.obs_size - obs[name].shape[0])) for name in names]
+        both = (observation.agents, outcome.reward), (jnp.stack(padded), sum(rewards[name] for name in names))
+        return (ours, theirs), both
+
+    (_, start), (state, _) = raw.reset(key), env.reset(key)
+    _, (ours, theirs) = jax.jit(lambda states: jax.lax.scan(step, states, jax.random.split(key, 26)))((state, start))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
 
 
 def test_all_smax_maps_are_known_and_a_wrong_one_is_answered_with_the_nearest():

@@ -133,6 +133,21 @@ def _state_range(env: smax.HeuristicEnemySMAX) -> jax.Array:
     return jnp.array([*unit * num_units, *[1.0] * num_units, *[num_types - 1.0] * num_units])
 
 
+def _without_noise(task: type) -> type:
+    """The task without drawing what it multiplies by zero: normal noise for forces and messages, at every step."""
+
+    class Quiet(task):
+        def _apply_action_force(self, key, p_force, u, u_noise, moveable):
+            del key, u_noise
+            return jnp.where(moveable[:, None], u, p_force)
+
+        def _apply_comm_action(self, key, c, c_noise, silent):
+            del key, c_noise
+            return jnp.where(silent[:, None] != 0, 0.0, c)
+
+    return Quiet
+
+
 class Mpe:
     """Cooperative multi-particle worlds (Lowe et al. 2017), with JaxMARL's team reward: the sum over the agents.
 
@@ -143,7 +158,7 @@ class Mpe:
     def __init__(self, config: MpeConfig):
         with _without_its_other_environments():
             from jaxmarl.environments import mpe  # imports matplotlib, so only for those who play it
-        self._task, self._env = config.task, getattr(mpe, MPE_TASKS[config.task])()
+        self._task, self._env = config.task, _without_noise(getattr(mpe, MPE_TASKS[config.task]))()
         names = tuple(self._env.agents)
         self._obs_sizes = tuple(self._env.observation_spaces[name].shape[0] for name in names)
         action_sizes = jnp.array([self._env.action_spaces[name].n for name in names])

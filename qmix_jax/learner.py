@@ -67,6 +67,16 @@ class Values(NamedTuple):
     """The online Q* of weighted QMIX, of the joint action that was taken."""
 
 
+def sum_over_devices(tree: Any, axis: str | None) -> Any:
+    """The sum of every leaf over the devices along `axis` (of this one alone where there is none), all in one vector:
+    each array by itself would be another meeting of the devices, and it is meetings that cost.
+    """
+    if axis is None:
+        return tree
+    vector, unravel = ravel_pytree(tree)
+    return unravel(lax.psum(vector, axis))
+
+
 def _means(grads: Params, sums: LossSums) -> tuple[Params, LossMetrics]:
     """The gradients and metrics of the mean over the errors."""
     count = jnp.maximum(sums.count, 1.0)
@@ -168,7 +178,7 @@ class Learner:
     ) -> tuple[LearnerState, LossMetrics]:
         """One gradient step on a batch of sequences (time first)."""
         gradient = jax.grad(self.loss, has_aux=True)
-        sums = self._sum_over_devices(gradient(state.params, state.target_params, batch))
+        sums = sum_over_devices(gradient(state.params, state.target_params, batch), self.axis)
         grads, metrics = _means(*sums)
         updates, opt_state = make_optimizer(self.config).update(grads, state.opt_state, state.params)
         rate = self.learning_rate(env_steps)
@@ -178,15 +188,6 @@ class Learner:
             target_params = optax.incremental_update(params, target_params, self.target.tau)
         metrics = metrics._replace(grad_norm=optax.global_norm(grads))
         return LearnerState(params, target_params, opt_state), metrics
-
-    def _sum_over_devices(self, tree: Any) -> Any:
-        """The sum of each leaf over the devices, all in one vector: each array by itself would be another meeting, and
-        it is meetings that cost.
-        """
-        if self.axis is None:
-            return tree
-        vector, unravel = ravel_pytree(tree)
-        return unravel(lax.psum(vector, self.axis))
 
     def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossSums]:
         """The sum of squared errors over this device's share of the batch, and what else is summed over it.

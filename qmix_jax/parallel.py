@@ -24,7 +24,7 @@ from jaxtyping import Array, Int
 from qmix_jax.config import Config, ConfigError
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.evaluate import Record, episode_keys, record
-from qmix_jax.learner import LossMetrics
+from qmix_jax.learner import LossMetrics, sum_over_devices
 from qmix_jax.rollout import EpisodeSums
 from qmix_jax.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.types import Clock, Params, tree_bytes
@@ -118,7 +118,8 @@ class Program:
     @cached_property
     def trainer(self) -> Trainer:
         """What each device runs."""
-        return Trainer(self.config, self.env, self.mesh.shape[DATA], axis=DATA)
+        data = self.mesh.shape[DATA]
+        return Trainer(self.config, self.env, data, axis=DATA if data > 1 else None)
 
     @property
     def _specs(self) -> TrainState:
@@ -179,7 +180,8 @@ class Program:
 
         (clock, seed), metrics = lax.scan(iteration, (clock, seed), length=self.config.iterations_per_chunk)
         metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
-        episodes, evaluation = lax.psum((metrics.episodes, self.trainer.evaluate(clock, seed)), DATA)
+        told = metrics.episodes, self.trainer.evaluate(clock, seed)
+        episodes, evaluation = sum_over_devices(told, self.trainer.axis)
         return seed, ChunkMetrics(episodes, metrics.losses, metrics.updates, evaluation)
 
     def _over_seeds(self, function: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Callable:

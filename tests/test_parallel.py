@@ -25,7 +25,7 @@ class Trained:
         self.program = Program.make(self.config, probe)
         self.state = self.program.init()
         self.shapes = self.program.shapes
-        chunk = self.program.compile_chunk()
+        self.chunk = chunk = self.program.compile_chunk()
         self.metrics = []
         for _ in range(3):
             self.state, metrics = chunk(self.state)
@@ -75,6 +75,11 @@ def test_parameters_stay_equal_on_all_devices_that_share_a_seed(trained):
         for copies in shards.values():
             for copy in copies[1:]:
                 np.testing.assert_array_equal(copies[0], copy)
+
+
+def test_devices_meet_once_an_update_and_once_a_chunk(trained):
+    sharing = trained.program.mesh.shape[DATA]
+    assert trained.chunk.as_text().count(" all-reduce(") == (2 if sharing > 1 else 0)
 
 
 @pytest.mark.parametrize("few", [0, 10**9], ids=["in turn", "vmapped"])

@@ -40,6 +40,8 @@ class Game:
     """The return from which a seed counts as having solved it; at the best, where that can be reached exactly."""
     paths: tuple[tuple[tuple[int, int], ...], ...] = ()
     """The joint actions that lead to each state of which the Q_tot table is shown."""
+    algorithms: tuple[str, ...] = tuple(MIXERS)
+    """Those that can play it."""
 
 
 def one_step(overrides: str, best: float) -> Game:
@@ -53,6 +55,12 @@ def of_algorithm(name: str, game: Game) -> list[str]:
     return [f"algorithm={name}", *(f"algorithm.{size}" for size in sizes)]
 
 
+def hunt(punishment: float) -> Game:
+    """Predator-prey, which has too many joint actions to learn each by itself."""
+    many = tuple(name for name in MIXERS if name != "joint")
+    return Game(f"env=predator_prey env.punishment={punishment}", 40, 35, algorithms=many)
+
+
 PUNISHMENTS = (0, -0.5, -1, -1.5, -2)
 GAMES = {
     "two_step": Game("env=two_step", 8, 8 - 1e-3, ((), ((0, 0),), ((1, 0),))),
@@ -61,7 +69,7 @@ GAMES = {
     "qplex_flat": one_step("env=qplex_game env.game=flat", 10.4),
     "climbing": one_step("env=climbing", 11),
     **{f"penalty_{k}": one_step(f"env=penalty env.k={k}", 10) for k in (0, -25, -50, -75, -100)},
-    **{f"predator_prey_{p:g}": Game(f"env=predator_prey env.punishment={p}", 40, 35) for p in PUNISHMENTS},
+    **{f"predator_prey_{p:g}": hunt(p) for p in PUNISHMENTS},
 }
 
 
@@ -172,7 +180,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     results = []
     for game in options.games:
-        for algorithm in options.algorithms:
+        for algorithm in [name for name in options.algorithms if name in GAMES[game].algorithms]:
             folder = options.runs / f"{game}-{algorithm}"
             settings = [*GAMES[game].overrides.split(), *of_algorithm(algorithm, GAMES[game])]
             settings += [f"num_seeds={options.seeds}", "logging.film=false", *options.overrides]

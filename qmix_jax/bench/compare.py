@@ -28,8 +28,10 @@ def read(path: Path) -> dict:
     """The results in a bench.json; raises ConfigError where there are none."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no bench.json: {error}") from error
     if not isinstance(results, dict) or "figures" not in results:
         raise ConfigError(f"{path} is no bench.json")
     return results

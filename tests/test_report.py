@@ -223,10 +223,11 @@ def test_the_command_writes_table_picture_and_both_json_files(sweep, tmp_path, c
     assert sorted(file.name for file in out.iterdir()) == ["marl_eval.json", "report.json", "report.md", "report.png"]
     table = (out / "report.md").read_text()
     assert table in capsys.readouterr().out
-    assert "| 3m | qmix | 3 | 3,000 | 90.0 [80.0, 100.0] | 90.0 |" in table
+    assert "| 3m | qmix | 3 | 3,000 | 90.0 [80.0, 100.0] | 90.0 | 6s |" in table
     assert "| qmix > vdn | 100.0 [100.0, 100.0] |" in table
     (comparison,) = json.loads((out / "report.json").read_text())
     assert comparison["tasks"][0]["final"] == pytest.approx([0.9, 0.8, 1.0])
+    assert [entry["seconds"] for entry in comparison["together"]] == [12.0, 12.0], "of both tasks"
     with Image.open(out / "report.png") as image:
         assert image.width > 1000
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from qmix_jax.config import require
 from qmix_jax.reporting.comparison_figure import draw_comparisons
+from qmix_jax.reporting.display import duration
 from qmix_jax.reporting.records import to_json, write_text_atomically
 from qmix_jax.reporting.runs import METRICS, Group, find_runs, group_runs, read_run
 from qmix_jax.reporting.statistics import Estimate, Scores, interquartile_mean_interval, probability_of_improvement
@@ -26,6 +27,9 @@ class Entry:
     final: Estimate
     """Interquartile mean of the last evaluation."""
     mean: float
+    seconds: float
+    """From a run's start to its last evaluation, compilation included and all its seeds together: the mean over runs;
+    of all tasks together, their sum."""
     env_steps: list[int]
     curve: list[Estimate]
     """Interquartile mean at every one of `env_steps`."""
@@ -66,6 +70,9 @@ class _Results:
         self.env_steps = {task: self._common_steps(task) for task in self.tasks}
         self.scores = {
             (group.task, group.algorithm): group.scores(self.metric, self.env_steps[group.task]) for group in groups
+        }
+        self.seconds = {
+            (group.task, group.algorithm): group.seconds(self.env_steps[group.task][-1]) for group in groups
         }
 
     @property
@@ -127,13 +134,23 @@ def _compare(environment: str, results: _Results) -> Comparison:
     final = {name: [results.normalised(task, name)[:, -1] for task in tasks] for name in complete}
     shared = sorted(set.intersection(*(set(steps) for steps in results.env_steps.values())))
     together = [
-        _entry("all tasks", name, [_at(results, task, name, shared) for task in tasks], shared, final[name])
+        _entry(
+            "all tasks",
+            name,
+            [_at(results, task, name, shared) for task in tasks],
+            shared,
+            final[name],
+            sum(results.seconds[task, name] for task in tasks),
+        )
         for name in complete
     ]
     return Comparison(
         environment=environment,
         metric=results.metric,
-        tasks=[_entry(*key, [scores], results.env_steps[key[0]], [scores[:, -1]]) for key, scores in _by_task(results)],
+        tasks=[
+            _entry(*key, [scores], results.env_steps[key[0]], [scores[:, -1]], results.seconds[key])
+            for key, scores in _by_task(results)
+        ],
         together=together if len(tasks) > 1 else [],
         is_normalised=results.is_normalised,
         improvements=[
@@ -152,13 +169,16 @@ def _at(results: _Results, task: str, algorithm: str, env_steps: list[int]) -> n
     return results.normalised(task, algorithm)[:, columns]
 
 
-def _entry(task: str, algorithm: str, curves: list[np.ndarray], env_steps: list[int], final: Scores) -> Entry:
+def _entry(
+    task: str, algorithm: str, curves: list[np.ndarray], env_steps: list[int], final: Scores, seconds: float
+) -> Entry:
     return Entry(
         task=task,
         algorithm=algorithm,
         num_seeds=min(len(scores) for scores in final),
         final=interquartile_mean_interval(final),
         mean=float(np.mean([scores.mean() for scores in final])),
+        seconds=seconds,
         env_steps=env_steps,
         curve=[interquartile_mean_interval([curve[:, k] for curve in curves]) for k in range(len(env_steps))],
     )
@@ -196,17 +216,18 @@ def _sections(comparison: Comparison) -> list[str]:
     percent = comparison.metric == "win_rate"
     scale = " (each task's least and largest evaluation as 0 and 1)" if comparison.is_normalised else ""
     name = METRICS[comparison.metric] + " %" * percent
+    columns = ["seeds", "steps", f"IQM {name}", "mean", "wall clock"]
     parts = [
         f"## {comparison.environment}",
         f"Greedy {name} at the last evaluation: interquartile mean over seeds [95 % stratified bootstrap interval].",
         _table(
-            ["task", "algorithm", "seeds", "steps", f"IQM {name}", "mean"],
+            ["task", "algorithm", *columns],
             [_cells(entry, percent, entry.task) for entry in comparison.tasks],
         ),
     ]
     if comparison.together:
         rows = [_cells(entry, percent, None) for entry in comparison.together]
-        parts += [f"All tasks together{scale}:", _table(["algorithm", "seeds", "steps", f"IQM {name}", "mean"], rows)]
+        parts += [f"All tasks together{scale}:", _table(["algorithm", *columns], rows)]
     if comparison.improvements:
         rows = [[f"{x} > {y}", show(p, percent=True)] for x, y, p in map(_fields, comparison.improvements)]
         parts += ["How likely a run of one is better than a run of another:", _table(["", "probability %"], rows)]
@@ -220,7 +241,8 @@ def _fields(improvement: Improvement) -> tuple[str, str, Estimate]:
 def _cells(entry: Entry, percent: bool, task: str | None) -> list[str]:
     mean = f"{100 * entry.mean:.1f}" if percent else f"{entry.mean:.2f}"
     steps = f"{entry.env_steps[-1]:,}" if entry.env_steps else "several"
-    return [*([task] if task else []), entry.algorithm, str(entry.num_seeds), steps, show(entry.final, percent), mean]
+    scores = [show(entry.final, percent), mean]
+    return [*([task] if task else []), entry.algorithm, str(entry.num_seeds), steps, *scores, duration(entry.seconds)]
 
 
 def show(estimate: Estimate, percent: bool) -> str:

@@ -80,6 +80,10 @@ class Group:
         """The steps at which every run was evaluated."""
         return sorted(set.intersection(*({row["env_steps"] for row in run.rows} for run in self.runs)))
 
+    def seconds(self, env_step: int) -> float:
+        """From a run's start to that step, with all seeds that it trains side by side: the mean over runs."""
+        return float(np.mean([run.seconds()[env_step] for run in self.runs]))
+
     def scores(self, metric: str, env_steps: Sequence[int]) -> np.ndarray:
         """(seeds, len(env_steps)) the metric; raises ConfigError where a seed has none."""
         found = [run.evaluations(metric) for run in self.runs]

@@ -98,7 +98,7 @@ def _draw_shares(axes: "Axes", figures: dict[str, dict]) -> None:
         value = figures[f"share_of_training/{share}"]["median"]
         axes.barh(row, max(value, 0), height=0.62, color=colour)
         axes.annotate(
-            f"{value:.0%}",
+            f"{round(value, 2) + 0.0:.0%}",  # no "-0%"
             (max(value, 0), row),
             (6, 0),
             textcoords="offset points",
@@ -133,7 +133,8 @@ def _draw_growth(axes: "Axes", figures: dict[str, dict], axis: str, points: list
 
     _tidy(axes, AXES[axis])
     if exponent := figures.get(f"{axis}/slope"):
-        axes.set_title(f"slope {show('slope', exponent['median'])}", loc="right", fontsize=9.5, color=FAINT, pad=8)
+        slope = f"slope {show('slope', exponent['median'])}"
+        axes.text(0.04, 0.96, slope, transform=axes.transAxes, fontsize=9.5, color=FAINT, va="top")
     sizes = np.array([point["size"] for point in points])
     seconds = [figures[f"{axis}={point['label']}/seconds_per_iteration"] for point in points]
     low, mid, high = (1e3 * np.array([each[key] for each in seconds]) for key in ("low", "median", "high"))

@@ -49,7 +49,8 @@ class LossSums(NamedTuple):
     """Sums over the errors of a batch, or of a device's share of it."""
 
     metrics: LossMetrics
-    count: Float[Array, ""]
+    """Not yet averaged."""
+    num_errors: Float[Array, ""]
     """How many errors there are."""
 
 
@@ -79,7 +80,7 @@ def sum_over_devices(tree: Any, axis: str | None) -> Any:
 
 def _means(grads: Params, sums: LossSums) -> tuple[Params, LossMetrics]:
     """The gradients and metrics of the mean over the errors."""
-    count = jnp.maximum(sums.count, 1.0)
+    count = jnp.maximum(sums.num_errors, 1.0)
     return jax.tree.map(lambda leaf: leaf / count, (grads, sums.metrics))
 
 

@@ -113,7 +113,7 @@ def loop_loss(learner, state, batch, skipped=0):
 def mean_loss(learner, params, target_params, batch):
     """The sum of squared errors that the learner differentiates, by their number."""
     loss, sums = learner.loss(params, target_params, batch)
-    return loss / sums.count
+    return loss / sums.num_errors
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_loss_equals_a_loop(probe, batch, name, changes):
     learner, state = learner_of(probe, name, **changes)
     loss, sums = jax.jit(learner.loss)(state.params, state.target_params, batch)
     assert batch.truncated.any() and batch.terminated.any()
-    assert float(loss / sums.count) == pytest.approx(loop_loss(learner, state, batch), rel=1e-4)
+    assert float(loss / sums.num_errors) == pytest.approx(loop_loss(learner, state, batch), rel=1e-4)
     assert float(sums.metrics.loss) == float(loss)
 
 

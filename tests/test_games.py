@@ -12,7 +12,7 @@ from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.checkpoint import TrainedRun
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
-from qmix_jax.envs import make_env
+from qmix_jax.envs import make_env, make_team
 from qmix_jax.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "games"
@@ -27,7 +27,7 @@ def load(monkeypatch):
 
 def untrained(line):
     config = from_mapping(compose([*line.split(), "num_seeds=2"]))
-    env = make_env(config.env)
+    env = make_team(config)
     params = jax.vmap(Trainer(config, env).learner.init)(jax.random.split(jax.random.key(0), 2)).params
     return TrainedRun(config, env, params)
 
@@ -39,14 +39,14 @@ def q_by_unrolling(run, seed, obs, actions):
     return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_hidden(1), inputs)[1][:, 0]
 
 
-def test_tables_of_an_additive_mixer_are_sums_of_what_the_agents_think(load):
-    run = untrained("env=two_step algorithm=vdn")
+def test_tables_of_an_additive_mixer_are_sums_of_what_the_agents_think_of_unscaled_rewards(load):
+    run = untrained("env=two_step algorithm=vdn learner.reward_scale=0.5")
     first, table_2b = load("tables").q_tables(run, [(), ((1, 0),)])
     one_hot = jax.nn.one_hot(jnp.array([0, 2]), 4)  # the start, then state 2B
     obs, actions = jnp.repeat(one_hot[:, None], 2, axis=1), jnp.array([[1, 0]])
     q = np.mean([q_by_unrolling(run, seed, obs, actions) for seed in (0, 1)], axis=0)
-    np.testing.assert_allclose(first, q[0, 0][:, None] + q[0, 1], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(table_2b, q[1, 0][:, None] + q[1, 1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(first, 2 * (q[0, 0][:, None] + q[0, 1]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(table_2b, 2 * (q[1, 0][:, None] + q[1, 1]), rtol=1e-5, atol=1e-6)
 
 
 def test_tables_of_a_monotonic_mixer_are_largest_where_both_agents_are_greedy(load):
@@ -56,6 +56,20 @@ def test_tables_of_a_monotonic_mixer_are_largest_where_both_agents_are_greedy(lo
         table = tables.q_table(run, run.params(seed), ())
         q = q_by_unrolling(run, seed, jnp.ones((1, 2, 1)), jnp.zeros((0, 2), int))[0]
         assert np.unravel_index(table.argmax(), table.shape) == tuple(q.argmax(-1).tolist())
+
+
+def test_tables_of_the_joint_learner_have_an_axis_for_each_agent(load):
+    run = untrained("env=two_step algorithm=joint")
+    first, table_2b = load("tables").q_tables(run, [(), ((1, 0),)])
+    none = run.env.spec.num_actions
+    obs = jnp.stack([jnp.tile(jax.nn.one_hot(state, 4), 3) for state in (0, 2)])  # both agents' and the state
+    inputs = AgentInput(obs[:, None, None], jnp.array([none, 2])[:, None, None], jnp.array([True, False])[:, None])
+
+    def q(seed):
+        return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_hidden(1), inputs)[1][:, 0, 0]
+
+    expected = np.mean([q(0), q(1)], axis=0).reshape(2, 2, 2)
+    np.testing.assert_allclose([first, table_2b], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_known_best_is_the_largest_payoff_of_each_one_step_game(load):

@@ -156,7 +156,7 @@ def _tables_section(results: Sequence[Result]) -> list[str]:
 
 
 def _table_text(table: np.ndarray) -> str:
-    return "[" + ", ".join("[" + ", ".join(f"{x:.2f}" for x in row) + "]" for row in table) + "]"
+    return "[" + ", ".join("[" + ", ".join(f"{round(float(x), 2) + 0.0:.2f}" for x in row) + "]" for row in table) + "]"
 
 
 def show(estimate: Estimate, digits: int, factor: float = 1) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.checkpoint import TrainedRun
+from qmix_jax.envs.joint import JointTeam
 from qmix_jax.learner import pick
 from qmix_jax.mixers import make_mixer
 from qmix_jax.types import Joint, Observation, global_state
@@ -26,18 +27,20 @@ def q_tables(run: TrainedRun, paths: Sequence[Path]) -> list[np.ndarray]:
 
 
 def q_table(run: TrainedRun, params: Any, path: Path) -> np.ndarray:
-    """One seed's table."""
+    """One seed's table, in units of the game's reward."""
     spec = run.env.spec
     key = jax.random.key(0)  # these games hold no chance
     env_state, observation = run.env.reset(key)
     hidden = run.agents.initial_hidden(1)
     last_action, first = jnp.full((1, spec.num_agents), spec.num_actions), jnp.ones(1, bool)
-    for action in path:
+    for actions in path:
+        action = (run.env.number(actions),) if isinstance(run.env, JointTeam) else actions
         hidden, _ = _think(run, params, hidden, observation, last_action, first)
         env_state, observation, _ = run.env.step(key, env_state, jnp.array(action))
         last_action, first = jnp.array([action]), jnp.zeros(1, bool)
     hidden, q = _think(run, params, hidden, observation, last_action, first)
-    return _mix(run, params, hidden[0], q[0], observation)
+    table = _mix(run, params, hidden[0], q[0], observation) / run.config.learner.reward_scale
+    return table.reshape(run.env.sizes) if isinstance(run.env, JointTeam) else table
 
 
 def _think(run: TrainedRun, params: Any, hidden: Array, observation: Observation, last_action: Array, first: Array):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from qmix_jax.config import ConfigError
@@ -29,7 +30,7 @@ class JointTeam(RemembersObservations):
                 f"algorithm=joint would have {spec.num_actions}^{spec.num_agents} = {count:,} joint actions on "
                 f"{spec.name}, and takes {MAX_JOINT_ACTIONS:,} at most; choose a smaller game, or algorithm=qplex"
             )
-        self._env, self._team = env, spec
+        self._env, self.sizes = env, (spec.num_actions,) * spec.num_agents
         observation = jax.eval_shape(env.reset, jax.random.key(0))[1]
         own_state = 0 if observation.state is None else spec.state_size
         obs_size = spec.num_agents * spec.obs_size + own_state
@@ -47,7 +48,11 @@ class JointTeam(RemembersObservations):
 
     def digits(self, joint_action: Int[Array, ""]) -> Int[Array, "N"]:
         """The agents' actions of a joint action."""
-        return jnp.stack(jnp.unravel_index(joint_action, (self._team.num_actions,) * self._team.num_agents))
+        return jnp.stack(jnp.unravel_index(joint_action, self.sizes))
+
+    def number(self, actions: tuple[int, ...]) -> int:
+        """The joint action of the agents' actions."""
+        return int(np.ravel_multi_index(actions, self.sizes))
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The team's scene."""

@@ -161,7 +161,9 @@ def _compare(environment: str, results: _Results) -> Comparison:
 
 
 def _by_task(results: _Results) -> list[tuple[tuple[str, str], np.ndarray]]:
-    return sorted(results.scores.items(), key=lambda item: results.tasks.index(item[0][0]))
+    """The scores by task, and within each task in the same order of algorithms."""
+    tasks, algorithms = results.tasks, results.algorithms
+    return sorted(results.scores.items(), key=lambda item: (tasks.index(item[0][0]), algorithms.index(item[0][1])))
 
 
 def _at(results: _Results, task: str, algorithm: str, env_steps: list[int]) -> np.ndarray:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COLOURS = ("#1f77d0", "#e8710a", "#2a9d4a", "#c0392b", "#7d4fc4", "#8c6239", "#d6479b", "#5f6b7a", "#a3a81e", "#17a2b8")
 COLUMNS = 3
 PANEL_WIDTH, PANEL_HEIGHT = 4.6, 3.4
+MANY_PAIRS = 10
+"""More pairs of algorithms than this are a table, not bars."""
 
 Panel = Callable[["Axes"], None]
 
@@ -55,7 +57,10 @@ def _panels(comparison: "Comparison") -> list[Panel]:
     panels: list[Panel] = [partial(_draw_curves, comparison, entries, colours) for entries in curves]
     panels.append(partial(_draw_scores, comparison, overall, colours))
     if comparison.improvements:
-        panels.append(partial(_draw_improvements, comparison, colours))
+        is_long = len(comparison.improvements) > MANY_PAIRS
+        panels.append(
+            partial(_draw_all_pairs, comparison) if is_long else partial(_draw_improvements, comparison, colours)
+        )
     return panels
 
 
@@ -99,6 +104,25 @@ def _draw_improvements(comparison: "Comparison", colours: dict[str, str], axes: 
     axes.axvline(50, color=FAINT, linewidth=0.8, linestyle="--")
     _draw_bars(axes, labels, estimates, [colours[each.algorithm] for each in comparison.improvements])
     axes.set_xlim(-3, 103)
+
+
+def _draw_all_pairs(comparison: "Comparison", axes: "Axes") -> None:
+    """The same without intervals: each algorithm (a row) against each other one (a column)."""
+    tidy(axes, f"{comparison.environment}: % of runs (left) that are better", 10.5)
+    pairs = {(each.algorithm, each.other): 100 * each.probability[0] for each in comparison.improvements}
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    chances = np.full((len(names), len(names)), np.nan)
+    for (row, column), chance in pairs.items():
+        chances[names.index(row), names.index(column)] = chance
+        chances[names.index(column), names.index(row)] = 100 - chance
+    axes.grid(visible=False)
+    axes.imshow(chances, cmap="RdBu", vmin=-25, vmax=125, aspect="auto")
+    for (row, column), chance in np.ndenumerate(chances):
+        if row != column:
+            axes.text(column, row, f"{chance:.0f}", ha="center", va="center", fontsize=8, color=INK)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0, labelsize=8)
 
 
 def _draw_bars(axes: "Axes", labels: list[str], estimates: Sequence[tuple], colours: list[str]) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qmix_jax.reporting.comparison_figure import draw_numbers
+
 HUNT = "predator_prey_"
 
 
@@ -43,16 +45,9 @@ def draw_shares(results: Sequence, axes: Axes) -> None:
 def draw_table(table: np.ndarray, title: str, axes: Axes) -> None:
     """One Q_tot table."""
     axes.set_title(title, fontsize=10)
-    draw_numbers(table, "{:.1f}", axes, colours="RdYlBu", low=-20, high=20)
+    draw_numbers(table, "{:z.1f}", axes, colours="RdYlBu", low=-20, high=20)
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def draw_numbers(values: np.ndarray, text: str, axes: Axes, colours: str, low: float, high: float) -> None:
-    """A table with coloured cells."""
-    axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):  # + 0.0: no "-0.0"
-        axes.text(column, row, text.format(round(value, 1) + 0.0), ha="center", va="center", fontsize=9)
 
 
 def draw_hunts(results: Sequence, axes: Axes) -> None:

@@ -57,7 +57,7 @@ def of_algorithm(name: str, game: Game) -> list[str]:
 
 def hunt(punishment: float) -> Game:
     """Predator-prey, which has too many joint actions to learn each by itself."""
-    many = tuple(name for name in MIXERS if name != "joint")
+    many = tuple(name for name, mixer in MIXERS.items() if not mixer.acts_jointly)
     return Game(f"env=predator_prey env.punishment={punishment}", 40, 35, algorithms=many)
 
 
@@ -156,7 +156,7 @@ def _tables_section(results: Sequence[Result]) -> list[str]:
 
 
 def _table_text(table: np.ndarray) -> str:
-    return "[" + ", ".join("[" + ", ".join(f"{round(float(x), 2) + 0.0:.2f}" for x in row) + "]" for row in table) + "]"
+    return "[" + ", ".join("[" + ", ".join(f"{x:z.2f}" for x in row) + "]" for row in table) + "]"
 
 
 def show(estimate: Estimate, digits: int, factor: float = 1) -> str:

@@ -98,7 +98,7 @@ def _draw_shares(axes: "Axes", figures: dict[str, dict]) -> None:
         value = figures[f"share_of_training/{share}"]["median"]
         axes.barh(row, max(value, 0), height=0.62, color=colour)
         axes.annotate(
-            f"{round(value, 2) + 0.0:.0%}",  # no "-0%"
+            f"{value:z.0%}",
             (max(value, 0), row),
             (6, 0),
             textcoords="offset points",

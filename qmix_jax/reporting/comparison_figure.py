@@ -116,13 +116,18 @@ def _draw_all_pairs(comparison: "Comparison", axes: "Axes") -> None:
         chances[names.index(row), names.index(column)] = chance
         chances[names.index(column), names.index(row)] = 100 - chance
     axes.grid(visible=False)
-    axes.imshow(chances, cmap="RdBu", vmin=-25, vmax=125, aspect="auto")
-    for (row, column), chance in np.ndenumerate(chances):
-        if row != column:
-            axes.text(column, row, f"{chance:.0f}", ha="center", va="center", fontsize=8, color=INK)
+    draw_numbers(chances, "{:.0f}", axes, colours="RdBu", low=-25, high=125)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0, labelsize=8)
+
+
+def draw_numbers(values: np.ndarray, text: str, axes: "Axes", colours: str, low: float, high: float) -> None:
+    """A table with coloured cells; one that is not a number stays empty."""
+    axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            axes.text(column, row, text.format(value), ha="center", va="center", fontsize=9, color=INK)
 
 
 def _draw_bars(axes: "Axes", labels: list[str], estimates: Sequence[tuple], colours: list[str]) -> None:

@@ -29,6 +29,7 @@ def leave_run(folder, scores, env=None, algorithm="qmix", seed=0, steps=STEPS, m
         "env": {"name": "smax", "map": "3m"} if env is None else env,
         "algorithm": {"name": algorithm},
         "learner": {"gamma": 0.99, "td_lambda": 0.8},
+        "replay": {"capacity": 1000},
         "logging": {"display": "none"},
     }
     for name, changes in sections.items():
@@ -153,6 +154,12 @@ def test_settings_that_differ_become_part_of_the_name(tmp_path):
         ("predator_prey env.punishment=0", "qmix"),
         ("predator_prey env.punishment=-2", "qmix"),
     ]
+
+
+def test_learning_without_replay_has_a_name_of_its_own(tmp_path):
+    leave_run(tmp_path / "a", [0.1])
+    leave_run(tmp_path / "b", [0.1], replay={"capacity": 0}, learner={"td_lambda": 0.85})
+    assert [group.algorithm for group in groups_in(tmp_path)] == ["qmix", "pqn_qmix"]
 
 
 # --- comparisons -------------------------------------------------------------------------------------------------

@@ -179,16 +179,19 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE, help="where results.md and games.png go (default: beside me)")
     parser.add_argument("overrides", nargs="*", help="settings for every run, such as devices=1")
     options = parser.parse_intermixed_args()
+    chosen = [(game, name) for game in options.games for name in options.algorithms if name in GAMES[game].algorithms]
+    if not chosen:
+        known = {name for game in options.games for name in GAMES[game].algorithms}
+        parser.error(f"these games are played by {', '.join(name for name in MIXERS if name in known)}")
     results = []
-    for game in options.games:
-        for algorithm in [name for name in options.algorithms if name in GAMES[game].algorithms]:
-            folder = options.runs / f"{game}-{algorithm}"
-            settings = [*GAMES[game].overrides.split(), *of_algorithm(algorithm, GAMES[game])]
-            settings += [f"num_seeds={options.seeds}", "logging.film=false", *options.overrides]
-            status = train(folder, settings)
-            if status:
-                return status
-            results.append(read_result(folder, game, algorithm))
+    for game, algorithm in chosen:
+        folder = options.runs / f"{game}-{algorithm}"
+        settings = [*GAMES[game].overrides.split(), *of_algorithm(algorithm, GAMES[game])]
+        settings += [f"num_seeds={options.seeds}", "logging.film=false", *options.overrides]
+        status = train(folder, settings)
+        if status:
+            return status
+        results.append(read_result(folder, game, algorithm))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.md").write_text(to_markdown(results))
     draw_games(results, options.out / "games.png")

@@ -28,8 +28,9 @@ class RunFolder:
 
     @property
     def algorithm(self) -> str:
-        """The algorithm's name."""
-        return self.settings["algorithm.name"]
+        """The algorithm's name; pqn_qmix and the like where it learnt without replay."""
+        name = self.settings["algorithm.name"]
+        return f"pqn_{name}" if self.settings.get("replay.capacity") == 0 else name
 
     @property
     def environment(self) -> str:

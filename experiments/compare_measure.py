@@ -6,6 +6,7 @@ python experiments/compare_measure.py '{"job": ..., "arguments": {...}, "result"
 import copy
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from qmix_jax.reporting.records import MetricsFile
 
 SCRIPT = Path("baselines/QLearning/qmix_rnn.py")
 USAGE_ERROR = 2
+POOL = 8
+"""Threads that JaxMARL gets for several seeds."""
 
 # --- this side ---------------------------------------------------------------------------------------------------
 
@@ -111,7 +114,13 @@ def run_peer(train: Callable, seeds: int, seed: int = 0) -> dict:
 
 
 def peer_speed(checkout: str, settings: dict, seeds: int, chunk: int, warm: int, timed: int) -> dict:
-    """A run of the warm-up alone, and one that goes on: what lies between is the time on the clock."""
+    """A run of the warm-up alone, and one that goes on: what lies between is the time on the clock.
+
+    Its orthogonal initialisers, vmapped over seeds, wait for each other for ever in XLA's pool of two threads (jaxlib
+    0.10.2 on two cores), so with several seeds the pool is larger.
+    """
+    if seeds > 1:
+        os.environ.setdefault("PJRT_NPROC", str(max(POOL, os.cpu_count() or 1)))
     peer = import_peer(checkout)
     short, long = (run_peer(peer_train(peer, settings, length, chunk), seeds) for length in (warm, warm + timed))
     between = {key: long[key] - short[key] for key in ("seconds", "updates")}

@@ -16,13 +16,13 @@ def draw_games(results: Sequence, path: Path) -> None:
     """Draw `run.Result`s."""
     tables = [result for result in results if result.game == "qtran" and result.tables]
     hunts = [result for result in results if result.game.startswith(HUNT)]
-    figure = Figure(figsize=(12, 9), dpi=110, layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1))
+    figure = Figure(figsize=(12, 9 if tables else 6), dpi=110, layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1)) if tables else (figure, None)
     shares, *rest = np.atleast_1d(top.subplots(1, 2 if hunts else 1))
     draw_shares(results, shares)
     for axes in rest:
         draw_hunts(hunts, axes)
-    if tables:
+    if bottom:
         bottom.suptitle("Q_tot in QTRAN's game (payoff 8 in the corner, -12 beside it), mean over seeds", fontsize=11)
         for axes, result in zip(np.atleast_1d(bottom.subplots(1, len(tables))), tables, strict=True):
             draw_table(result.tables[0], result.algorithm, axes)
@@ -59,6 +59,7 @@ def draw_hunts(results: Sequence, axes: Axes) -> None:
         value, low, high = np.array([result.greedy_return for result in own]).T
         (line,) = axes.plot(punishment, value, marker="o", label=algorithm)
         axes.fill_between(punishment, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xticks(sorted({float(result.game.removeprefix(HUNT)) for result in results}))
     axes.set_xlabel("punishment for a capture tried alone")
     axes.invert_xaxis()
     axes.legend(frameon=False, fontsize=9)

@@ -60,7 +60,7 @@ def hunt(punishment: float) -> Game:
     return Game(f"env=predator_prey env.punishment={punishment}", 40, 30, algorithms=HUNTERS)
 
 
-HUNTERS = ("iql", "vdn", "qmix", "qplex", "cw_qmix", "ow_qmix")
+HUNTERS = ("vdn", "qmix", "qplex", "cw_qmix", "ow_qmix")
 """Those that papers compare on predator-prey; a game takes minutes with each."""
 PUNISHMENTS = (0, -0.5, -1, -1.5, -2)
 GAMES = {

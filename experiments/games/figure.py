@@ -17,7 +17,7 @@ def draw_games(results: Sequence, path: Path) -> None:
     tables = [result for result in results if result.game == "qtran" and result.tables]
     hunts = [result for result in results if result.game.startswith(HUNT)]
     figure = Figure(figsize=(12, 9 if tables else 6), dpi=110, layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 1)) if tables else (figure, None)
+    top, bottom = np.array(figure.subfigures(2, 1, height_ratios=(2, 1))) if tables else (figure, None)
     shares, *rest = np.atleast_1d(top.subplots(1, 2 if hunts else 1))
     draw_shares(results, shares)
     for axes in rest:

@@ -52,7 +52,7 @@ def draw_table(table: np.ndarray, title: str, axes: Axes) -> None:
 
 def draw_hunts(results: Sequence, axes: Axes) -> None:
     """Greedy return in predator-prey against the punishment, by algorithm."""
-    axes.set_title("Predator-prey: greedy return by punishment, IQM and 95 % interval", fontsize=11)
+    axes.set_title("Predator-prey: greedy return, IQM and 95 % interval", fontsize=11)
     for algorithm in dict.fromkeys(result.algorithm for result in results):
         own = [result for result in results if result.algorithm == algorithm]
         punishment = [float(result.game.removeprefix(HUNT)) for result in own]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll, linear
+from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import AgentConfig
+from qmix_jax.linear import linear
 from qmix_jax.types import TeamSpec
 
 T, B, N, OBS, A, H = 6, 3, 2, 5, 4, 8
@@ -46,8 +47,10 @@ def test_gru_equals_pytorchs_equations_in_numpy(gru_inputs):
     np.testing.assert_allclose(gru_unroll(*gru_inputs)[-1], hidden, atol=1e-5)
 
 
-def test_the_written_gradient_of_a_linear_layer_equals_the_automatic_one():
-    x, matrix = jax.random.normal(jax.random.key(0), (T, B, N, OBS)), jax.random.normal(jax.random.key(1), (OBS, H))
+@pytest.mark.parametrize("outputs", [H, 2], ids=["widening", "narrowing"])
+def test_the_written_gradient_of_a_linear_layer_equals_the_automatic_one(outputs):
+    keys = jax.random.split(jax.random.key(0))
+    x, matrix = jax.random.normal(keys[0], (T, B, N, OBS)), jax.random.normal(keys[1], (OBS, outputs))
     written = jax.grad(lambda *args: jnp.sum(jnp.sin(linear(*args))), argnums=(0, 1))(x, matrix)
     automatic = jax.grad(lambda *args: jnp.sum(jnp.sin(jnp.matmul(*args))), argnums=(0, 1))(x, matrix)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), written, automatic)

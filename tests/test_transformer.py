@@ -47,7 +47,7 @@ def attention(weights, q, k):
     b, t_q, e = q.shape
 
     def fold(name, x):
-        heads = (x @ weights[name]["kernel"].reshape(e, HEADS * e)).reshape(b, x.shape[1], HEADS, e)
+        heads = (x @ weights[name]).reshape(b, x.shape[1], HEADS, e)
         return heads.transpose(0, 2, 1, 3).reshape(b * HEADS, x.shape[1], e)
 
     queries, keys, values = fold("query", q) / e**0.25, fold("key", k) / e**0.25, fold("value", k)
@@ -55,7 +55,7 @@ def attention(weights, q, k):
     dot = np.exp(dot - dot.max(2, keepdims=True))
     out = ((dot / dot.sum(2, keepdims=True)) @ values).reshape(b, HEADS, t_q, e)
     out = out.transpose(0, 2, 1, 3).reshape(b, t_q, HEADS * e)
-    return out @ weights["unify"]["kernel"].reshape(HEADS * e, e) + weights["unify"]["bias"]
+    return out @ weights["unify"] + weights["unify_bias"]
 
 
 def transformer(weights, x):

@@ -8,12 +8,15 @@
 (Cho et al. 2014, in the form of cuDNN and PyTorch.) Where `first` is true, h is set to zero before the step.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
+
+from qmix_jax.linear import weight_gradient
 
 
 class GruWeights(NamedTuple):
@@ -29,28 +32,6 @@ class GruWeights(NamedTuple):
     """u, the bias inside n"""
 
 
-@jax.custom_vjp
-def linear(x: Float[Array, "*R I"], matrix: Float[Array, "I J"]) -> Float[Array, "*R J"]:
-    """x @ matrix, whose gradient needs no transposed copy of a long array (automatic differentiation's does on CPU)."""
-    return x @ matrix
-
-
-def _linear_forward(x: Array, matrix: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ matrix, (x, matrix)
-
-
-def _linear_backward(saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
-    x, matrix = saved
-    return d_y @ matrix.T, _rows(x).T @ _rows(d_y)
-
-
-linear.defvjp(_linear_forward, _linear_backward)
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
-
-
 def _sigmoid(x: Array) -> Array:
     return 0.5 * jnp.tanh(0.5 * x) + 0.5  # one transcendental, vectorised on CPU
 
@@ -59,23 +40,15 @@ def _reset(hidden: Array, first: Bool[Array, "..."]) -> Array:
     return jnp.where(first[..., None], 0.0, hidden)
 
 
-def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Array, Array, Array]:
-    """The contributions of all steps' inputs to r, z and n: three arrays, since a loop that slices them out of one is
-    three times slower on a CPU.
-    """
-    columns = zip(jnp.split(weights.input, 3, axis=-1), jnp.split(weights.bias, 3), strict=True)
-    x_r, x_z, x_n = (inputs @ matrix + bias for matrix, bias in columns)
-    return x_r, x_z, x_n
-
-
 def _step(
-    weights: GruWeights, hidden: Float[Array, "*R H"], x: tuple[Array, Array, Array], first: Bool[Array, "*R"]
+    weights: GruWeights, hidden: Float[Array, "*R H"], x: Sequence[Array], first: Bool[Array, "*R"]
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The next hidden state, and the gates, which the backward pass needs."""
+    """The next hidden state, and the gates, which the backward pass needs. `x`: e V of r, z and n."""
     hidden = _reset(hidden, first)
     h_r, h_z, h_n = jnp.split(hidden @ weights.recurrent, 3, axis=-1)
-    r, z, h_n = _sigmoid(x[0] + h_r), _sigmoid(x[1] + h_z), h_n + weights.recurrent_bias
-    n = jnp.tanh(x[2] + r * h_n)
+    v_r, v_z, v_n = jnp.split(weights.bias, 3)
+    r, z, h_n = _sigmoid(x[0] + h_r + v_r), _sigmoid(x[1] + h_z + v_z), h_n + weights.recurrent_bias
+    n = jnp.tanh(x[2] + v_n + r * h_n)
     return (1 - z) * n + z * hidden, (r, z, n, h_n)
 
 
@@ -83,8 +56,7 @@ def gru_step(
     weights: GruWeights, hidden: Float[Array, "*R H"], inputs: Float[Array, "*R E"], first: Bool[Array, "*R"]
 ) -> Float[Array, "*R H"]:
     """The next hidden state."""
-    x_r, x_z, x_n = jnp.split(inputs @ weights.input + weights.bias, 3, axis=-1)
-    return _step(weights, hidden, (x_r, x_z, x_n), first)[0]
+    return _step(weights, hidden, jnp.split(inputs @ weights.input, 3, axis=-1), first)[0]
 
 
 @jax.custom_vjp
@@ -96,20 +68,42 @@ def gru_unroll(
     What does not depend on the hidden state is done for all steps at once: the inputs' contributions before the loop,
     and after the backward loop the gradients of the weights, as one matrix product each instead of a sum inside it.
     """
-    return _forward(weights, hidden, inputs, first)[0]
+
+    def step(hidden, now):
+        x, first = lax.optimization_barrier(now)
+        hidden, _ = _step(weights, hidden, x, first)
+        return hidden, hidden
+
+    return lax.scan(step, hidden, (_gate_inputs(weights, inputs), first))[1]
+
+
+def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Array, ...]:
+    """e V of all steps for r, z and n: three arrays, since a loop that slices them out of one is three times slower on
+    a CPU. Steps take theirs behind an optimization_barrier: else the slices join the gates' arithmetic, and cost it its
+    vectors.
+    """
+    return tuple(inputs @ matrix for matrix in jnp.split(weights.input, 3, axis=-1))
 
 
 def _forward(weights, hidden, inputs, first):
-    def step(hidden, now):
-        x, first = lax.optimization_barrier(
-            now
-        )  # else the slices join the gates' arithmetic and cost the CPU its vectors
-        after, gates = _step(weights, hidden, x, first)
-        return after, (after, gates)
+    """The loop again, keeping the gates: in the place of what was used up, so that no new array is filled first."""
 
-    _, (after, gates) = lax.scan(step, hidden, (_gate_inputs(weights, inputs), first))
+    def step(t, carry):
+        before, arrays = carry
+        x, now = lax.optimization_barrier(([_at(t, array) for array in arrays[:3]], _at(t, first)))
+        after, gates = _step(weights, before, x, now)
+        rows = [*gates, after]
+        return after, [lax.dynamic_update_index_in_dim(a, row, t, 0) for a, row in zip(arrays, rows, strict=True)]
+
+    x = _gate_inputs(weights, inputs)
+    empty = jnp.zeros_like(x[0])
+    _, (*gates, after) = lax.fori_loop(0, len(first), step, (hidden, [*x, empty, empty]))
     before = _reset(jnp.concatenate([hidden[None], after[:-1]]), first)
     return after, (weights, inputs, before, gates, first)
+
+
+def _at(t: Array, array: Array) -> Array:
+    return lax.dynamic_index_in_dim(array, t, 0, keepdims=False)
 
 
 def _backward(saved, d_after):
@@ -131,12 +125,16 @@ def _backward(saved, d_after):
     size = d_n.shape[-1]
     d_x = jnp.concatenate([d_recurrent[..., : 2 * size], d_n], axis=-1)
     d_weights = GruWeights(
-        input=_rows(inputs).T @ _rows(d_x),
-        bias=jnp.sum(_rows(d_x), axis=0),
-        recurrent=_rows(before).T @ _rows(d_recurrent),
-        recurrent_bias=jnp.sum(_rows(d_recurrent[..., 2 * size :]), axis=0),
+        input=weight_gradient(inputs, d_x),
+        bias=_sum_rows(d_x),
+        recurrent=weight_gradient(before, d_recurrent),
+        recurrent_bias=_sum_rows(d_recurrent[..., 2 * size :]),
     )
     return d_weights, d_hidden, d_x @ weights.input.T, None
+
+
+def _sum_rows(x: Array) -> Array:
+    return jnp.sum(x.reshape(-1, x.shape[-1]), axis=0)
 
 
 gru_unroll.defvjp(_forward, _backward)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll, linear
+from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.config import AgentConfig
+from qmix_jax.linear import linear
 from qmix_jax.types import Params, TeamSpec
 
 

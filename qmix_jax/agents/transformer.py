@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.config import AgentConfig
 from qmix_jax.envs.entities import Team
+from qmix_jax.linear import Dense
 from qmix_jax.transformer import Transformer
 from qmix_jax.types import Params, TeamSpec
 
@@ -37,13 +38,14 @@ class Network(nn.Module):
         self, hidden: Float[Array, "*batch E"], entities: Float[Array, "*batch K F"]
     ) -> tuple[Float[Array, "*batch E"], Float[Array, "*batch V"]]:
         """The next memory, and the values of the plain actions and then of every entity (where any is aimed)."""
-        embedded = nn.Dense(self.size, name="embed")(entities)
+        embedded = Dense(self.size, name="embed")(entities)
         tokens = jnp.concatenate([hidden[..., None, :], embedded], axis=-2)
-        tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens)
+        kept = slice(None) if self.aims else slice(1)
+        tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens, kept)
         hidden = tokens[..., 0, :]
-        values = nn.Dense(self.num_plain, name="plain")(hidden)
+        values = Dense(self.num_plain, name="plain")(hidden)
         if self.aims:
-            aimed = nn.Dense(1, name="aimed")(tokens[..., 1:, :])[..., 0]
+            aimed = Dense(1, name="aimed")(tokens[..., 1:, :])[..., 0]
             values = jnp.concatenate([values, aimed], axis=-1)
         return hidden, values
 
@@ -87,8 +89,11 @@ class TransformerAgents(NamedTuple):
     def unroll(
         self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
     ) -> tuple[Float[Array, "T B N H"], Float[Array, "T B N A"]]:
-        """T time steps from the memory before the first: the memory after every step, and Q."""
+        """T time steps from the memory before the first: the memory after every step, and Q. The gradient computes
+        every step once more, which on a CPU is faster than to read again what the step made.
+        """
 
+        @jax.checkpoint
         def step(hidden: Array, now: AgentInput) -> tuple[Array, tuple[Array, Array]]:
             hidden, q = self.step(params, hidden, now)
             return hidden, (hidden, q)

@@ -14,6 +14,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float
 
 from qmix_jax.envs.team import TeamEnv
+from qmix_jax.linear import Dense
 from qmix_jax.types import Joint
 
 StateNorm = Literal["layer_norm", "none"]
@@ -99,9 +100,9 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "*batch X"]) -> Float[Array, "*batch W"]:
         """(*batch, X) -> (*batch, output_size)."""
         for _ in range(self.num_layers - 1):
-            x = nn.relu(nn.Dense(self.hidden_size)(x))
+            x = nn.relu(Dense(self.hidden_size)(x))
         start = nn.initializers.constant(self.start)
-        return nn.Dense(self.output_size, kernel_init=small(self.scale), bias_init=start)(x)
+        return Dense(self.output_size, kernel_init=small(self.scale), bias_init=start)(x)
 
 
 class Heads(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from qmix_jax.linear import Dense
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
 from qmix_jax.types import Joint
 
@@ -42,7 +43,7 @@ class QMIX(Mixer):
         size, scale, start = self.hypernet_size, self.init_scale, 1 / math.sqrt(embed)
         w1 = make_positive(MLP(size, num_agents * embed, scale, start, name="w1")(state))
         w2 = make_positive(MLP(size, embed, scale, start, name="w2")(state))
-        b1 = nn.Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)
+        b1 = Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)
         value = MLP(embed, 1, self.init_scale, name="value")(state)
         w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)
         hidden = elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)

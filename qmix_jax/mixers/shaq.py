@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from qmix_jax.linear import Dense
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
 from qmix_jax.types import Joint
 
@@ -52,7 +53,7 @@ class SHAQ(Mixer):
         size, embed, scale = self.hypernet_size, self.embed_size, self.init_scale
         w1 = jnp.abs(MLP(size, 2 * embed, scale, name="w1")(state))[..., None, None, :]
         w2 = jnp.abs(MLP(size, embed, scale, name="w2")(state))[..., None, None, :]
-        b1 = nn.Dense(embed, kernel_init=small(scale), name="b1")(state)[..., None, None, :]
+        b1 = Dense(embed, kernel_init=small(scale), name="b1")(state)[..., None, None, :]
         b2 = MLP(embed, 1, scale, name="b2")(state)[..., None, None, 0]
         coalition = jnp.einsum("...j,mij->...mi", q, coalitions(q.shape[-1], self.num_orders))
         inputs = coalition[..., None] * w1[..., :embed] + q[..., None, :, None] * w1[..., embed:]

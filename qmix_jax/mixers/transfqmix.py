@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from qmix_jax.envs.entities import Entities, state_of
 from qmix_jax.envs.team import TeamEnv
+from qmix_jax.linear import Dense
 from qmix_jax.mixers.base import Mixer, StateNorm, elu, normalise_state
 from qmix_jax.transformer import Transformer
 from qmix_jax.types import Joint
@@ -53,13 +54,14 @@ class TransfQMix(Mixer):
         entities = state[..., None, :] if self.entities is None else self.entities.rows(state)
         agents = lax.stop_gradient(joint.hidden)
         if agents.shape[-1] != embed:
-            agents = nn.Dense(embed, name="agents")(agents)
+            agents = Dense(embed, name="agents")(agents)
         own = self.param("tokens", nn.initializers.normal(1.0), (3, embed))
         own = jnp.broadcast_to(own, (*entities.shape[:-2], 3, embed))
-        tokens = jnp.concatenate([nn.Dense(embed, name="embed")(entities), agents, own], axis=-2)
-        tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens)[..., -num_agents - 3 :, :]
+        tokens = jnp.concatenate([Dense(embed, name="embed")(entities), agents, own], axis=-2)
+        kept = slice(-num_agents - 3, None)
+        tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens, kept)
         scale = math.sqrt(embed) if self.is_scaled else 1.0
         w1, w2 = jnp.abs(tokens[..., :-3, :]) / scale, jnp.abs(tokens[..., -2, :]) / scale
         hidden = elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + tokens[..., -3, :])
-        value = nn.relu(nn.Dense(1, name="value")(tokens[..., -1, :]))
+        value = nn.relu(Dense(1, name="value")(tokens[..., -1, :]))
         return jnp.sum(hidden * w2, axis=-1, keepdims=True) + value

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from qmix_jax.config import MpeConfig, SmaxConfig, choose
@@ -133,10 +134,12 @@ def _state_range(env: smax.HeuristicEnemySMAX) -> jax.Array:
     return jnp.array([*unit * num_units, *[1.0] * num_units, *[num_types - 1.0] * num_units])
 
 
-def _without_noise(task: type) -> type:
-    """The task without drawing what it multiplies by zero: normal noise for forces and messages, at every step."""
+def _lean(task: type) -> type:
+    """The task without what JaxMARL computes in vain at every step: normal noise for forces and messages that is
+    multiplied by zero, and how hard entities push each other that nothing can touch.
+    """
 
-    class Quiet(task):
+    class Lean(task):
         def _apply_action_force(self, key, p_force, u, u_noise, moveable):
             del key, u_noise
             return jnp.where(moveable[:, None], u, p_force)
@@ -145,7 +148,17 @@ def _without_noise(task: type) -> type:
             del key, c_noise
             return jnp.where(silent[:, None] != 0, 0.0, c)
 
-    return Quiet
+        def _apply_environment_force(self, p_force_all, state):
+            solid = np.flatnonzero(self.collide)
+            place, radius, margin = state.p_pos[solid], self.rad[solid], self.contact_margin
+            apart = place[:, None] - place
+            itself = np.eye(len(solid), dtype=bool)
+            distance = jnp.where(itself, jnp.inf, jnp.sqrt(jnp.sum(jnp.square(apart), axis=-1)))
+            overlap = margin * jnp.logaddexp(0.0, (radius[:, None] + radius - distance) / margin)
+            push = jnp.sum(self.contact_force * apart * (overlap / distance)[..., None], axis=1)
+            return p_force_all.at[solid].add(push * self.moveable[solid, None])
+
+    return Lean
 
 
 class Mpe:
@@ -158,7 +171,7 @@ class Mpe:
     def __init__(self, config: MpeConfig):
         with _without_its_other_environments():
             from jaxmarl.environments import mpe  # imports matplotlib, so only for those who play it
-        self._task, self._env = config.task, _without_noise(getattr(mpe, MPE_TASKS[config.task]))()
+        self._task, self._env = config.task, _lean(getattr(mpe, MPE_TASKS[config.task]))()
         names = tuple(self._env.agents)
         self._obs_sizes = tuple(self._env.observation_spaces[name].shape[0] for name in names)
         action_sizes = jnp.array([self._env.action_spaces[name].n for name in names])

@@ -257,24 +257,28 @@ class Learner:
         return online, jax.tree.map(lax.stop_gradient, target)
 
     def _unroll(self, params: Params, batch: Sequence) -> tuple[Array, Array]:
-        """Recurrent state and Q at the T+1 observations behind the burn-in, which passes no gradient."""
+        """Recurrent state and Q at the T+1 observations behind the burn-in, which passes no gradient. Neither does the
+        last observation: it is a successor only.
+        """
         no = jnp.zeros_like(batch.first[:1])
         inputs = AgentInput(
             obs=batch.observation.agents,
             last_action=jnp.concatenate([batch.last_action[None], batch.action]),
             first=jnp.concatenate([batch.first, no]),  # the last observation is the true successor
         )
-        hidden, burn_in = batch.hidden, self.config.burn_in
+        agent, hidden, burn_in = params["agent"], batch.hidden, self.config.burn_in
+        fixed = lax.stop_gradient(agent)
         if burn_in:
-            warm_up = jax.tree.map(lambda leaf: leaf[:burn_in], inputs)
-            hidden = lax.stop_gradient(self.agents.unroll(params["agent"], hidden, warm_up)[0][-1])
-            inputs = jax.tree.map(lambda leaf: leaf[burn_in:], inputs)
-        return self.agents.unroll(params["agent"], hidden, inputs)
+            hidden = self.agents.unroll(fixed, hidden, _times(inputs, slice(burn_in)))[0][-1]
+        steps = self.agents.unroll(agent, hidden, _times(inputs, slice(burn_in, -1)))
+        last = self.agents.step(fixed, lax.stop_gradient(steps[0][-1]), _times(inputs, -1))
+        hiddens, q = (jnp.concatenate([now, after[None]]) for now, after in zip(steps, last, strict=True))
+        return hiddens, q
 
     def _joint(self, unrolled: tuple[Array, Array], batch: Sequence, times: slice, action: Array, best: Array) -> Joint:
         """The record of a joint action (T, B, N) at `times`, from recurrent states, Q and the greedy one at all T+1."""
         hidden, q = (values[times] for values in unrolled)
-        return joint_of(q, hidden, action, best[times], jax.tree.map(lambda leaf: leaf[times], batch.observation))
+        return joint_of(q, hidden, action, best[times], _times(batch.observation, times))
 
     def _mix(self, params: Params, *joints: Joint, method: str = "__call__") -> Array:
         """The mixer's value streams (T, B, K), or what another of its methods makes of joint actions."""
@@ -292,8 +296,12 @@ class Learner:
         return targets, counts.astype(reward.dtype)
 
 
+def _times(tree: Any, times: slice | int) -> Any:
+    """What every leaf says of those times."""
+    return jax.tree.map(lambda leaf: leaf[times], tree)
+
+
 def _skip(batch: Sequence, steps: int) -> Sequence:
     """The batch without its first steps (the start's records are left as they are)."""
     timed = batch._replace(last_action=None, hidden=None)
-    timed = jax.tree.map(lambda leaf: leaf[steps:], timed)
-    return timed._replace(last_action=batch.last_action, hidden=batch.hidden)
+    return _times(timed, slice(steps, None))._replace(last_action=batch.last_action, hidden=batch.hidden)

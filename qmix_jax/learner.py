@@ -253,12 +253,12 @@ class Learner:
     ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         """`_unroll` of the online network, and, held fixed, of the target network (the online one where none is)."""
         online = self._unroll(params, batch)
-        target = online if self.target.mode == "none" else self._unroll(target_params, batch)
+        target = online if self.target.mode == "none" else self._unroll(target_params, batch, is_target=True)
         return online, jax.tree.map(lax.stop_gradient, target)
 
-    def _unroll(self, params: Params, batch: Sequence) -> tuple[Array, Array]:
+    def _unroll(self, params: Params, batch: Sequence, is_target: bool = False) -> tuple[Array, Array]:
         """Recurrent state and Q at the T+1 observations behind the burn-in, which passes no gradient. Neither does the
-        last observation: it is a successor only.
+        last observation, which is a successor only: so the online network takes it by itself.
         """
         no = jnp.zeros_like(batch.first[:1])
         inputs = AgentInput(
@@ -270,6 +270,8 @@ class Learner:
         fixed = lax.stop_gradient(agent)
         if burn_in:
             hidden = self.agents.unroll(fixed, hidden, _times(inputs, slice(burn_in)))[0][-1]
+        if is_target:
+            return self.agents.unroll(fixed, hidden, _times(inputs, slice(burn_in, None)))
         steps = self.agents.unroll(agent, hidden, _times(inputs, slice(burn_in, -1)))
         last = self.agents.step(fixed, lax.stop_gradient(steps[0][-1]), _times(inputs, -1))
         hiddens, q = (jnp.concatenate([now, after[None]]) for now, after in zip(steps, last, strict=True))

@@ -214,6 +214,18 @@ def test_runs_are_compared_where_all_were_evaluated_and_the_report_says_so(tmp_p
     assert comparison.notes == ["3m: compared at 4,000 steps, the last evaluation that every run has"]
 
 
+def test_runs_with_rollouts_of_other_lengths_are_compared_at_their_last_evaluations(tmp_path):
+    leave_run(tmp_path / "a", [1.0], steps=(900, 1800, 2700, 3600))
+    leave_run(tmp_path / "b", [0.9], algorithm="vdn", steps=(1000, 2000, 3000))
+    (comparison,) = compare(groups_in(tmp_path))
+    assert [entry.env_steps for entry in comparison.tasks] == [[1000, 2000, 3000]] * 2
+    assert [estimate.value for estimate in comparison.tasks[0].curve] == pytest.approx([0.25, 0.5, 0.75])
+    assert comparison.tasks[0].final.value == pytest.approx(0.75), (
+        "what was learnt after the other's end does not count"
+    )
+    assert comparison.notes[-1] == "3m: not all evaluated at the same steps; a score is a run's last one up to a step"
+
+
 def test_an_algorithm_that_lacks_a_task_is_left_out_of_the_aggregate(sweep):
     leave_run(sweep / "extra", [0.5], algorithm="iql")
     (comparison,) = compare(groups_in(sweep))
@@ -305,7 +317,7 @@ def different_metrics(folder):
 
 def no_step_in_common(folder):
     leave_run(folder / "a", [0.5])
-    leave_run(folder / "b", [0.5], algorithm="vdn", steps=(1500, 2500))
+    leave_run(folder / "b", [0.5], algorithm="vdn", steps=(500,))
 
 
 def a_seed_without_score(folder):
@@ -321,7 +333,7 @@ def a_seed_without_score(folder):
         (damaged, ["damaged"]),
         (a_seed_twice, ["seed 1", "leave one out"]),
         (different_metrics, ["eval/win_rate", "report them apart"]),
-        (no_step_in_common, ["3m", "same step"]),
+        (no_step_in_common, ["3m", "no evaluations that could be compared"]),
         (a_seed_without_score, ["eval/win_rate", "leave the run out"]),
     ],
 )

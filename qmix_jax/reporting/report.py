@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Comparison:
 
 
 class _Results:
-    """The scores of one environment, cut to the evaluations that all runs on a task have."""
+    """The scores of one environment, cut to the evaluations that all runs on a task have (see `_common_steps`)."""
 
     def __init__(self, groups: Sequence[Group]):
         self.groups = groups
@@ -86,9 +86,12 @@ class _Results:
         return [name for name in self.algorithms if all((task, name) in self.scores for task in self.tasks)]
 
     def _common_steps(self, task: str) -> list[int]:
-        each = [set(group.env_steps) for group in self.groups if group.task == task]
-        common = sorted(set.intersection(*each))
-        require(bool(common), f"the runs on {task} were never evaluated at the same step; report them apart")
+        """The evaluations of the group that has fewest, as far as every other group has one since the one before."""
+        each = [group.env_steps for group in self.groups if group.task == task]
+        fewest = min(each, key=len)
+        spans = pairwise([-1, *fewest])
+        common = [now for before, now in spans if all(any(before < s <= now for s in steps) for steps in each)]
+        require(bool(common), f"the runs on {task} have no evaluations that could be compared; report them apart")
         return common
 
     def normalised(self, task: str, algorithm: str) -> np.ndarray:
@@ -107,6 +110,8 @@ class _Results:
             last, longest = self.env_steps[task][-1], max(g.env_steps[-1] for g in self.groups if g.task == task)
             if last < longest:
                 notes.append(f"{task}: compared at {last:,} steps, the last evaluation that every run has")
+            if any(set(self.env_steps[task]) - set(g.env_steps) for g in self.groups if g.task == task):
+                notes.append(f"{task}: not all evaluated at the same steps; a score is a run's last one up to a step")
         left_out = [name for name in self.algorithms if name not in self.complete]
         if left_out:
             notes.append(f"not on every task, so only in the table by task: {', '.join(left_out)}")

@@ -81,14 +81,22 @@ class Group:
         """The steps at which every run was evaluated."""
         return sorted(set.intersection(*({row["env_steps"] for row in run.rows} for run in self.runs)))
 
+    def evaluated(self, env_step: int) -> int:
+        """The step of the last evaluation up to that one."""
+        return max(step for step in self.env_steps if step <= env_step)
+
     def seconds(self, env_step: int) -> float:
-        """From a run's start to that step, with all seeds that it trains side by side: the mean over runs."""
-        return float(np.mean([run.seconds()[env_step] for run in self.runs]))
+        """From a run's start to the last evaluation up to that step, with all seeds that it trains side by side: the
+        mean over runs.
+        """
+        return float(np.mean([run.seconds()[self.evaluated(env_step)] for run in self.runs]))
 
     def scores(self, metric: str, env_steps: Sequence[int]) -> np.ndarray:
-        """(seeds, len(env_steps)) the metric; raises ConfigError where a seed has none."""
+        """(seeds, len(env_steps)) the metric at the last evaluation up to each step; raises ConfigError where a seed
+        has none.
+        """
         found = [run.evaluations(metric) for run in self.runs]
-        values = np.array([[x for each in found for x in each[step]] for step in env_steps], float).T
+        values = np.array([[x for each in found for x in each[self.evaluated(step)]] for step in env_steps], float).T
         require(
             bool(np.isfinite(values).all()), f"{self.runs[0].folder}: no eval/{metric} at some step; leave the run out"
         )

@@ -516,6 +516,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     common = {key: env.pop(key) for key in ("starts_per_rollout", "shield") if key in env}
     settings = build(ENVIRONMENTS[env_name], env, "env.")
     options = build(MIXERS[mixer_name], algorithm, "algorithm.")
+    _positive("algorithm.", options, *[name for name in algorithm if type(getattr(options, name)) is int])
     rest = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
     resolved, shared = typing.get_type_hints(Config), typing.get_type_hints(EnvConfig)
     return Config(

@@ -155,6 +155,7 @@ WRONG = [
     ("seed=[1", "seed=[1", "cannot read"),
     ("seed=abc", "seed=abc", "whole number"),
     ("seed=1,2", "seed=1,2", "-m"),
+    ("algorithm.embed_size=0", "algorithm.embed_size=0", "greater than 0"),
     ("learner=3", "learner=3", "group"),
     ("learner.gamma=2", "learner.gamma=2", "between 0 and 1"),
     ("learner.gamma=${nope}", "learner.gamma", "nope"),

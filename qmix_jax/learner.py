@@ -31,6 +31,7 @@ class LearnerState(NamedTuple):
     target_params: Params
     """None without a target network."""
     opt_state: Any
+    """The optimiser's; all parameters are one vector to it."""
 
 
 class LossMetrics(NamedTuple):
@@ -78,14 +79,10 @@ def sum_over_devices(tree: Any, axis: str | None) -> Any:
     return unravel(lax.psum(vector, axis))
 
 
-def _means(grads: Params, sums: LossSums) -> tuple[Params, LossMetrics]:
-    """The gradients and metrics of the mean over the errors."""
-    count = jnp.maximum(sums.num_errors, 1.0)
-    return jax.tree.map(lambda leaf: leaf / count, (grads, sums.metrics))
-
-
 def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
-    """Clip by the global norm, then scale as the named optimiser does; the learning rate is applied by `update`."""
+    """Clip by the norm, then scale as the named optimiser does; the learning rate is applied by `update`. It is given
+    all parameters as one vector, which compiles a second faster than array by array.
+    """
     scale = {
         "adam": optax.scale_by_adam(eps=config.adam_epsilon),
         "radam": optax.scale_by_radam(eps=config.adam_epsilon),
@@ -149,7 +146,7 @@ class Learner:
         """Fresh parameters; the target starts as a copy."""
         params = self._init_params(key)
         target_params = None if self.target.mode == "none" else jax.tree.map(jnp.copy, params)
-        return LearnerState(params, target_params, make_optimizer(self.config).init(params))
+        return LearnerState(params, target_params, make_optimizer(self.config).init(ravel_pytree(params)[0]))
 
     def _init_params(self, key: jax.Array) -> dict[str, Params]:
         agent_key, mixer_key = jax.random.split(key)
@@ -178,16 +175,20 @@ class Learner:
         self, state: LearnerState, batch: Sequence, env_steps: Int[Array, ""]
     ) -> tuple[LearnerState, LossMetrics]:
         """One gradient step on a batch of sequences (time first)."""
-        gradient = jax.grad(self.loss, has_aux=True)
-        sums = sum_over_devices(gradient(state.params, state.target_params, batch), self.axis)
-        grads, metrics = _means(*sums)
-        updates, opt_state = make_optimizer(self.config).update(grads, state.opt_state, state.params)
+        grads, sums = jax.grad(self.loss, has_aux=True)(state.params, state.target_params, batch)
+        told, read = ravel_pytree((grads, sums))  # and a vector it stays until the parameters change
+        told = sum_over_devices(told, self.axis)
+        sums = read(told)[1]
+        flat, unravel = ravel_pytree(state.params)
+        count = jnp.maximum(sums.num_errors, 1.0)
+        gradient, metrics = jax.tree.map(lambda total: total / count, (told[: flat.size], sums.metrics))
+        updates, opt_state = make_optimizer(self.config).update(gradient, state.opt_state)
         rate = self.learning_rate(env_steps)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, unravel(updates))
         target_params = state.target_params
         if self.target.mode == "soft":
             target_params = optax.incremental_update(params, target_params, self.target.tau)
-        metrics = metrics._replace(grad_norm=optax.global_norm(grads))
+        metrics = metrics._replace(grad_norm=optax.global_norm(gradient))
         return LearnerState(params, target_params, opt_state), metrics
 
     def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossSums]:

@@ -184,7 +184,7 @@ class Learner:
         gradient, metrics = jax.tree.map(lambda total: total / count, (told[: flat.size], sums.metrics))
         updates, opt_state = make_optimizer(self.config).update(gradient, state.opt_state)
         rate = self.learning_rate(env_steps)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, unravel(updates))
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, unravel(updates))  # pyright: ignore[reportArgumentType]
         target_params = state.target_params
         if self.target.mode == "soft":
             target_params = optax.incremental_update(params, target_params, self.target.tau)

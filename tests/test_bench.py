@@ -50,12 +50,13 @@ def test_the_gru_takes_two_products_forwards_and_three_backwards():
 def test_an_update_counts_online_network_target_and_gradient_of_the_whole_batch(probe):
     config = from_mapping({**TINY, "algorithm": {"name": "vdn"}})
     program, spec = Program.make(config, probe), probe.spec
-    rows = (config.rollout.num_steps + 1) * config.learner.batch_size * spec.num_agents
+    steps, rows = config.rollout.num_steps, config.learner.batch_size * spec.num_agents
     obs, size, actions = spec.obs_size, config.agent.hidden_size, spec.num_actions
     gru = 6 * size * size  # to the gates, from the input and from the state
-    online = 2 * obs * size + 3 * gru + 3 * size * actions  # the observation itself needs no gradient
-    target = obs * size + gru + size * actions
-    assert update_flops(program) == 2 * rows * (online + target)
+    forwards = obs * size + gru + size * actions
+    backwards = obs * size + 2 * gru + 2 * size * actions  # the observation itself needs no gradient
+    both_networks = 2 * (steps + 1) * forwards
+    assert update_flops(program) == 2 * rows * (both_networks + steps * backwards)  # the last observation passes none
 
 
 # --- growth --------------------------------------------------------------------------------------------------------

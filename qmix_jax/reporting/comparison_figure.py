@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
     from qmix_jax.reporting.report import Comparison, Entry
 
-COLOURS = ("#1f77d0", "#e8710a", "#2a9d4a", "#c0392b", "#7d4fc4", "#8c6239", "#d6479b", "#5f6b7a", "#a3a81e", "#17a2b8")
+COLOURS = (
+    *("#1f77d0", "#e8710a", "#2a9d4a", "#c0392b", "#7d4fc4", "#8c6239", "#d6479b", "#5f6b7a", "#a3a81e", "#17a2b8"),
+    *("#111111", "#f5c518", "#86bff0", "#7fd69b"),
+)
 COLUMNS = 3
 PANEL_WIDTH, PANEL_HEIGHT = 4.6, 3.4
+MANY_CURVES = 6
+"""More curves than this get a legend of two columns and fainter intervals."""
 MANY_PAIRS = 10
 """More pairs of algorithms than this are a table, not bars."""
 
@@ -76,14 +81,16 @@ def _draw_curves(comparison: "Comparison", entries: "list[Entry]", colours: dict
     factor, name = _scale(comparison, entries == comparison.together)
     task = entries[0].task
     tidy(axes, task if task.startswith(comparison.environment) else f"{comparison.environment}: {task}", 10.5)
+    is_crowded = len(entries) > MANY_CURVES
     for entry in entries:
         value, low, high = factor * np.array(entry.curve).T
         colour, marker = colours[entry.algorithm], "o" if len(value) == 1 else None
-        axes.fill_between(entry.env_steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(entry.env_steps, low, high, color=colour, alpha=0.06 if is_crowded else 0.15, linewidth=0)
         axes.plot(entry.env_steps, value, color=colour, linewidth=1.8, marker=marker, label=entry.algorithm)
     axes.set_ylabel(name, color=FAINT, fontsize=9)
     axes.set_xlabel("environment steps", color=FAINT, fontsize=9)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    style = {"fontsize": 6.5, "ncols": 2} if is_crowded else {"fontsize": 8}
+    axes.legend(frameon=False, labelcolor=INK, **style)
 
 
 def _draw_scores(comparison: "Comparison", entries: "list[Entry]", colours: dict[str, str], axes: "Axes") -> None:

@@ -16,8 +16,20 @@ if TYPE_CHECKING:
     from qmix_jax.reporting.report import Comparison, Entry
 
 COLOURS = (
-    *("#1f77d0", "#e8710a", "#2a9d4a", "#c0392b", "#7d4fc4", "#8c6239", "#d6479b", "#5f6b7a", "#a3a81e", "#17a2b8"),
-    *("#111111", "#f5c518", "#86bff0", "#7fd69b"),
+    "#1f77d0",
+    "#e8710a",
+    "#2a9d4a",
+    "#c0392b",
+    "#7d4fc4",
+    "#8c6239",
+    "#d6479b",
+    "#5f6b7a",
+    "#a3a81e",
+    "#17a2b8",
+    "#111111",
+    "#f5c518",
+    "#86bff0",
+    "#7fd69b",
 )
 COLUMNS = 3
 PANEL_WIDTH, PANEL_HEIGHT = 4.6, 3.4

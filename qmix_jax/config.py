@@ -363,6 +363,8 @@ class Config:
     num_seeds: int = 1
     total_env_steps: int = 2_500_000
     devices: str = "auto"
+    matmul_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of what matrix products multiply while training; sums, parameters and all else are float32."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)

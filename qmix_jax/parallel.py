@@ -25,6 +25,7 @@ from qmix_jax.config import Config, ConfigError
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.evaluate import Record, episode_keys, record
 from qmix_jax.learner import LossMetrics, sum_over_devices
+from qmix_jax.linear import matmul_dtype
 from qmix_jax.rollout import EpisodeSums
 from qmix_jax.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.types import Clock, Params, tree_bytes
@@ -129,7 +130,11 @@ class Program:
         return TrainState(clock=P(), seeds=seeds)  # pyright: ignore[reportArgumentType]
 
     def _map(self, function, in_specs: Any, out_specs: Any):
-        return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+        def on_device(*args: Any) -> Any:
+            with matmul_dtype(self.config.matmul_dtype):
+                return function(*args)
+
+        return jax.shard_map(on_device, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     @cached_property
     def _init(self):

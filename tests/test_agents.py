@@ -9,7 +9,7 @@ from jax import lax
 from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import AgentConfig
-from qmix_jax.linear import linear
+from qmix_jax.linear import linear, matmul_dtype
 from qmix_jax.types import TeamSpec
 
 T, B, N, OBS, A, H = 6, 3, 2, 5, 4, 8
@@ -54,6 +54,32 @@ def test_the_written_gradient_of_a_linear_layer_equals_the_automatic_one(outputs
     written = jax.grad(lambda *args: jnp.sum(jnp.sin(linear(*args))), argnums=(0, 1))(x, matrix)
     automatic = jax.grad(lambda *args: jnp.sum(jnp.sin(jnp.matmul(*args))), argnums=(0, 1))(x, matrix)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), written, automatic)
+
+
+def test_bfloat16_products_round_what_they_multiply_and_not_what_they_add():
+    def rounded(x):
+        return np.asarray(jnp.asarray(x).astype(jnp.bfloat16), np.float64)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, matrix, scale = map(jax.random.normal, keys, [(99, 40), (40, 7), (99, 7)])
+    with matmul_dtype("bfloat16"):
+        y = linear(x, matrix)
+        d_x, d_matrix = jax.grad(lambda *args: jnp.sum(scale * linear(*args)), argnums=(0, 1))(x, matrix)
+    np.testing.assert_allclose(y, rounded(x) @ rounded(matrix), atol=1e-5)
+    np.testing.assert_allclose(d_x, rounded(scale) @ rounded(matrix).T, atol=1e-5)
+    np.testing.assert_allclose(d_matrix, x.T @ scale, atol=0.2)  # rounded or not, as the machine likes
+    assert {leaf.dtype for leaf in (y, d_x, d_matrix)} == {np.dtype("float32")}
+
+
+def test_products_are_of_float32_where_nothing_else_is_asked_for(gru_inputs):
+    def products():
+        return str(jax.make_jaxpr(lambda *args: gru_unroll(*args))(*gru_inputs)).count("bf16")
+
+    with matmul_dtype("bfloat16"):
+        assert products() > 0
+    with matmul_dtype("float32"):
+        assert products() == 0
+    assert products() == 0
 
 
 def test_the_written_gradient_equals_the_automatic_one(gru_inputs):

@@ -127,6 +127,16 @@ def test_without_replay_every_device_learns_from_its_own_share_of_the_rollout(pr
         np.testing.assert_array_equal(copies[0], copies[1])
 
 
+def test_bfloat16_products_train_float32_parameters(probe):
+    rough, exact = (Trained(probe, 2, matmul_dtype=dtype) for dtype in ("bfloat16", "float32"))
+    assert " bf16[" in rough.chunk.as_text() and " bf16[" not in exact.chunk.as_text()
+    dtypes, exact_dtypes = (jax.tree.map(lambda leaf: leaf.dtype, run.state) for run in (rough, exact))
+    assert dtypes == exact_dtypes
+    ours, theirs = rough.metrics[0].losses.loss, exact.metrics[0].losses.loss
+    assert ours != theirs
+    np.testing.assert_allclose(ours, theirs, rtol=0.05)
+
+
 def test_one_compilation_a_run(probe):
     program = Program.make(tiny(devices=1), probe)
     state = program.init()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from qmix_jax.linear import weight_gradient
+from qmix_jax.linear import multiply, weight_gradient
 
 
 class GruWeights(NamedTuple):
@@ -45,7 +45,7 @@ def _step(
 ) -> tuple[Array, tuple[Array, ...]]:
     """The next hidden state, and the gates, which the backward pass needs. `x`: e V of r, z and n."""
     hidden = _reset(hidden, first)
-    h_r, h_z, h_n = jnp.split(hidden @ weights.recurrent, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(multiply(hidden, weights.recurrent), 3, axis=-1)
     v_r, v_z, v_n = jnp.split(weights.bias, 3)
     r, z, h_n = _sigmoid(x[0] + h_r + v_r), _sigmoid(x[1] + h_z + v_z), h_n + weights.recurrent_bias
     n = jnp.tanh(x[2] + v_n + r * h_n)
@@ -56,7 +56,7 @@ def gru_step(
     weights: GruWeights, hidden: Float[Array, "*R H"], inputs: Float[Array, "*R E"], first: Bool[Array, "*R"]
 ) -> Float[Array, "*R H"]:
     """The next hidden state."""
-    return _step(weights, hidden, jnp.split(inputs @ weights.input, 3, axis=-1), first)[0]
+    return _step(weights, hidden, jnp.split(multiply(inputs, weights.input), 3, axis=-1), first)[0]
 
 
 @jax.custom_vjp
@@ -82,7 +82,7 @@ def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Arr
     a CPU. Steps take theirs behind an optimization_barrier: else the slices join the gates' arithmetic, and cost it its
     vectors.
     """
-    return tuple(inputs @ matrix for matrix in jnp.split(weights.input, 3, axis=-1))
+    return tuple(multiply(inputs, matrix) for matrix in jnp.split(weights.input, 3, axis=-1))
 
 
 def _forward(weights, hidden, inputs, first):
@@ -117,7 +117,7 @@ def _backward(saved, d_after):
         d_z = d_hidden * (before - n) * z * (1 - z)
         d_r = d_n * h_n * r * (1 - r)
         d_recurrent = jnp.concatenate([d_r, d_z, d_n * r], axis=-1)
-        d_hidden = _reset(d_hidden * z + d_recurrent @ transposed, first)
+        d_hidden = _reset(d_hidden * z + multiply(d_recurrent, transposed), first)
         return d_hidden, (d_recurrent, d_n)
 
     d_last = jnp.zeros_like(d_after[0])
@@ -130,7 +130,7 @@ def _backward(saved, d_after):
         recurrent=weight_gradient(before, d_recurrent),
         recurrent_bias=_sum_rows(d_recurrent[..., 2 * size :]),
     )
-    return d_weights, d_hidden, d_x @ weights.input.T, None
+    return d_weights, d_hidden, multiply(d_x, weights.input.T), None
 
 
 def _sum_rows(x: Array) -> Array:

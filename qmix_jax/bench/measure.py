@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from qmix_jax import linear
 from qmix_jax.bench import parts
 from qmix_jax.bench.flops import update_flops
 from qmix_jax.bench.parts import Part
@@ -234,12 +235,13 @@ def peak_bytes(program: Program) -> int:
 
 
 def matrix_product(program: Program) -> tuple[Callable[[int], None], int]:
-    """`run(count)` for float32 products of square matrices, one on each device at once, and one turn's operations."""
+    """`run(count)` for products of square matrices, one on each device at once, and one turn's operations."""
     size, count = 1024 if jax.default_backend() == "cpu" else 8192, program.mesh.size
     spec = P((SEED, DATA))
 
     def device(left: jax.Array, right: jax.Array, count: jax.Array) -> jax.Array:
-        return lax.fori_loop(0, count, lambda _, x: x @ right, left)
+        with linear.matmul_dtype(program.config.matmul_dtype):
+            return lax.fori_loop(0, count, lambda _, x: linear.multiply(x, right), left)
 
     mapped = jax.shard_map(device, mesh=program.mesh, in_specs=(spec, P(), P()), out_specs=spec, check_vma=False)
     right = jax.random.normal(jax.random.key(0), (size, size)) / math.sqrt(size)  # keeps the size of what it multiplies

@@ -82,6 +82,10 @@ def test_devices_meet_once_an_update_and_once_a_chunk(trained):
     assert trained.chunk.as_text().count(" all-reduce(") == (2 if sharing > 1 else 0)
 
 
+def test_nothing_within_a_chunk_waits_for_the_host(trained):
+    assert not any(word in trained.chunk.as_text() for word in ("callback", "infeed", "outfeed", " send(", " recv("))
+
+
 @pytest.mark.parametrize("few", [0, 10**9], ids=["in turn", "vmapped"])
 def test_seeds_together_equal_seeds_alone(probe, few, monkeypatch):
     monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", few)

@@ -141,6 +141,14 @@ def test_bfloat16_products_train_float32_parameters(probe):
     np.testing.assert_allclose(ours, theirs, rtol=0.05)
 
 
+def test_on_a_gpu_every_product_is_of_bfloat16(probe):
+    program = Program.make(tiny(devices=1, matmul_dtype="bfloat16"), probe)
+    lowered = jax.jit(program.chunk).trace(program.shapes).lower(lowering_platforms=("cuda",))
+    products = [line for line in lowered.as_text().splitlines() if "stablehlo.dot_general" in line]
+    casts, algorithms = "xbf16>", "algorithm = <lhs_precision_type = bf16, rhs_precision_type = bf16"
+    assert products and all(casts in line or algorithms in line for line in products)
+
+
 def test_one_compilation_a_run(probe):
     program = Program.make(tiny(devices=1), probe)
     state = program.init()

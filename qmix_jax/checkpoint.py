@@ -305,7 +305,13 @@ def retain(folder: Path, keep_last: int, keep_best: int) -> None:
 
 
 def _best_first(found: list[Checkpoint]) -> list[Checkpoint]:
-    return sorted(found, key=lambda each: (each.score, each.env_steps), reverse=True)
+    """By score, where that is of the newest one's metric; the metric of a resumed run may have changed."""
+
+    def rank(each: Checkpoint) -> tuple[float, int]:
+        is_comparable = each.about.get("metric") == found[-1].about.get("metric")
+        return each.score if is_comparable else -np.inf, each.env_steps
+
+    return sorted(found, key=rank, reverse=True)
 
 
 class Saver:

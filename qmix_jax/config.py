@@ -378,6 +378,8 @@ class Config:
     def __post_init__(self):
         _positive("", self, "num_seeds", "total_env_steps")
         require(self.seed >= 0, f"seed={self.seed} must not be negative")
+        largest = 2**31 - self.num_seeds
+        require(self.seed <= largest, f"seed={self.seed} must not be greater than {largest} (2^31 - num_seeds)")
         last = self.num_chunks * self.chunk_env_steps
         require(
             last <= MAX_ENV_STEPS, f"total_env_steps={self.total_env_steps} is more than the clock counts (2^31 - 1)"

@@ -23,7 +23,7 @@ from qmix_jax.memory import gib, refuse_what_cannot_fit
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
 from qmix_jax.reporting.curve import draw_curve
 from qmix_jax.reporting.dashboard import make_dashboards
-from qmix_jax.reporting.display import Display, make_display
+from qmix_jax.reporting.display import Display, make_display, say
 from qmix_jax.reporting.records import (
     MetricsFile,
     Reporter,
@@ -75,6 +75,12 @@ def describe(program: Program) -> str:
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
         f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)"
     )
+
+
+OUT_OF_MEMORY = (
+    "out of memory: take a smaller learner.batch_size, rollout.num_envs, agent.hidden_size or num_seeds, or go on from "
+    "the last checkpoint on a larger machine"
+)
 
 
 @dataclass
@@ -169,15 +175,17 @@ class Run:
     def _checkpoint_of(self, rows: list[dict], items: dict[str, Any]) -> Snapshot:
         last = rows[-1]
         about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
-        about |= {"score": self._score(last), "data_devices": self.program.mesh.shape[DATA]}
+        about |= {"metric": self._metric, "score": self._score(last), "data_devices": self.program.mesh.shape[DATA]}
         return Snapshot(last["env_steps"], items, MetricsFile.text(rows), about)
 
-    def _score(self, row: dict) -> float | None:
+    @property
+    def _metric(self) -> str:
         """What the best checkpoint is chosen by."""
-        metric = self.config.checkpoint.metric
-        if metric == "auto":
-            metric = "eval/win_rate" if self.program.env.spec.has_wins else "eval/return"
-        values = known(row[metric])
+        auto = "eval/win_rate" if self.program.env.spec.has_wins else "eval/return"
+        return auto if self.config.checkpoint.metric == "auto" else self.config.checkpoint.metric
+
+    def _score(self, row: dict) -> float | None:
+        values = known(row[self._metric])
         return sum(values) / len(values) if values else None
 
     def _row(self, clock: Clock, metrics: ChunkMetrics, seconds: float) -> dict:
@@ -381,11 +389,11 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
     with_film = config.logging.film
     if the_run.is_complete and the_run.has_pictures(with_film):
         steps = f"{the_run.env_steps:,} environment steps"
-        print(f"{_short(folder)} is complete: {steps}; a larger total_env_steps makes it longer")
+        say(f"{_short(folder)} is complete: {steps}; a larger total_env_steps makes it longer")
         return exits.DONE
     the_run.write_settings(settings)
     if says:
-        print("\n".join([f"{the_run.title}: {describe(program)}", *the_run.news()]), flush=True)
+        say("\n".join([f"{the_run.title}: {describe(program)}", *the_run.news()]))
     dashboards = make_dashboards(config, settings, folder, the_run.rows)
     title = f"{the_run.title} · seed {config.seed}" + (
         f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)
@@ -403,7 +411,11 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
             metrics = MetricsFile(folder, the_run.past.metrics, display.message)
             saver = Saver(folder, config.checkpoint, display.message, the_run.past.checkpoint)
             saver.listeners += [dashboard.checkpoint for dashboard in dashboards]
-            status = the_run.train(display, [metrics, display, *dashboards], saver, asked)
+            try:
+                status = the_run.train(display, [metrics, display, *dashboards], saver, asked)
+            except jax.errors.JaxRuntimeError as error:
+                require("RESOURCE_EXHAUSTED" not in str(error), OUT_OF_MEMORY)
+                raise
             with_film &= status == exits.DONE
             if with_film:
                 display.message("painting the film")
@@ -415,12 +427,12 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
         dashboard.media(curve if curve.exists() else None, film if with_film and film.exists() else None)
     failure = saver.failure or metrics.failure
     if failure:
-        print(f"qmix-jax: error: the end of the run could not be saved: {failure}", file=sys.stderr, flush=True)
+        say(f"qmix-jax: error: the end of the run could not be saved: {failure}", sys.stderr)
         status = exits.FAILED if status == exits.FAILED else exits.NOT_SAVED
     if says:
-        print(the_run.summary(status))
+        say(the_run.summary(status))
         if status == exits.DONE:
-            print(next_steps(config, folder), flush=True)
+            say(next_steps(config, folder))
     for dashboard in dashboards:
         dashboard.close()
     return status

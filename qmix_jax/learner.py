@@ -201,7 +201,6 @@ class Learner:
         its Q* learns beside and makes the targets (see `qmix_jax.mixers.weighted`).
         """
         values = self._values(params, target_params, batch)
-        batch = _skip(batch, self.config.burn_in)
         targets, weight = self._targets(batch, values.best[NEXT])
         error = values.chosen - targets
         cost = jnp.square(error) + values.penalty
@@ -288,14 +287,16 @@ class Learner:
         return self.mixer.apply(params["mixer"], *joints, method=method)  # pyright: ignore[reportReturnType]
 
     def _targets(self, batch: Sequence, next_value: Float[Array, "T B K"]) -> tuple[Array, Float[Array, "T B"]]:
-        """Lambda targets of every stream, and 1 where a step counts in the loss."""
+        """Lambda targets of every stream behind the burn-in, and 1 where a step counts in the loss."""
+        in_first = first_episode(batch.terminated | batch.truncated)[self.config.burn_in :]
+        batch = _skip(batch, self.config.burn_in)
         cut, dropped = bootstrap_cuts(batch.truncated)
         reward = self.config.reward_scale * batch.reward
         streams = jax.vmap(lambda_targets, in_axes=(None, None, None, 2, None, None), out_axes=2)
         targets = streams(reward, batch.terminated, cut, next_value, self.config.gamma, self.config.td_lambda)
         counts = ~dropped
         if self.whole_episodes:
-            counts &= first_episode(batch.terminated | batch.truncated)
+            counts &= in_first
         return targets, counts.astype(reward.dtype)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import psutil
 
-from qmix_jax.config import ConfigError
+from qmix_jax.config import ConfigError, require
 from qmix_jax.parallel import Program, describe_memory
 
 
@@ -33,6 +33,11 @@ def refuse_what_cannot_fit(program: Program) -> None:
     replay = needs["replay"] * (2 if is_copied else 1)
     if replay + rest <= room:
         return
+    require(
+        replay > 0,
+        f"networks and environments need {gib(rest)}, and only {gib(room)} of memory can be used; take fewer seeds, "
+        f"fewer environments or smaller networks",
+    )
     fitting = int((room - rest) / replay * config.replay.capacity)
     advice = f"try replay.capacity={fitting}" if fitting >= config.iteration_env_steps else "take fewer seeds"
     copied = " and its copy in a checkpoint (checkpoint.replay=false makes none)" if is_copied else ""

@@ -11,6 +11,7 @@ from qmix_jax.config import Config, ConfigError, by_name, from_mapping, nearest,
 MAY_CHANGE = (
     "total_env_steps",
     "devices",
+    "matmul_dtype",
     "env.starts_per_rollout",
     "exploration",
     "learner.batch_size",
@@ -23,7 +24,8 @@ MAY_CHANGE = (
     "learner.final_learning_rate",
     "learner.adam_epsilon",
     "learner.max_grad_norm",
-    "target",
+    "target.every_env_steps",
+    "target.tau",
     "evaluation",
     "checkpoint",
     "logging",
@@ -121,6 +123,7 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     settings = read_settings(folder)
     known = by_name(from_mapping(settings))
@@ -133,5 +136,5 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
     try:
         merged = OmegaConf.merge(OmegaConf.create(settings), OmegaConf.from_dotlist(overrides))
         return OmegaConf.to_container(merged, resolve=True)  # pyright: ignore[reportReturnType]
-    except OmegaConfBaseException as error:
-        raise ConfigError(" ".join(str(error).splitlines()[:1])) from error
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error

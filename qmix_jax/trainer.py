@@ -101,10 +101,10 @@ class Trainer:
         device_key = jax.random.fold_in(env_key, device)
         env_state = init_rollout(self.env, device_key, self.agents.initial_hidden(self.num_envs))
         capacity = self.config.replay_sequences // self.num_data
-        memory = replay.init(self._row(), capacity) if self.config.has_replay else None
+        memory = replay.init(self.row(), capacity) if self.config.has_replay else None
         return SeedState(key, self.learner.init(network_key), env_state, memory)
 
-    def _row(self) -> Sequence:
+    def row(self) -> Sequence:
         """The shapes of one sequence in replay."""
         spec, time = self.env.spec, self.config.rollout.num_steps
 
@@ -128,6 +128,10 @@ class Trainer:
         dtype = jnp.dtype(self.config.replay.dtype)
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, memory)
 
+    def rows(self, sequence: Sequence) -> Sequence:
+        """Rows for replay of a rollout's sequences (T, B, ...)."""
+        return swap_time_and_batch(sequence._replace(observation=self._store(sequence.observation)))
+
     def recall(self, batch: Sequence) -> Sequence:
         """A batch (T, B, ...) with the observations that its memories stand for."""
         memory = jax.tree.map(
@@ -140,7 +144,7 @@ class Trainer:
         rollout_key, sample_key = jax.random.split(self.key(state, clock))
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
         rollout_state, sequence, episodes = self.play(clock, state.learner.params, state.rollout, rollout_key)
-        newest = swap_time_and_batch(sequence._replace(observation=self._store(sequence.observation)))
+        newest = self.rows(sequence)
         memory = replay.insert(state.replay, newest, self._cursor(clock)) if self.config.has_replay else None
         learner, losses, updates = self._learn(clock, state.learner, newest if memory is None else memory, sample_key)
         learner = self._sync_target(learner, before, after)

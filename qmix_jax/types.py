@@ -137,8 +137,8 @@ class Clock(NamedTuple):
 
 
 def action_dtype(spec: TeamSpec) -> Any:
-    """The smallest integer that holds every action and `num_actions`, which stands for none."""
-    return jnp.int8 if spec.num_actions <= 127 else jnp.int16
+    """The smallest integer that counts the actions and `num_actions`, which stands for none."""
+    return jnp.int8 if spec.num_actions < 127 else jnp.int16
 
 
 def tree_bytes(tree: Any) -> int:

@@ -6,11 +6,12 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import TINY, tiny
 
 from qmix_jax.agents.gru import GruWeights, gru_unroll
-from qmix_jax.bench import compare, measure, scaling
+from qmix_jax.bench import compare, measure, parts, scaling
 from qmix_jax.bench.flops import matrix_product_flops, update_flops
 from qmix_jax.bench.measure import Figure
 from qmix_jax.bench.report import SHARES
@@ -158,6 +159,15 @@ def finished(tmp_path_factory):
     jax.config.update("jax_enable_compilation_cache", True)
     assert status == 0
     return folder / "new", out.getvalue()
+
+
+def test_without_replay_updates_are_measured_on_a_new_rollout(probe):
+    changes = {"replay": {"capacity": 0}, "target": {"mode": "none"}, "learner": {"batch_size": 2}}
+    program = Program.make(tiny(devices=2, **changes), probe)
+    part = parts.learning(program.trainer)
+    _, (batch, losses) = program.compile_turns(*part, program.shapes)(program.init(), np.int32(2))
+    assert batch.reward.shape[:2] == (2, 8) and np.isfinite(losses.loss).all() and (losses.loss > 0).all()
+    assert update_flops(program) > 0
 
 
 MEASURED = [

@@ -13,7 +13,7 @@ from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
 from qmix_jax.cli.conf import choices, conf_dir
 from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build
-from qmix_jax.exits import STOPPED
+from qmix_jax.exits import NOT_SAVED, STOPPED
 from qmix_jax.mixers import MIXERS
 
 PRESETS = list(choices("preset"))
@@ -166,6 +166,7 @@ WRONG = [
     ("--seed=3", "--seed", "seed=3"),
     ("--cfg job -m", "--cfg", "only one"),
     ("-m seed=0,-1", "seed=-1", "negative"),
+    ("seed=2147483647 num_seeds=2", "seed=2147483647", "2147483646"),
     ("-m algorithm=qmix,vdx", "algorithm=vdx", "'vdn'"),
     ("-m algorithm=qmix,vdn algorithm.embed_size=3", "algorithm.embed_size", "|qmix|"),
 ]
@@ -306,6 +307,17 @@ def test_what_cannot_go_on_is_refused_in_one_line_and_nothing_is_touched(experim
     assert {path: path.stat().st_mtime_ns for path in begun.parent.rglob("*")} == before
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_line_and_status_74(experiment, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(experiment, "run", full)
+    assert run("seed=1") == NOT_SAVED
+    monkeypatch.setattr("pathlib.Path.mkdir", full)  # Hydra makes the folder
+    assert run("seed=2") == NOT_SAVED
+    assert capsys.readouterr().err.splitlines() == ["qmix-jax: error: [Errno 28] No space left on device"] * 2
+
+
 # --- help --------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +339,14 @@ def test_help_names_groups_presets_and_overrides(capsys):
     ):
         assert word in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_names_every_map_and_task(capsys):
+    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
+
+    run("--help")
+    words = capsys.readouterr().out.split()
+    assert {*SMAX_MAPS, *MPE_TASKS} <= set(words)
 
 
 def test_help_of_all_commands_and_version(capsys):

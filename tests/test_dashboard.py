@@ -249,12 +249,15 @@ def test_other_runs_begin_where_there_are_to_be_more_or_fewer(tmp_path, begun):
 def test_a_checkpoint_is_uploaded_if_asked_as_the_folder_of_a_run(tmp_path, begun):
     path = tmp_path / "checkpoints" / "64"
     path.mkdir(parents=True)
+    files = [tmp_path / name for name in ("config.yaml", "run.json", "metrics.jsonl")]
+    for file in files:
+        file.touch()
     start(tmp_path).checkpoint(path)
     runs = start(tmp_path, artifacts=True)
     runs.checkpoint(path)
     runs.checkpoint(path.with_name("32"))  # newer ones have replaced it
     ((artifact, aliases),) = begun[1].artifacts
-    assert artifact["files"] == [f"{tmp_path}/config.yaml", (str(path), "checkpoints/64")]
+    assert artifact["files"] == [*map(str, files), (str(path), "checkpoints/64")]
     assert artifact["env_steps"] == 64 and aliases == ["latest", "step-64"] and not begun[0].artifacts
 
 

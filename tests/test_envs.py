@@ -27,7 +27,7 @@ from qmix_jax.envs.joint import JointTeam
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import random_action
-from qmix_jax.types import Observation, Outcome
+from qmix_jax.types import Observation, Outcome, action_dtype
 
 SETTINGS = {
     "smax": SmaxConfig(map="3m"),
@@ -283,6 +283,17 @@ def test_a_team_as_one_agent_plays_the_same_game_with_joint_actions():
     for joint in np.ndindex(payoff.shape):
         number = jnp.array([np.ravel_multi_index(joint, (3, 3, 3))])
         assert float(env.step(jax.random.key(0), state, number)[2].reward) == payoff[joint]
+
+
+def test_a_team_as_one_agent_does_nothing_where_every_agent_does_nothing():
+    env = JointTeam(env_of(SmaxConfig(map="3m")))
+    assert env.spec.idle_action is not None and env.digits(jnp.array(env.spec.idle_action)).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("count", [126, 127, 128])
+def test_stored_actions_index_a_row_for_each_and_one_for_none(count):
+    dtype = action_dtype(env_of(ProbeConfig()).spec._replace(num_actions=count))
+    assert int(jnp.arange(count + 1)[jnp.array([count], dtype)][0]) == count
 
 
 def test_too_many_joint_actions_are_refused():

@@ -178,7 +178,8 @@ def test_noise_has_the_given_deviation_and_reaches_only_what_the_agents_see(keys
 
 @pytest.mark.parametrize(
     ("settings", "action", "reach"),
-    [({"name": "smax", "map": "3m"}, 4, 0.5), ({"name": "mpe"}, 0, 0.0)],  # SMAX pushes units apart that overlap
+    [({"name": "smax", "map": "3m"}, 4, 0.5), ({"name": "mpe"}, 0, 0), ({"name": "predator_prey"}, 0, 0)],
+    # SMAX pushes units apart that overlap
 )
 def test_the_idle_action_is_legal_and_moves_nobody(settings, action, reach):
     env = make_env(from_mapping({"env": settings, "algorithm": {"name": "vdn"}}).env)

@@ -13,6 +13,7 @@ from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.learner import make_optimizer, pick
 from qmix_jax.mixers import MIXERS
 from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
+from qmix_jax.targets import bootstrap_cuts
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Clock, Joint
 
@@ -141,6 +142,15 @@ def test_burn_in_leaves_its_steps_out_of_the_loss_but_not_out_of_the_state(probe
     learner, state = learner_of(probe, burn_in=3)
     loss = jax.jit(partial(mean_loss, learner))(state.params, state.target_params, batch)
     assert float(loss) == pytest.approx(loop_loss(learner, state, batch, skipped=3), rel=1e-4)
+
+
+def test_whole_episodes_count_nothing_of_a_second_one_that_begins_within_the_burn_in(probe, batch):
+    learner, state = learner_of(probe, whole_episodes=True, burn_in=3)
+    sums = jax.jit(learner.loss)(state.params, state.target_params, batch)[1]
+    ends = np.asarray(batch.terminated | batch.truncated)
+    ended_before = np.cumsum(ends, axis=0) - ends > 0
+    dropped = np.asarray(bootstrap_cuts(batch.truncated)[1])
+    assert ended_before[3].any() and float(sums.num_errors) == (~ended_before & ~dropped)[3:].sum()
 
 
 def test_unavailable_actions_never_reach_the_target(probe, batch):

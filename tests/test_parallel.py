@@ -10,7 +10,7 @@ from conftest import tiny
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from qmix_jax import parallel
+from qmix_jax import memory, parallel
 from qmix_jax.config import ConfigError
 from qmix_jax.parallel import DATA, Program, describe_memory, split_devices
 from qmix_jax.trainer import Trainer
@@ -193,6 +193,18 @@ def test_devices_are_split_to_fit(available, changes, expected):
 def test_devices_that_cannot_share_the_work_are_refused(available, changes, named):
     with pytest.raises(ConfigError, match=named):
         split_devices(tiny(**changes), available)
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [({}, "take fewer seeds"), ({"replay": {"capacity": 0}, "learner": {"batch_size": 4}}, "smaller networks")],
+)
+def test_what_cannot_fit_is_refused_with_a_way_out(probe, monkeypatch, changes, advice):
+    program = Program.make(tiny(devices=1, **changes), probe)
+    memory.refuse_what_cannot_fit(program)
+    monkeypatch.setattr(memory, "memory_at_hand", lambda: 1000)
+    with pytest.raises(ConfigError, match=advice):
+        memory.refuse_what_cannot_fit(program)
 
 
 def test_memory_is_known_before_anything_is_made(probe):

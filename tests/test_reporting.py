@@ -134,6 +134,16 @@ def test_auto_is_plain_without_a_terminal_and_none_says_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_display_that_cannot_write_ends_nothing():
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    shown = display.PlainDisplay(display.Progress("QMIX", 10, num_seeds=1, has_wins=False), Full())
+    shown.log(a_row())
+    shown.message("news")
+
+
 def test_the_live_display_shows_compiling_and_then_the_facts_in_80_columns():
     terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
     paper = Console(file=io.StringIO(), width=80)

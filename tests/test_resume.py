@@ -487,8 +487,11 @@ def test_a_checkpoint_of_another_version_is_named(copy, capsys):
 # --- what is kept ------------------------------------------------------------------------------------------------
 
 
-def a_snapshot(env_steps: int, score: float | None = None, items: tuple = ("params", "state")) -> Snapshot:
-    return Snapshot(env_steps, {item: {"x": np.arange(3.0)} for item in items}, "", {"score": score})
+def a_snapshot(
+    env_steps: int, score: float | None = None, items: tuple = ("params", "state"), metric: str = "eval/return"
+) -> Snapshot:
+    about = {"metric": metric, "score": score}
+    return Snapshot(env_steps, {item: {"x": np.arange(3.0)} for item in items}, "", about)
 
 
 def test_the_last_and_the_best_are_kept(tmp_path):
@@ -500,6 +503,15 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     retain(tmp_path, keep_last=1, keep_best=0)
     assert [each.env_steps for each in checkpoints(tmp_path)] == [6, 7]
     assert find(tmp_path).env_steps == 7 and not list(tmp_path.glob("checkpoints/.*"))
+
+
+def test_scores_of_another_metric_are_no_match_for_those_of_the_newest(tmp_path):
+    write(tmp_path, a_snapshot(1, 1.9))
+    for step, score in {2: 0.99, 3: 0.5}.items():
+        write(tmp_path, a_snapshot(step, score, metric="eval/win_rate"))
+    assert find(tmp_path, "best").env_steps == 2
+    retain(tmp_path, keep_last=1, keep_best=1)
+    assert [each.env_steps for each in checkpoints(tmp_path)] == [2, 3]
 
 
 def test_a_checkpoint_falls_due_with_every_multiple_but_never_while_one_is_written(tmp_path, monkeypatch):

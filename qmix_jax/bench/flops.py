@@ -55,6 +55,6 @@ def update_flops(program: Program) -> int:
     whole = Trainer(program.config, program.env)  # no mesh: the arithmetic is the same
     seed = jax.eval_shape(whole.init, 0)
     size = program.config.learner.batch_size
-    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), seed.replay)
+    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), whole.row())
     batch = jax.eval_shape(lambda rows: whole.recall(swap_time_and_batch(rows)), rows)
     return matrix_product_flops(whole.learner.update, seed.learner, batch, program.shapes.clock.iteration)

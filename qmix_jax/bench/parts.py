@@ -69,12 +69,16 @@ def environment(trainer: Trainer) -> Part:
 
 
 def learning(trainer: Trainer) -> Part:
-    """Updates on one batch from a full replay."""
+    """Updates on one batch from a full replay, or without replay from a new rollout."""
 
     def begin(clock: Clock, state: SeedState) -> Any:
-        key = trainer.key(state, clock)
-        full = jnp.array(trainer.config.replay_sequences // trainer.num_data)
-        rows = replay.sample(key, state.replay, full, trainer.config.learner.batch_size // trainer.num_data)
+        key, size = trainer.key(state, clock), trainer.config.learner.batch_size // trainer.num_data
+        if state.replay is None:
+            sequence = trainer.play(clock, state.learner.params, state.rollout, key)[1]
+            rows = replay.minibatch(key, trainer.rows(sequence), jnp.array(0), size)
+        else:
+            full = jnp.array(trainer.config.replay_sequences // trainer.num_data)
+            rows = replay.sample(key, state.replay, full, size)
         return swap_time_and_batch(rows), LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
 
     def turn(clock: Clock, state: SeedState, kept: Any) -> tuple[SeedState, Any]:

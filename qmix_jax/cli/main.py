@@ -1,5 +1,6 @@
 """`qmix-jax COMMAND`: finds the command, and turns what is wrong with its settings into one line."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,6 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        _let_go_of_stdout()
+
+
+def _let_go_of_stdout() -> None:
+    """Drop what cannot be written any more: or else Python's own attempt at exit would change the exit status."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(command: str, rest: list[str]) -> int:

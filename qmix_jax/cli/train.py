@@ -1,5 +1,6 @@
 """`qmix-jax train`: Hydra chooses the settings, `qmix_jax.experiment` runs them."""
 
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,7 +113,7 @@ class Jobs:
             config, folder = from_mapping(plain), Path(hydra.runtime.output_dir)
             checked = next((program for program in self.programs if program.config == config), None)
             status = experiment.run(config, folder, plain, self.go_on, checked)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             status = report(error)
         self.status = max(self.status, status)
         if status in STOPPED:
@@ -122,6 +123,8 @@ class Jobs:
 def run_hydra(argv: list[str], jobs: Jobs) -> int:
     """Let Hydra do what the command line says, with `jobs` as its task."""
     import hydra
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or else Hydra prints an error and exits with 1, whatever it was
 
     def train(settings: "DictConfig") -> None:
         jobs.run(settings)
@@ -146,6 +149,9 @@ Train a team of agents. With nothing said: QMIX on SMAX 2s3z.
 
 Environment (env=..., its settings as env.NAME=...)
 {env}
+  env.map=...    (smax) 2s3z 3m 25m 3s5z 8m 5m_vs_6m 10m_vs_11m 27m_vs_30m 3s5z_vs_3s6z 3s_vs_5z 6h_vs_8z
+                 smacv2_5_units smacv2_10_units smacv2_20_units
+  env.task=...   (mpe) simple_spread simple_reference simple_speaker_listener
 
 Algorithm (algorithm=..., its settings as algorithm.NAME=...)
 {algorithm}
@@ -155,13 +161,13 @@ Preset (+preset=..., with the plus; brings its environment and settings, and the
 
 The commonest settings
   env.map=3m                          another SMAX map
-  env.task=simple_reference           another task (with env=mpe)
+  env=mpe env.task=simple_reference   another task
   total_env_steps=1e6                 how long: environment steps of each seed
   seed=7 num_seeds=4                  four seeds (7 to 10) side by side in one program
   devices=1                           as many devices; auto takes all that fit, CPU cores too
   rollout.num_envs=64                 environments at once
   learner.learning_rate=5e-4          step size
-  learner.env_steps_per_update=512    update twice as often as by default
+  learner.env_steps_per_update=256    update twice as often as by default
   exploration.decay_env_steps=500_000 explore for longer
   agent.hidden_size=128               larger networks
   evaluation.every_env_steps=50_000   evaluate more often

@@ -1,7 +1,7 @@
 """Environments under one contract, made by name.
 
 A new environment is a class with `spec`, `reset`, `step` and `scene` (see `team.TeamEnv`), a settings class in
-`qmix_jax.config.ENVIRONMENTS`, one line in `make_env`, and a YAML in conf/env.
+`qmix_jax.config.ENVIRONMENTS`, a case in `_make_bare`, and a YAML in conf/env.
 """
 
 from qmix_jax.config import (

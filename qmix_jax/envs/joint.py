@@ -34,7 +34,8 @@ class JointTeam(RemembersObservations):
         observation = jax.eval_shape(env.reset, jax.random.key(0))[1]
         own_state = 0 if observation.state is None else spec.state_size
         obs_size = spec.num_agents * spec.obs_size + own_state
-        self.spec = spec._replace(agent_names=("team",), obs_size=obs_size, num_actions=count)
+        idle = None if spec.idle_action is None else self.number((spec.idle_action,) * spec.num_agents)
+        self.spec = spec._replace(agent_names=("team",), obs_size=obs_size, num_actions=count, idle_action=idle)
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
         """A fresh episode."""

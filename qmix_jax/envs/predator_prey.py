@@ -67,6 +67,7 @@ class PredatorPrey:
             state_size=2 * SIZE * SIZE,
             episode_limit=LIMIT,
             has_wins=False,
+            idle_action=STAY,
         )
 
     def reset(self, key: jax.Array) -> tuple[PredatorPreyState, Observation]:

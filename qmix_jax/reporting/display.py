@@ -4,6 +4,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from rich import box
@@ -18,6 +19,12 @@ from rich.text import Text
 from qmix_jax.reporting.records import known, mean_interval
 
 UNKNOWN = "–"  # noqa: RUF001  (a dash is what a reader expects)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines to `stream` (stdout). Where they cannot be written, a full disk behind it say, nothing else fails."""
+    with suppress(OSError):
+        print(text, file=stream or sys.stdout, flush=True)
 
 
 def make_display(
@@ -273,7 +280,7 @@ class PlainDisplay(Display):
 
     def message(self, text: str) -> None:
         """Print one line."""
-        print(text, file=self._stream, flush=True)
+        say(text, self._stream)
 
     def _columns(self) -> list[tuple[str, int, str]]:
         """Name, width and text of each column."""

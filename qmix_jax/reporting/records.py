@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -175,7 +176,9 @@ def write_manifest(folder: Path, extra: dict) -> None:
 def add_to_manifest(folder: Path, resumed: dict) -> None:
     """Add to folder/run.json that the run was resumed, how, and on what machine."""
     path = folder / "run.json"
-    manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    manifest = {}
+    with suppress(FileNotFoundError, ValueError):  # a damaged one is no reason to lose a run
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["resumed"] = [*manifest.get("resumed", []), {**resumed, **describe_machine()}]
     write_text_atomically(path, to_json(manifest, indent=2) + "\n")
 

@@ -85,7 +85,9 @@ class WandbRuns:
         artifact = wandb.Artifact(
             f"checkpoint-{self._record.ids[0]}", "checkpoint", metadata={"env_steps": int(path.name)}
         )
-        artifact.add_file(str(self._folder / "config.yaml"))
+        for file in (self._folder / name for name in ("config.yaml", "run.json", "metrics.jsonl")):
+            if file.is_file():  # a full disk may have no row yet
+                artifact.add_file(str(file))
         try:
             artifact.add_dir(str(path), f"checkpoints/{path.name}", skip_cache=True)
         except FileNotFoundError:  # a newer one has replaced it meanwhile, and will be uploaded

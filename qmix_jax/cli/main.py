@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _let_go_of_stdout() -> None:
     """Drop what cannot be written any more: or else Python's own attempt at exit would change the exit status."""
+    if sys.stdout is None:  # closed from the start
+        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -37,6 +37,7 @@ from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping,
 from qmix_jax.envs import make_team
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.parallel import DATA, Program, TrainState
+from qmix_jax.reporting import say
 from qmix_jax.reporting.records import to_json, versions, write_text_atomically
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Params
@@ -224,7 +225,7 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    say(f"warning: {text}", sys.stderr)
 
 
 def first_without_flaw(

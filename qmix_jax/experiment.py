@@ -21,9 +21,10 @@ from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
 from qmix_jax.memory import gib, refuse_what_cannot_fit
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
+from qmix_jax.reporting import say
 from qmix_jax.reporting.curve import draw_curve
 from qmix_jax.reporting.dashboard import make_dashboards
-from qmix_jax.reporting.display import Display, make_display, say
+from qmix_jax.reporting.display import Display, make_display
 from qmix_jax.reporting.records import (
     MetricsFile,
     Reporter,

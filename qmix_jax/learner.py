@@ -288,15 +288,14 @@ class Learner:
 
     def _targets(self, batch: Sequence, next_value: Float[Array, "T B K"]) -> tuple[Array, Float[Array, "T B"]]:
         """Lambda targets of every stream behind the burn-in, and 1 where a step counts in the loss."""
-        in_first = first_episode(batch.terminated | batch.truncated)[self.config.burn_in :]
-        batch = _skip(batch, self.config.burn_in)
+        whole, batch = batch, _skip(batch, self.config.burn_in)
         cut, dropped = bootstrap_cuts(batch.truncated)
         reward = self.config.reward_scale * batch.reward
         streams = jax.vmap(lambda_targets, in_axes=(None, None, None, 2, None, None), out_axes=2)
         targets = streams(reward, batch.terminated, cut, next_value, self.config.gamma, self.config.td_lambda)
         counts = ~dropped
         if self.whole_episodes:
-            counts &= in_first
+            counts &= first_episode(whole.terminated | whole.truncated)[self.config.burn_in :]
         return targets, counts.astype(reward.dtype)
 
 

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-MatmulDtype = Literal["float32", "bfloat16"]
 BFLOAT16 = lax.DotAlgorithmPreset.BF16_BF16_F32.name
 
 
-def matmul_dtype(dtype: MatmulDtype) -> AbstractContextManager[Any]:
+def matmul_dtype(dtype: Literal["float32", "bfloat16"]) -> AbstractContextManager[Any]:
     """Within it, products are traced with operands rounded to `dtype`; sums, and all else, are float32.
 
     It is JAX's own default precision, which XLA obeys for every product, but not on a CPU: there `multiply` obeys it.

@@ -10,6 +10,7 @@ from qmix_jax.cli.conf import choices, conf_dir
 from qmix_jax.cli.startup import AUTO, report, start_jax
 from qmix_jax.config import Config, ConfigError, from_mapping, require
 from qmix_jax.exits import STOPPED
+from qmix_jax.reporting import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -107,7 +108,7 @@ class Jobs:
         self.done += 1
         hydra = HydraConfig.get()
         if self.count > 1:
-            print(f"job {self.done} of {self.count}: {' '.join(hydra.overrides.task)}", flush=True)
+            say(f"job {self.done} of {self.count}: {' '.join(hydra.overrides.task)}")
         plain = to_plain(settings)
         try:
             config, folder = from_mapping(plain), Path(hydra.runtime.output_dir)

@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Protocol
 
 from qmix_jax.config import Config
+from qmix_jax.reporting import say
 from qmix_jax.reporting.records import Reporter, known, mean_interval
 
 TIMEOUT = 60.0
@@ -126,4 +127,4 @@ def of_seed(row: dict, index: int) -> dict:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}; metrics.jsonl holds every row", file=sys.stderr, flush=True)
+    say(f"warning: {text}; metrics.jsonl holds every row", sys.stderr)

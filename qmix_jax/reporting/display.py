@@ -4,7 +4,6 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Self, TextIO
 
 from rich import box
@@ -16,15 +15,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from qmix_jax.reporting import say
 from qmix_jax.reporting.records import known, mean_interval
 
 UNKNOWN = "–"  # noqa: RUF001  (a dash is what a reader expects)
-
-
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print lines to `stream` (stdout). Where they cannot be written, a full disk behind it say, nothing else fails."""
-    with suppress(OSError):
-        print(text, file=stream or sys.stdout, flush=True)
 
 
 def make_display(

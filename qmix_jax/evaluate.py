@@ -107,10 +107,11 @@ def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: Array, action: Array
     )
 
 
-def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys) -> Episodes:
+def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys, fixed_length: bool = False) -> Episodes:
     """Play one episode for each key, side by side, until the last one is over.
 
-    The policy is given B keys of its own at every step, for what is random in it.
+    The policy is given B keys of its own at every step, for what is random in it. With `fixed_length` play goes on up
+    to the episode limit, which changes no result (see `Trainer.branches`).
     """
 
     def body(carry):
@@ -123,13 +124,17 @@ def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys) -> E
         time, play = carry
         return (time < env.spec.episode_limit) & ~jnp.all(play.episodes.is_over)
 
-    _, play = lax.while_loop(is_going, body, (0, _begin(env, agents, keys)))
-    return play.episodes
+    begin = (0, _begin(env, agents, keys))
+    if fixed_length:
+        return lax.fori_loop(0, env.spec.episode_limit, lambda _, carry: body(carry), begin)[1].episodes
+    return lax.while_loop(is_going, body, begin)[1].episodes
 
 
-def evaluate(env: TeamEnv, agents: Agents, params: Params, key: jax.Array, episodes: int) -> EpisodeSums:
-    """Sums over `episodes` greedy episodes, played side by side."""
-    played = play_episodes(env, agents, greedy_policy(agents, params), episode_keys(key, episodes))
+def evaluate(
+    env: TeamEnv, agents: Agents, params: Params, key: jax.Array, episodes: int, fixed_length: bool = False
+) -> EpisodeSums:
+    """Sums over `episodes` greedy episodes, played side by side (`fixed_length`: see `play_episodes`)."""
+    played = play_episodes(env, agents, greedy_policy(agents, params), episode_keys(key, episodes), fixed_length)
     over = played.is_over
     return EpisodeSums(
         episodes=jnp.sum(over, dtype=float),

@@ -120,7 +120,11 @@ class Program:
     def trainer(self) -> Trainer:
         """What each device runs."""
         data = self.mesh.shape[DATA]
-        return Trainer(self.config, self.env, data, axis=DATA if data > 1 else None)
+        return Trainer(self.config, self.env, data, axis=DATA if data > 1 else None, branches=self._is_on_cpu)
+
+    @property
+    def _is_on_cpu(self) -> bool:
+        return self.mesh.devices.flat[0].platform == "cpu"
 
     @property
     def _specs(self) -> TrainState:
@@ -216,7 +220,7 @@ class Program:
             return False
         steps = config.learner.batch_size * (config.rollout.num_steps + 1)
         activations = steps * self.env.spec.num_agents * config.agent.hidden_size // self.mesh.shape[DATA]
-        return self.mesh.devices.flat[0].platform != "cpu" or activations < FEW_ACTIVATIONS
+        return not self._is_on_cpu or activations < FEW_ACTIVATIONS
 
     def compile_chunk(self) -> Any:
         """The chunk as an executable that takes the state over (its memory is donated)."""

@@ -30,7 +30,7 @@ def lambda_targets(
         return g, g
 
     inputs = (reward_t, terminated_t, next_value, trace_t)
-    return lax.scan(step, jnp.zeros_like(next_value[-1]), inputs, reverse=True)[1]
+    return lax.scan(step, jnp.zeros_like(next_value[-1]), inputs, reverse=True, unroll=8)[1]
 
 
 def bootstrap_cuts(truncated_t: Bool[Array, "T *batch"]) -> tuple[Bool[Array, "T *batch"], Bool[Array, "T *batch"]]:

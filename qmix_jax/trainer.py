@@ -1,5 +1,6 @@
 """One iteration of training, and a chunk of them: rollout -> insert -> (sample -> learn) x K -> target sync."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,6 +59,11 @@ class Trainer:
     env: TeamEnv
     num_data: int = 1
     axis: str | None = None
+    branches: bool = True
+    """Whether the device itself decides where the program goes on, as a CPU does. An accelerator waits for the host
+    at every branch and at every loop of unknown length. So without branches it makes updates that are not due yet, and
+    drops them, and plays evaluations to the episode limit.
+    """
 
     @property
     def agents(self) -> Agents:
@@ -205,22 +211,36 @@ class Trainer:
             return learner, LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
 
         def turn(learner, inputs):
-            return lax.cond(inputs[0] < due, update, skip, learner, *inputs)
+            return self._when(inputs[0] < due, update, skip, learner, *inputs)
 
         most = self.config.max_updates_per_iteration
         learner, losses = lax.scan(turn, learner, (jnp.arange(most), jax.random.split(key, most)))
         return learner, jax.tree.map(jnp.sum, losses), due
+
+    def _when(self, condition: Array, yes: Callable, no: Callable, *args: Any) -> Any:
+        """What `yes` makes of the arguments where the condition holds, else what `no` does. Both are made instead of
+        branching only where every iteration makes equally many updates, so that all but the first are used.
+        """
+        config = self.config
+        if self.branches or config.iteration_env_steps % config.learner.env_steps_per_update:
+            return lax.cond(condition, yes, no, *args)
+        return _where(condition, yes(*args), no(*args))
 
     def _sync_target(self, learner: LearnerState, before: Array, after: Array) -> LearnerState:
         """Hard sync of agent and mixer together, with the iteration that passes a multiple of `every_env_steps`."""
         if self.config.target.mode != "hard":
             return learner
         due = fires(self.config.target.every_env_steps, before, after) > 0
-        target = lax.cond(due, lambda: learner.params, lambda: learner.target_params)
-        return learner._replace(target_params=target)
+        return learner._replace(target_params=_where(due, learner.params, learner.target_params))
 
     def evaluate(self, clock: Clock, state: SeedState) -> EpisodeSums:
         """Greedy episodes with the parameters as they are; this device's share of them."""
         key = self.key(state, clock, is_evaluation=True)
         episodes = self.config.evaluation.episodes // self.num_data
-        return evaluate(self.env, self.agents, state.learner.params["agent"], key, episodes)
+        params = state.learner.params["agent"]
+        return evaluate(self.env, self.agents, params, key, episodes, fixed_length=not self.branches)
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    """One of two trees. For arrays so small that is cheaper than a branch, which copies what it leaves alone."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

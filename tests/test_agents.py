@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from qmix_jax.agents import gru
 from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
 from qmix_jax.config import AgentConfig
@@ -104,6 +105,19 @@ def test_the_written_gradient_equals_the_automatic_one(gru_inputs):
         gradient(gru_unroll),
         gradient(plain_unroll),
     )
+
+
+def test_an_accelerators_way_through_the_loop_gives_what_a_cpus_does(gru_inputs):
+    def equal(ours, theirs):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
+
+    weights, hidden, _, first = gru_inputs
+    after, gates = gru._states_and_gates(*gru_inputs)
+    equal((after, gates), gru._states_and_gates_on_cpu(*gru_inputs))
+    equal(gru._states(*gru_inputs), gru._states_on_cpu(*gru_inputs))
+    d_after = jax.random.normal(jax.random.key(1), after.shape)
+    saved = weights.recurrent.T, d_after, gru._before(hidden, after, first), gates, first
+    equal(gru._gradients(*saved), gru._gradients_on_cpu(*saved))
 
 
 @pytest.fixture(scope="module", params=["shared", "separate", "layer_norm", "bare"])

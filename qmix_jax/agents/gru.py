@@ -67,8 +67,92 @@ def gru_unroll(
 
     What does not depend on the hidden state is done for all steps at once: the inputs' contributions before the loop,
     and after the backward loop the gradients of the weights, as one matrix product each instead of a sum inside it.
+    A CPU waits for memory and an accelerator for the next operation to start, so each has its own way through a loop.
     """
+    return lax.platform_dependent(weights, hidden, inputs, first, cpu=_states_on_cpu, default=_states)
 
+
+def _forward(weights, hidden, inputs, first):
+    after, gates = lax.platform_dependent(
+        weights, hidden, inputs, first, cpu=_states_and_gates_on_cpu, default=_states_and_gates
+    )
+    return after, (weights, inputs, _before(hidden, after, first), gates, first)
+
+
+def _backward(saved, d_after):
+    weights, inputs, before, gates, first = saved
+    transposed = weights.recurrent.T
+    d_hidden, d_recurrent, d_n = lax.platform_dependent(
+        transposed, d_after, before, gates, first, cpu=_gradients_on_cpu, default=_gradients
+    )
+    size = d_n.shape[-1]
+    d_x = jnp.concatenate([d_recurrent[..., : 2 * size], d_n], axis=-1)
+    d_weights = GruWeights(
+        input=weight_gradient(inputs, d_x),
+        bias=_sum_rows(d_x),
+        recurrent=weight_gradient(before, d_recurrent),
+        recurrent_bias=_sum_rows(d_recurrent[..., 2 * size :]),
+    )
+    return d_weights, d_hidden, multiply(d_x, weights.input.T), None
+
+
+gru_unroll.defvjp(_forward, _backward)
+
+
+def _before(hidden: Array, after: Array, first: Array) -> Array:
+    """The state that each step goes on from."""
+    return _reset(jnp.concatenate([hidden[None], after[:-1]]), first)
+
+
+def _sum_rows(x: Array) -> Array:
+    return jnp.sum(x.reshape(-1, x.shape[-1]), axis=0)
+
+
+# An accelerator's way: as few operations in a loop as can be, and all else for all steps at once.
+
+
+def _states(weights, hidden, inputs, first):
+    def step(hidden, now):
+        x, first = now
+        hidden, _ = _step(weights, hidden, jnp.split(x, 3, axis=-1), first)
+        return hidden, hidden
+
+    return lax.scan(step, hidden, (multiply(inputs, weights.input), first))[1]
+
+
+def _states_and_gates(weights, hidden, inputs, first):
+    """The gates come from the states once more, which is cheaper than to write them step by step."""
+    after = _states(weights, hidden, inputs, first)
+    x = jnp.split(multiply(inputs, weights.input), 3, axis=-1)
+    return after, _step(weights, _before(hidden, after, first), x, first)[1]
+
+
+def _gradients(transposed, d_after, before, gates, first):
+    """The gradients of the first state, of the recurrent product (3*H) and of n's argument. Each of a step's is the
+    state's, times what all steps know before the loop.
+    """
+    r, z, n, h_n = gates
+    to_n = (1 - z) * (1 - n * n)
+    to_recurrent = jnp.concatenate([to_n * h_n * r * (1 - r), (before - n) * z * (1 - z), to_n * r], axis=-1)
+
+    def step(d_hidden, now):
+        d_after, to_recurrent, z, first = now
+        d_hidden = d_hidden + d_after
+        d_before = d_hidden * z + multiply(_thrice(d_hidden) * to_recurrent, transposed)
+        return _reset(d_before, first), d_hidden
+
+    d_first, d_hidden = lax.scan(step, jnp.zeros_like(d_after[0]), (d_after, to_recurrent, z, first), reverse=True)
+    return d_first, _thrice(d_hidden) * to_recurrent, d_hidden * to_n
+
+
+def _thrice(x: Array) -> Array:
+    return jnp.concatenate([x, x, x], axis=-1)
+
+
+# A CPU's way: what a step makes is used while it is in the cache, and arrays are written once.
+
+
+def _states_on_cpu(weights, hidden, inputs, first):
     def step(hidden, now):
         x, first = lax.optimization_barrier(now)
         hidden, _ = _step(weights, hidden, x, first)
@@ -85,8 +169,8 @@ def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Arr
     return tuple(multiply(inputs, matrix) for matrix in jnp.split(weights.input, 3, axis=-1))
 
 
-def _forward(weights, hidden, inputs, first):
-    """The loop again, keeping the gates: in the place of what was used up, so that no new array is filled first."""
+def _states_and_gates_on_cpu(weights, hidden, inputs, first):
+    """The gates are kept in the place of what was used up, so that no new array is filled first."""
 
     def step(t, carry):
         before, arrays = carry
@@ -98,17 +182,15 @@ def _forward(weights, hidden, inputs, first):
     x = _gate_inputs(weights, inputs)
     empty = jnp.zeros_like(x[0])
     _, (*gates, after) = lax.fori_loop(0, len(first), step, (hidden, [*x, empty, empty]))
-    before = _reset(jnp.concatenate([hidden[None], after[:-1]]), first)
-    return after, (weights, inputs, before, gates, first)
+    return after, tuple(gates)
 
 
 def _at(t: Array, array: Array) -> Array:
     return lax.dynamic_index_in_dim(array, t, 0, keepdims=False)
 
 
-def _backward(saved, d_after):
-    weights, inputs, before, gates, first = saved
-    transposed = weights.recurrent.T
+def _gradients_on_cpu(transposed, d_after, before, gates, first):
+    """As `_gradients`."""
 
     def step(d_hidden, now):
         d_after, before, (r, z, n, h_n), first = now
@@ -120,21 +202,7 @@ def _backward(saved, d_after):
         d_hidden = _reset(d_hidden * z + multiply(d_recurrent, transposed), first)
         return d_hidden, (d_recurrent, d_n)
 
-    d_last = jnp.zeros_like(d_after[0])
-    d_hidden, (d_recurrent, d_n) = lax.scan(step, d_last, (d_after, before, gates, first), reverse=True)
-    size = d_n.shape[-1]
-    d_x = jnp.concatenate([d_recurrent[..., : 2 * size], d_n], axis=-1)
-    d_weights = GruWeights(
-        input=weight_gradient(inputs, d_x),
-        bias=_sum_rows(d_x),
-        recurrent=weight_gradient(before, d_recurrent),
-        recurrent_bias=_sum_rows(d_recurrent[..., 2 * size :]),
+    d_first, (d_recurrent, d_n) = lax.scan(
+        step, jnp.zeros_like(d_after[0]), (d_after, before, gates, first), reverse=True
     )
-    return d_weights, d_hidden, multiply(d_x, weights.input.T), None
-
-
-def _sum_rows(x: Array) -> Array:
-    return jnp.sum(x.reshape(-1, x.shape[-1]), axis=0)
-
-
-gru_unroll.defvjp(_forward, _backward)
+    return d_first, d_recurrent, d_n

@@ -8,6 +8,7 @@ Units number U: the N allies, then the E enemies.
 Places are kept as one array a coordinate, because XLA's CPU loops do not vectorise over an axis of length two.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -315,7 +316,7 @@ class Battle:
 
         jitter = jnp.broadcast_to(jitter, (self.num_substeps, self.num_units))
         carry = (state.x, state.y, state.health, state.cooldown)
-        (x, y, health, cooldown), _ = jax.lax.scan(substep, carry, jitter)
+        x, y, health, cooldown = _loop(substep, carry, jitter)
         return state._replace(
             x=x,
             y=y,
@@ -451,6 +452,17 @@ def _sum_over_others(pair: Callable[[slice], tuple[Array, Array]], num_units: in
         totals = part if totals is None else (totals[0] + part[0], totals[1] + part[1])
     assert totals is not None
     return totals
+
+
+def _loop(step: Callable, carry: Any, inputs: Any) -> Any:
+    """What a scan's `step` carries in the end. On accelerators without a loop: they wait for every operation to start,
+    and written out the compiler makes few of them.
+    """
+
+    def run(carry, inputs, **unroll):
+        return jax.lax.scan(step, carry, inputs, **unroll)[0]
+
+    return jax.lax.platform_dependent(carry, inputs, cpu=run, default=functools.partial(run, unroll=True))
 
 
 def _push_apart(x: Array, y: Array, life: Array, touch: Any) -> tuple[Array, Array]:

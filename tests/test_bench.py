@@ -14,6 +14,7 @@ from qmix_jax.agents.gru import GruWeights, gru_unroll
 from qmix_jax.bench import compare, measure, parts, scaling
 from qmix_jax.bench.flops import matrix_product_flops, update_flops
 from qmix_jax.bench.measure import Figure
+from qmix_jax.bench.profile import Event, origins, summarise
 from qmix_jax.bench.report import SHARES
 from qmix_jax.bench.scaling import axes_of_growth, slope
 from qmix_jax.cli import bench
@@ -228,8 +229,36 @@ def test_the_report_is_written_and_printed(finished):
     assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_profile_is_a_trace(finished):
+def test_the_profile_is_a_trace_and_its_longest_operations(finished):
     assert list((finished[0].parent / "trace").rglob("*.xplane.pb"))
+    profile = json.loads((finished[0] / "bench.json").read_text())["profile"]
+    operations = profile["operations"]
+    assert 0 < profile["busy"] <= 1
+    assert [each["seconds"] for each in operations] == sorted((each["seconds"] for each in operations), reverse=True)
+    assert sum(each["share"] for each in operations) <= 1 + 1e-6
+    assert any("dot_general" in each["origin"] for each in operations)
+    assert operations[0]["name"] in (finished[0] / "bench.md").read_text()
+
+
+def test_an_operations_time_is_without_what_lies_within_and_foreign_events_do_not_count():
+    lines = [
+        [Event("loop", 0, 100), Event("dot", 10, 30), Event("waiting", 50, 40), Event("dot", 100, 20)],
+        [Event("dot", 20, 80)],
+    ]
+    busy, operations = summarise(lines, {"loop": "scan", "dot": "x/dot_general"}, devices=2)
+    assert [operation[:3] for operation in operations] == [("dot", "x/dot_general", 3), ("loop", "scan", 1)]
+    np.testing.assert_allclose([operation.seconds for operation in operations], [130e-9, 30e-9])
+    np.testing.assert_allclose([operation.share for operation in operations], [130 / 160, 30 / 160])
+    assert busy == pytest.approx(160 / (2 * 120))
+
+
+def test_an_operations_origin_is_read_off_the_compiled_program():
+    compiled = (
+        jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.sin(y @ x), x)).lower(jnp.ones((8, 8))).compile()
+    )
+    assert any(
+        origin.endswith("dot_general") and "while" not in origin for origin in origins(compiled.as_text()).values()
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from qmix_jax import linear
 from qmix_jax.bench import parts
 from qmix_jax.bench.flops import update_flops
 from qmix_jax.bench.parts import Part
+from qmix_jax.bench.profile import Profile, read_trace
 from qmix_jax.config import Config
 from qmix_jax.parallel import DATA, SEED, Program, TrainState, describe_memory
 
@@ -98,6 +99,8 @@ class Stand:
     say: Callable[[str], None]
     state: TrainState
     figures: Figures = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    """Of every compiled part, the program as XLA tells it."""
 
     @classmethod
     def make(cls, program: Program, say: Callable[[str], None]) -> "Stand":
@@ -135,6 +138,7 @@ class Stand:
         begun = time.perf_counter()
         compiled = make()
         self.figures[f"{name}/compile_seconds"] = once(time.perf_counter() - begun)
+        self.texts[name] = compiled.as_text()
         return compiled
 
     def rate(self, name: str, amount: float, unit: str, seconds: Figure) -> Figure:
@@ -157,8 +161,8 @@ def update_period(config: Config) -> int:
     return math.ceil(config.learner.env_steps_per_update / config.iteration_env_steps)
 
 
-def measure(program: Program, say: Callable[[str], None], profile: Path | None = None) -> Figures:
-    """Every figure of one program; `profile` names a folder for a profiler's trace."""
+def measure(program: Program, say: Callable[[str], None], trace: Path | None = None) -> tuple[Figures, Profile | None]:
+    """Every figure of one program; `trace` names a folder for a profiler's trace, which is summed up too."""
     config, trainer = program.config, program.trainer
     stand = Stand.make(program, say)
     env_steps = config.iteration_env_steps * config.num_seeds
@@ -171,11 +175,13 @@ def measure(program: Program, say: Callable[[str], None], profile: Path | None =
     stand.rate("training", env_steps * config.iterations_per_chunk, "env_steps", chunk)
     stand.figures["memory/peak_bytes"] = once(peak_bytes(program))
     stand.figures["memory/replay_bytes"] = counted(describe_memory(program.shapes)["replay"])
-    if profile:
+    profile = None
+    if trace:
         traced = max(update_period(config), TRACED_ITERATIONS)
-        with jax.profiler.trace(str(profile)):
+        with jax.profiler.trace(str(trace)):
             run(traced)
-        say(f"trace of {traced} iterations: {profile}")
+        profile = read_trace(trace, stand.texts["training_without_evaluation"], program.mesh.size)
+        say(f"trace of {traced} iterations: {trace}")
     alone = {
         "environment": (parts.environment, env_steps, "env_steps"),
         "rollout": (parts.playing, env_steps, "env_steps"),
@@ -188,7 +194,7 @@ def measure(program: Program, say: Callable[[str], None], profile: Path | None =
     }
     product, flops = matrix_product(program)
     stand.rate("matrix_product", flops, "flops", time_repeatedly(product))
-    return stand.figures | derive(program, stand.figures, seconds | {"training": chunk})
+    return stand.figures | derive(program, stand.figures, seconds | {"training": chunk}), profile
 
 
 def derive(program: Program, figures: Figures, seconds: dict[str, Figure]) -> Figures:

@@ -1,6 +1,7 @@
 """What was measured, in words and tables: the Markdown of a bench.
 
-`results` is what bench.json holds: title, started, seconds, load, machine, program, settings, figures, growth.
+`results` is what bench.json holds: title, started, seconds, load, machine, program, settings, figures, growth, and
+profile where a trace was asked for.
 """
 
 from collections.abc import Sequence
@@ -89,6 +90,12 @@ def markdown(results: dict) -> str:
             "How the cost of a training iteration grows, one setting enlarged at a time (slope 1: in proportion):",
             _growth(results),
         ]
+    if profile := results.get("profile"):
+        parts += [
+            f"In the trace devices compute {profile['busy']:.0%} of the time. The longest operations (tracing makes "
+            "short ones longer):",
+            _operations(profile),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -139,6 +146,19 @@ def _shares(figures: dict[str, dict]) -> str:
         ["learner, of a matrix product's FLOP/s", "learner/share_of_matrix_product"],
     ]
     return table(["what", "share"], [[text, show(name, figures[name]["median"])] for text, name in rows])
+
+
+def _operations(profile: dict) -> str:
+    rows = [
+        [
+            f"{each['name']}: {each['origin'][-70:]}",
+            f"{each['runs']:,}",
+            seconds(each["seconds"]),
+            f"{each['share']:.1%}",
+        ]
+        for each in profile["operations"]
+    ]
+    return table(["operation", "runs", "together", "share"], rows)
 
 
 def label_of(point: dict) -> str:

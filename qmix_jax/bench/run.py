@@ -43,9 +43,12 @@ def bench(config: Config, settings: dict, wishes: Wishes) -> None:
 
     start = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), "load": load, **_subject(program), "settings": settings}
     print(f"{start['title']}: {start['program']}", flush=True)
-    figures = measure(program, say, wishes.profile)
+    figures, profile = measure(program, say, wishes.profile)
     axes = measure_growth(config, say) if wishes.with_growth else {}
     results = start | {"seconds": time.perf_counter() - begun} | _to_plain(figures, axes)
+    if profile:
+        operations = [operation._asdict() for operation in profile.operations]
+        results["profile"] = {"busy": profile.busy, "operations": operations}
     _write(results, wishes)
 
 

@@ -1,0 +1,107 @@
+"""What a profiler's trace says: how busy the devices were, and which operations took longest."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jax.profiler import ProfileData
+
+LONGEST = 12  # operations that are named
+
+
+class Event(NamedTuple):
+    """Something that one thread or stream did, in nanoseconds."""
+
+    name: str
+    start: float
+    duration: float
+
+
+class Operation(NamedTuple):
+    """All runs of one operation of the compiled program."""
+
+    name: str
+    """What the compiler calls it."""
+    origin: str
+    """What it was made of: the names of transformations, modules and JAX's primitive."""
+    runs: int
+    seconds: float
+    """Together, without the operations within (a loop's are its turns)."""
+    share: float
+    """Of all operations' time."""
+
+
+class Profile(NamedTuple):
+    """A trace, summed up."""
+
+    busy: float
+    """Share of the time in which a device computes, on average over devices; at most 1."""
+    operations: list[Operation]
+    """The longest, together."""
+
+
+def read_trace(folder: Path, program: str, devices: int) -> Profile:
+    """Sum up the newest trace below `folder`.
+
+    Args:
+        folder: what `jax.profiler.trace` was given.
+        program: the text of the compiled program that ran (`compiled.as_text()`); only its operations count.
+        devices: how many devices ran it.
+    """
+    trace = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    known = origins(program)
+    planes = ProfileData.from_file(str(trace)).planes
+    lines = [[_event(event) for event in line.events] for plane in planes for line in plane.lines]
+    return summarise(lines, known, devices)
+
+
+def _event(event: Any) -> Event:
+    """On a GPU a kernel has a name of its own, and says which operation it belongs to."""
+    name = dict(event.stats).get("hlo_op", event.name)
+    return Event(str(name), event.start_ns, event.duration_ns)
+
+
+def origins(program: str) -> dict[str, str]:
+    """Of every instruction of a compiled program, what it was made of."""
+    found = re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = (?:.*?op_name="([^"]*)")?', program, re.MULTILINE)
+    return {name: _without_loops(origin) for name, origin in found}
+
+
+def _without_loops(origin: str) -> str:
+    """`jit(f)/while/body/closed_call/jvp(QMIX)/w1/dot_general` as `jvp(QMIX)/w1/dot_general`."""
+    parts = [part for part in origin.split("/") if part not in ("while", "body", "closed_call")]
+    return "/".join(parts[1:]) or origin
+
+
+def summarise(lines: Iterable[list[Event]], known: dict[str, str], devices: int) -> Profile:
+    """Sum up what threads or streams did, each event of a `known` operation; those within others are nested in time."""
+    seconds, runs = defaultdict[str, float](float), defaultdict[str, int](int)
+    first, last = float("inf"), 0.0
+    for events in lines:
+        for event, own in own_times(events):
+            if event.name in known:
+                seconds[event.name] += own * 1e-9
+                runs[event.name] += 1
+                first, last = min(first, event.start), max(last, event.start + event.duration)
+    total = sum(seconds.values())
+    if not total:
+        return Profile(0.0, [])
+    longest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:LONGEST]
+    operations = [Operation(name, known[name], runs[name], seconds[name], seconds[name] / total) for name in longest]
+    return Profile(min(total / ((last - first) * 1e-9 * devices), 1.0), operations)
+
+
+def own_times(events: list[Event]) -> list[tuple[Event, float]]:
+    """Each event with its duration less that of the events directly within it."""
+    own, open_events = [], []
+    for event in sorted(events, key=lambda event: (event.start, -event.duration)):
+        while open_events and own[open_events[-1]][0].start + own[open_events[-1]][0].duration <= event.start:
+            open_events.pop()
+        if open_events:
+            outer, left = own[open_events[-1]]
+            own[open_events[-1]] = (outer, left - event.duration)
+        open_events.append(len(own))
+        own.append((event, event.duration))
+    return own

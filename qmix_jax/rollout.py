@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.envs.team import TeamEnv
-from qmix_jax.targets import first_episode
 from qmix_jax.types import EnvState, Memory, Observation, Sequence, action_dtype
 
 Policy = Callable[[Array, AgentInput, Array, Any], tuple[Array, Array]]
@@ -39,17 +38,18 @@ class EpisodeSums(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What a rollout records, step by step (T, B, ...)."""
+    """What a rollout records, step by step (T, B, ...). Nothing that follows from the rest: on an accelerator every
+    array costs an operation a step.
+    """
 
     observation: Memory
     action: Array
     reward: Array
-    first: Array
-    terminated: Array
-    truncated: Array
-    won: Array
-    episode_return: Array
-    episode_length: Array
+    end: Array
+    """What the step ended in, see below."""
+
+
+GOES_ON, TERMINATED, TRUNCATED = range(3)
 
 
 def reset_many(env: TeamEnv, key: jax.Array, num_envs: int) -> tuple[EnvState, Observation]:
@@ -84,7 +84,8 @@ def rollout(
     state: RolloutState,
     given: Any,
     starts: int,
-) -> tuple[RolloutState, Sequence, Steps]:
+    whole_episodes: bool = False,
+) -> tuple[RolloutState, Sequence, EpisodeSums]:
     """Take T steps in each environment, restarting those whose episode ends.
 
     Args:
@@ -96,9 +97,10 @@ def rollout(
         starts: fresh episodes prepared for each environment, all at once before the first step (a reset at every
             step would cost more than it gives). One that ends more episodes than this within the rollout begins with
             the first of its starts again.
+        whole_episodes: count only the first episode that ends in each environment.
 
     Returns:
-        The new state, the sequences (time first), and what each step recorded (see `finished_episodes`).
+        The new state, the sequences (time first), and the sums over the episodes that ended.
     """
     num_steps = jax.tree.leaves(given)[0].shape[0]
     num_envs = state.first.shape[0]
@@ -108,7 +110,7 @@ def rollout(
     remember = jax.vmap(env.remember)
 
     def step(carry, inputs):
-        state, _, ends = carry
+        state, _, ends, finished = carry
         keys, given_t = inputs
         agent_input = AgentInput(state.observation.agents, state.last_action, state.first)
         hidden, action = policy(state.hidden, agent_input, state.observation.available, given_t)
@@ -117,14 +119,14 @@ def rollout(
             observation=remember(state.env_state, state.observation),
             action=action.astype(state.last_action.dtype),
             reward=outcome.reward,
-            first=state.first,
-            terminated=outcome.terminated,
-            truncated=outcome.truncated,
-            won=outcome.won,
-            episode_return=state.episode_return + outcome.reward,
-            episode_length=state.episode_length + 1,
+            end=jnp.where(outcome.terminated, TERMINATED, jnp.where(outcome.truncated, TRUNCATED, GOES_ON)).astype(
+                "int8"
+            ),
         )
         ended = outcome.terminated | outcome.truncated
+        total, length = state.episode_return + outcome.reward, state.episode_length + 1
+        counts = ended & (ends == 0) if whole_episodes else ended
+        finished = jax.tree.map(jnp.add, finished, _sums_of(counts, total, length, outcome.won))
         start = jax.tree.map(lambda leaf: leaf[ends % starts, jnp.arange(num_envs)], fresh)
         last = remember(env_state, successor)
         env_state, observation = _where(ended, start, (env_state, successor))
@@ -134,37 +136,33 @@ def rollout(
             first=ended,
             last_action=recorded.action,
             hidden=hidden,
-            episode_return=jnp.where(ended, 0.0, recorded.episode_return),
-            episode_length=jnp.where(ended, 0, recorded.episode_length),
+            episode_return=jnp.where(ended, 0.0, total),
+            episode_length=jnp.where(ended, 0, length),
         )
-        return (state, last, ends + ended), recorded
+        return (state, last, ends + ended, finished), recorded
 
-    begin = (state, remember(state.env_state, state.observation), jnp.zeros(num_envs, int))
-    (after, last, _), steps = lax.scan(step, begin, (jax.random.split(step_key, (num_steps, num_envs)), given))
+    none, last = jnp.zeros(num_envs, int), remember(state.env_state, state.observation)
+    begin = (state, last, none, _sums_of(none, state.episode_return, none, none))
+    keys = jax.random.split(step_key, (num_steps, num_envs))
+    (after, last, _, finished), steps = lax.scan(step, begin, (keys, given))
     observation = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), steps.observation, last)
     sequence = Sequence(
         observation=observation,
         action=steps.action,
         reward=steps.reward,
-        first=steps.first,
-        terminated=steps.terminated,
-        truncated=steps.truncated,
+        first=jnp.concatenate([state.first[None], steps.end[:-1] != GOES_ON]),
+        terminated=steps.end == TERMINATED,
+        truncated=steps.end == TRUNCATED,
         last_action=state.last_action,
         hidden=state.hidden,
     )
-    return after, sequence, steps
+    return after, sequence, jax.tree.map(jnp.sum, finished)
 
 
-def finished_episodes(steps: Steps, whole_episodes: bool) -> EpisodeSums:
-    """Sums over the episodes that end within recorded steps; only the first ones where episodes are whole."""
-    ended = steps.terminated | steps.truncated
-    counts = ended & first_episode(ended) if whole_episodes else ended
-    return EpisodeSums(
-        episodes=jnp.sum(counts, dtype=float),
-        total_return=jnp.sum(jnp.where(counts, steps.episode_return, 0.0)),
-        total_length=jnp.sum(jnp.where(counts, steps.episode_length, 0), dtype=float),
-        wins=jnp.sum(counts & steps.won, dtype=float),
-    )
+def _sums_of(counts: Array, total: Array, length: Array, won: Array) -> EpisodeSums:
+    """What each environment's step adds where an episode counts."""
+    counted = counts.astype(float)
+    return EpisodeSums(counted, jnp.where(counts, total, 0.0), counted * length, counted * won)
 
 
 def _where(condition: Bool[Array, "B"], yes: Any, no: Any) -> Any:

@@ -17,7 +17,7 @@ from qmix_jax.evaluate import evaluate
 from qmix_jax.exploration import epsilon_at, epsilon_greedy, uniform
 from qmix_jax.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.mixers import make_mixer
-from qmix_jax.rollout import EpisodeSums, RolloutState, finished_episodes, restart, rollout
+from qmix_jax.rollout import EpisodeSums, RolloutState, restart, rollout
 from qmix_jax.rollout import init as init_rollout
 from qmix_jax.types import Clock, Memory, Params, Sequence, action_dtype, swap_time_and_batch
 
@@ -175,8 +175,7 @@ class Trainer:
             state = restart(env, restart_key, state)
         given = (noise, epsilon_at(config.exploration, env_steps))
         starts = min(config.env.starts_per_rollout, num_steps)
-        state, sequence, steps = rollout(env, policy, env_key, state, given, starts)
-        return state, sequence, finished_episodes(steps, config.rollout.whole_episodes)
+        return rollout(env, policy, env_key, state, given, starts, config.rollout.whole_episodes)
 
     def _cursor(self, clock: Clock) -> Int[Array, ""]:
         """The row of replay that the iteration writes first."""

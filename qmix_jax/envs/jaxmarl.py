@@ -136,7 +136,8 @@ def _state_range(env: smax.HeuristicEnemySMAX) -> jax.Array:
 
 def _lean(task: type) -> type:
     """The task without what JaxMARL computes in vain at every step: normal noise for forces and messages that is
-    multiplied by zero, and how hard entities push each other that nothing can touch.
+    multiplied by zero, and how hard entities push each other that nothing can touch. Nothing is scattered: on a GPU
+    that takes operations of its own.
     """
 
     class Lean(task):
@@ -156,8 +157,20 @@ def _lean(task: type) -> type:
             distance = jnp.where(itself, jnp.inf, jnp.sqrt(jnp.sum(jnp.square(apart), axis=-1)))
             overlap = margin * jnp.logaddexp(0.0, (radius[:, None] + radius - distance) / margin)
             push = jnp.sum(self.contact_force * apart * (overlap / distance)[..., None], axis=1)
-            return p_force_all.at[solid].add(push * self.moveable[solid, None])
+            none = jnp.zeros((1, 2))
+            everyones = jnp.concatenate([push * self.moveable[solid, None], none])
+            row = np.full(len(self.collide), len(solid))
+            row[solid] = np.arange(len(solid))
+            return p_force_all + everyones[row]
 
+    def decode(self, agents, action):
+        """The force (N, 2) and the silence (N, C) of actions (N, 1): none, left, right, down, up."""
+        sign = jnp.where(action == 0, 0.0, jnp.where(action % 2 == 0, 1.0, -1.0))
+        force = jnp.where((action <= 2) == np.array([True, False]), sign, 0.0)
+        return force * (self.accel * self.moveable[: self.num_agents])[:, None], jnp.zeros((len(agents), self.dim_c))
+
+    if "_decode_discrete_action" not in vars(task):  # else agents speak too, and do so in JaxMARL's own way
+        Lean._decode_discrete_action = decode  # pyright: ignore[reportAttributeAccessIssue]
     return Lean
 
 

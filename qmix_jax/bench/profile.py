@@ -53,8 +53,14 @@ def read_trace(folder: Path, program: str, devices: int) -> Profile:
     trace = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     known = origins(program)
     planes = ProfileData.from_file(str(trace)).planes
-    lines = [[_event(event) for event in line.events] for plane in planes for line in plane.lines]
+    lines = [[_event(event) for event in line.events] for plane in planes for line in _lines(plane)]
     return summarise(lines, known, devices)
+
+
+def _lines(plane: Any) -> list[Any]:
+    """A GPU's streams, without summaries of them that may stand beside; a CPU's threads."""
+    lines = list(plane.lines)
+    return [line for line in lines if line.name.startswith("Stream")] or lines
 
 
 def _event(event: Any) -> Event:

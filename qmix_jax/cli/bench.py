@@ -15,7 +15,8 @@ Measure how fast training is, part by part, and how its cost grows. Settings are
 
   --quick             leave out how the cost grows: two minutes instead of five, on 2 cores
   --compare OLD.json  set every figure beside that of an earlier bench.json, and name what became worse
-  --profile DIR       also write a JAX profiler trace of four iterations (for TensorBoard or Perfetto)
+  --profile DIR       also write a JAX profiler trace of four iterations (for TensorBoard or Perfetto), and name the
+                      longest operations in it
   --out DIR           where bench.json, bench.md and bench.png go; else bench/TIME below the current folder
 
 Examples

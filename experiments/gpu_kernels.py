@@ -8,7 +8,8 @@
 One kernel after the other, each waits a microsecond or more to be started, and with networks this small that is what a
 GPU spends its time on. At a branch, and at each turn of a loop of unknown length, the GPU moreover waits for the host.
 So both numbers, for an iteration (a rollout and its updates), say what to mend where no GPU can be had to measure on.
-They are no measurement of time. Matrix products are cuBLAS's here, since Triton's are chosen by trying them on a GPU.
+They are no measurement of time. An evaluation is a loop beside that of the iterations; JaxMARL's is left out. Matrix
+products are cuBLAS's here, since Triton's are chosen by trying them on a GPU.
 """
 
 import argparse
@@ -119,10 +120,10 @@ def called(line: str, attribute: str) -> list[str]:
 
 
 def told_by(line: str) -> str:
-    """Where in the Python program an instruction comes from."""
+    """Where in the Python program an instruction comes from: what is around it, without loops and branches."""
     match = re.search(r'op_name="(.*?)"', line)
-    parts = [part for part in (match[1] if match else "").split("/") if part not in ("while", "body", "closed_call")]
-    return "/".join(parts[1:]) or "iterations"
+    names = re.sub(r"/(while|body|closed_call|cond|branch_\d+_fun)\b", "", match[1] if match else "")
+    return names.partition("/")[2] or "loop"
 
 
 def rows(loop: Loop, depth: int = 0) -> Iterator[str]:
@@ -164,12 +165,12 @@ def ours(overrides: list[str]) -> tuple[str, int]:
 
 
 def peers(checkout: Path, case: str, seeds: int) -> tuple[str, int]:
-    """JaxMARL's program, as experiments/compare_jaxmarl.py measures its speed, with 10 iterations."""
+    """JaxMARL's program, as experiments/compare_jaxmarl.py measures its speed, with 10 iterations and no evaluation."""
     import jax
     from compare_jaxmarl import CASES, peer_settings, rollout_steps
     from compare_measure import import_peer, peer_train
 
-    arguments = argparse.Namespace(checkout=checkout, eval_episodes=128, set=[])
+    arguments = argparse.Namespace(checkout=checkout, eval_episodes=0, set=[])
     settings = peer_settings(arguments, CASES[case], CASES[case].same_work)
     train = peer_train(import_peer(str(checkout)), settings, iterations=10, chunk=5)
     place = jax.sharding.SingleDeviceSharding(h100())

@@ -76,9 +76,8 @@ def origins(program: str) -> dict[str, str]:
 
 
 def _without_loops(origin: str) -> str:
-    """`jit(f)/while/body/closed_call/jvp(QMIX)/w1/dot_general` as `jvp(QMIX)/w1/dot_general`."""
-    parts = [part for part in origin.split("/") if part not in ("while", "body", "closed_call")]
-    return "/".join(parts[1:]) or origin
+    """`jit(f)/while/body/closed_call/jvp(QMIX)/cond/branch_1_fun/w1/dot_general` as `jvp(QMIX)/w1/dot_general`."""
+    return re.sub(r"/(while|body|closed_call|cond|branch_\d+_fun)\b", "", origin).partition("/")[2] or origin
 
 
 def summarise(lines: Iterable[list[Event]], known: dict[str, str], devices: int) -> Profile:

@@ -15,10 +15,11 @@ products are cuBLAS's here, since Triton's are chosen by trying them on a GPU.
 import argparse
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from qmix_jax.config import ConfigError
 
 H100 = """
 platform_name: "CUDA"
@@ -170,6 +171,8 @@ def peers(checkout: Path, case: str, seeds: int) -> tuple[str, int]:
     from compare_jaxmarl import CASES, peer_settings, rollout_steps
     from compare_measure import import_peer, peer_train
 
+    if not (checkout / "baselines/QLearning").is_dir():
+        raise SystemExit(f"error: {checkout} is no checkout of JaxMARL")
     arguments = argparse.Namespace(checkout=checkout, eval_episodes=0, set=[])
     settings = peer_settings(arguments, CASES[case], CASES[case].same_work)
     train = peer_train(import_peer(str(checkout)), settings, iterations=10, chunk=5)
@@ -187,9 +190,12 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     os.environ["JAX_PLATFORMS"] = "cpu"  # what is not compiled for the H100 is done here
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
-    program = peers(arguments.peer, arguments.case, arguments.seeds) if arguments.peer else ours(overrides)
+    try:
+        program = peers(arguments.peer, arguments.case, arguments.seeds) if arguments.peer else ours(overrides)
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
     print(show(*program))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

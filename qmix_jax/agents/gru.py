@@ -121,7 +121,7 @@ def _states(weights, hidden, inputs, first):
 
 
 def _states_and_gates(weights, hidden, inputs, first):
-    """The gates come from the states once more, which is cheaper than to write them step by step."""
+    """The gates come from the states once more: fewer operations than to write them step by step."""
     after = _states(weights, hidden, inputs, first)
     x = jnp.split(multiply(inputs, weights.input), 3, axis=-1)
     return after, _step(weights, _before(hidden, after, first), x, first)[1]

@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
+from qmix_jax.bench.profile import without_loops
 from qmix_jax.config import ConfigError
 
 H100 = """
@@ -123,8 +126,7 @@ def called(line: str, attribute: str) -> list[str]:
 def told_by(line: str) -> str:
     """Where in the Python program an instruction comes from: what is around it, without loops and branches."""
     match = re.search(r'op_name="(.*?)"', line)
-    names = re.sub(r"/(while|body|closed_call|cond|branch_\d+_fun)\b", "", match[1] if match else "")
-    return names.partition("/")[2] or "loop"
+    return without_loops(match[1] if match else "") or "loop"
 
 
 def rows(loop: Loop, depth: int = 0) -> Iterator[str]:
@@ -152,8 +154,6 @@ def show(program: str, env_steps: int) -> str:
 
 def ours(overrides: list[str]) -> tuple[str, int]:
     """This project's chunk of training, and the environment steps of an iteration of all seeds."""
-    import jax
-
     from qmix_jax.cli.compose import compose
     from qmix_jax.config import from_mapping
     from qmix_jax.envs import make_env
@@ -167,12 +167,13 @@ def ours(overrides: list[str]) -> tuple[str, int]:
 
 def peers(checkout: Path, case: str, seeds: int) -> tuple[str, int]:
     """JaxMARL's program, as experiments/compare_jaxmarl.py measures its speed, with 10 iterations and no evaluation."""
-    import jax
     from compare_jaxmarl import CASES, peer_settings, rollout_steps
     from compare_measure import import_peer, peer_train
 
     if not (checkout / "baselines/QLearning").is_dir():
         raise SystemExit(f"error: {checkout} is no checkout of JaxMARL")
+    if case not in CASES:
+        raise SystemExit(f"error: --case is one of {', '.join(CASES)}, not {case}")
     arguments = argparse.Namespace(checkout=checkout, eval_episodes=0, set=[])
     settings = peer_settings(arguments, CASES[case], CASES[case].same_work)
     train = peer_train(import_peer(str(checkout)), settings, iterations=10, chunk=5)
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("--case", default="2s3z", help="the peer's task: 3m, 2s3z or simple_spread (default 2s3z)")
     parser.add_argument("--seeds", type=int, default=1, help="the peer's seeds (default 1)")
     arguments, overrides = parser.parse_known_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"  # what is not compiled for the H100 is done here
+    jax.config.update("jax_platforms", "cpu")  # what is not compiled for the H100 is done here
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
     try:
         program = peers(arguments.peer, arguments.case, arguments.seeds) if arguments.peer else ours(overrides)

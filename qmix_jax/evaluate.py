@@ -16,7 +16,7 @@ from qmix_jax.agents import AgentInput, Agents
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.exploration import greedy
 from qmix_jax.learner import joint_of
-from qmix_jax.rollout import EpisodeSums, Policy
+from qmix_jax.rollout import EpisodeSums, Policy, episode_sums
 from qmix_jax.types import Joint, Observation, Params, Values
 
 Keys = Any
@@ -135,13 +135,7 @@ def evaluate(
 ) -> EpisodeSums:
     """Sums over `episodes` greedy episodes, played side by side (`fixed_length`: see `play_episodes`)."""
     played = play_episodes(env, agents, greedy_policy(agents, params), episode_keys(key, episodes), fixed_length)
-    over = played.is_over
-    return EpisodeSums(
-        episodes=jnp.sum(over, dtype=float),
-        total_return=jnp.sum(jnp.where(over, played.total, 0.0)),
-        total_length=jnp.sum(jnp.where(over, played.length, 0), dtype=float),
-        wins=jnp.sum(played.won, dtype=float),
-    )
+    return jax.tree.map(jnp.sum, episode_sums(*played))
 
 
 class Record(NamedTuple):

@@ -10,7 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.envs.team import TeamEnv
-from qmix_jax.types import EnvState, Memory, Observation, Sequence, action_dtype
+from qmix_jax.types import EnvState, Memory, Observation, Sequence, action_dtype, choose
+
+GOES_ON, TERMINATED, TRUNCATED = range(3)
 
 Policy = Callable[[Array, AgentInput, Array, Any], tuple[Array, Array]]
 """(hidden, inputs, available, anything given for this step) -> (next hidden, action), over B environments."""
@@ -46,10 +48,7 @@ class Steps(NamedTuple):
     action: Array
     reward: Array
     end: Array
-    """What the step ended in, see below."""
-
-
-GOES_ON, TERMINATED, TRUNCATED = range(3)
+    """GOES_ON, TERMINATED or TRUNCATED."""
 
 
 def reset_many(env: TeamEnv, key: jax.Array, num_envs: int) -> tuple[EnvState, Observation]:
@@ -115,21 +114,20 @@ def rollout(
         agent_input = AgentInput(state.observation.agents, state.last_action, state.first)
         hidden, action = policy(state.hidden, agent_input, state.observation.available, given_t)
         env_state, successor, outcome = jax.vmap(env.step)(keys, state.env_state, action)
+        end = jnp.where(outcome.terminated, TERMINATED, jnp.where(outcome.truncated, TRUNCATED, GOES_ON))
         recorded = Steps(
             observation=remember(state.env_state, state.observation),
             action=action.astype(state.last_action.dtype),
             reward=outcome.reward,
-            end=jnp.where(outcome.terminated, TERMINATED, jnp.where(outcome.truncated, TRUNCATED, GOES_ON)).astype(
-                "int8"
-            ),
+            end=end.astype(jnp.int8),
         )
-        ended = outcome.terminated | outcome.truncated
+        ended = end != GOES_ON
         total, length = state.episode_return + outcome.reward, state.episode_length + 1
         counts = ended & (ends == 0) if whole_episodes else ended
-        finished = jax.tree.map(jnp.add, finished, _sums_of(counts, total, length, outcome.won))
+        finished = jax.tree.map(jnp.add, finished, episode_sums(counts, total, length, outcome.won))
         start = jax.tree.map(lambda leaf: leaf[ends % starts, jnp.arange(num_envs)], fresh)
         last = remember(env_state, successor)
-        env_state, observation = _where(ended, start, (env_state, successor))
+        env_state, observation = choose(ended, start, (env_state, successor))
         state = RolloutState(
             env_state=env_state,
             observation=observation,
@@ -141,8 +139,8 @@ def rollout(
         )
         return (state, last, ends + ended, finished), recorded
 
-    none, last = jnp.zeros(num_envs, int), remember(state.env_state, state.observation)
-    begin = (state, last, none, _sums_of(none, state.episode_return, none, none))
+    last, zeros = remember(state.env_state, state.observation), jnp.zeros(num_envs)
+    begin = (state, last, jnp.zeros(num_envs, int), EpisodeSums(zeros, zeros, zeros, zeros))
     keys = jax.random.split(step_key, (num_steps, num_envs))
     (after, last, _, finished), steps = lax.scan(step, begin, (keys, given))
     observation = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), steps.observation, last)
@@ -159,16 +157,9 @@ def rollout(
     return after, sequence, jax.tree.map(jnp.sum, finished)
 
 
-def _sums_of(counts: Array, total: Array, length: Array, won: Array) -> EpisodeSums:
-    """What each environment's step adds where an episode counts."""
+def episode_sums(
+    counts: Bool[Array, "B"], total: Float[Array, "B"], length: Int[Array, "B"], won: Bool[Array, "B"]
+) -> EpisodeSums:
+    """What each environment's episode (its return, length and outcome) adds to the sums, where it counts: (B,) each."""
     counted = counts.astype(float)
     return EpisodeSums(counted, jnp.where(counts, total, 0.0), counted * length, counted * won)
-
-
-def _where(condition: Bool[Array, "B"], yes: Any, no: Any) -> Any:
-    """`yes` where the environment's condition holds, leaf by leaf."""
-
-    def choose(a, b):
-        return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(choose, yes, no)

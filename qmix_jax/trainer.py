@@ -19,7 +19,7 @@ from qmix_jax.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.mixers import make_mixer
 from qmix_jax.rollout import EpisodeSums, RolloutState, restart, rollout
 from qmix_jax.rollout import init as init_rollout
-from qmix_jax.types import Clock, Memory, Params, Sequence, action_dtype, swap_time_and_batch
+from qmix_jax.types import Clock, Memory, Params, Sequence, action_dtype, choose, swap_time_and_batch
 
 
 class SeedState(NamedTuple):
@@ -223,14 +223,15 @@ class Trainer:
         config = self.config
         if self.branches or config.iteration_env_steps % config.learner.env_steps_per_update:
             return lax.cond(condition, yes, no, *args)
-        return _where(condition, yes(*args), no(*args))
+        return choose(condition, yes(*args), no(*args))
 
     def _sync_target(self, learner: LearnerState, before: Array, after: Array) -> LearnerState:
         """Hard sync of agent and mixer together, with the iteration that passes a multiple of `every_env_steps`."""
         if self.config.target.mode != "hard":
             return learner
         due = fires(self.config.target.every_env_steps, before, after) > 0
-        return learner._replace(target_params=_where(due, learner.params, learner.target_params))
+        target = choose(due, learner.params, learner.target_params)  # a branch copies more than it saves
+        return learner._replace(target_params=target)
 
     def evaluate(self, clock: Clock, state: SeedState) -> EpisodeSums:
         """Greedy episodes with the parameters as they are; this device's share of them."""
@@ -238,8 +239,3 @@ class Trainer:
         episodes = self.config.evaluation.episodes // self.num_data
         params = state.learner.params["agent"]
         return evaluate(self.env, self.agents, params, key, episodes, fixed_length=not self.branches)
-
-
-def _where(condition: Array, yes: Any, no: Any) -> Any:
-    """One of two trees. For arrays so small that is cheaper than a branch, which copies what it leaves alone."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -146,6 +146,15 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def choose(condition: Bool[Array, "*batch"], yes: Any, no: Any) -> Any:
+    """`yes` where the condition holds, else `no`, leaf by leaf; the condition's axes lead in every leaf."""
+
+    def of_leaf(a: Array, b: Array) -> Array:
+        return jnp.where(jnp.reshape(condition, condition.shape + (1,) * (a.ndim - condition.ndim)), a, b)
+
+    return jax.tree.map(of_leaf, yes, no)
+
+
 def global_state(observation: Observation) -> Float[Array, "*batch Z"]:
     """The state for the mixer: the environment's own, or else the agents' observations side by side."""
     if observation.state is not None:

@@ -99,8 +99,8 @@ class Stand:
     say: Callable[[str], None]
     state: TrainState
     figures: Figures = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    """Of every compiled part, the program as XLA tells it."""
+    compiled: dict[str, Any] = field(default_factory=dict)
+    """The executables of what was compiled so far."""
 
     @classmethod
     def make(cls, program: Program, say: Callable[[str], None]) -> "Stand":
@@ -138,7 +138,7 @@ class Stand:
         begun = time.perf_counter()
         compiled = make()
         self.figures[f"{name}/compile_seconds"] = once(time.perf_counter() - begun)
-        self.texts[name] = compiled.as_text()
+        self.compiled[name] = compiled
         return compiled
 
     def rate(self, name: str, amount: float, unit: str, seconds: Figure) -> Figure:
@@ -180,7 +180,8 @@ def measure(program: Program, say: Callable[[str], None], trace: Path | None = N
         traced = max(update_period(config), TRACED_ITERATIONS)
         with jax.profiler.trace(str(trace)):
             run(traced)
-        profile = read_trace(trace, stand.texts["training_without_evaluation"], program.mesh.size)
+        text = stand.compiled["training_without_evaluation"].as_text()
+        profile = read_trace(trace, text, program.mesh.size)
         say(f"trace of {traced} iterations: {trace}")
     alone = {
         "environment": (parts.environment, env_steps, "env_steps"),

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,11 @@ class Event(NamedTuple):
     name: str
     start: float
     duration: float
+
+    @property
+    def end(self) -> float:
+        """When it was over."""
+        return self.start + self.duration
 
 
 class Operation(NamedTuple):
@@ -72,12 +77,12 @@ def _event(event: Any) -> Event:
 def origins(program: str) -> dict[str, str]:
     """Of every instruction of a compiled program, what it was made of."""
     found = re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = (?:.*?op_name="([^"]*)")?', program, re.MULTILINE)
-    return {name: _without_loops(origin) for name, origin in found}
+    return {name: without_loops(origin) or origin for name, origin in found}
 
 
-def _without_loops(origin: str) -> str:
+def without_loops(origin: str) -> str:
     """`jit(f)/while/body/closed_call/jvp(QMIX)/cond/branch_1_fun/w1/dot_general` as `jvp(QMIX)/w1/dot_general`."""
-    return re.sub(r"/(while|body|closed_call|cond|branch_\d+_fun)\b", "", origin).partition("/")[2] or origin
+    return re.sub(r"/(while|body|closed_call|cond|branch_\d+_fun)\b", "", origin).partition("/")[2]
 
 
 def summarise(lines: Iterable[list[Event]], known: dict[str, str], devices: int) -> Profile:
@@ -89,7 +94,7 @@ def summarise(lines: Iterable[list[Event]], known: dict[str, str], devices: int)
             if event.name in known:
                 seconds[event.name] += own * 1e-9
                 runs[event.name] += 1
-                first, last = min(first, event.start), max(last, event.start + event.duration)
+                first, last = min(first, event.start), max(last, event.end)
     total = sum(seconds.values())
     if not total:
         return Profile(0.0, [])
@@ -98,15 +103,14 @@ def summarise(lines: Iterable[list[Event]], known: dict[str, str], devices: int)
     return Profile(min(total / ((last - first) * 1e-9 * devices), 1.0), operations)
 
 
-def own_times(events: list[Event]) -> list[tuple[Event, float]]:
+def own_times(events: list[Event]) -> Iterator[tuple[Event, float]]:
     """Each event with its duration less that of the events directly within it."""
-    own, open_events = [], []
-    for event in sorted(events, key=lambda event: (event.start, -event.duration)):
-        while open_events and own[open_events[-1]][0].start + own[open_events[-1]][0].duration <= event.start:
-            open_events.pop()
-        if open_events:
-            outer, left = own[open_events[-1]]
-            own[open_events[-1]] = (outer, left - event.duration)
-        open_events.append(len(own))
-        own.append((event, event.duration))
-    return own
+    events = sorted(events, key=lambda event: (event.start, -event.duration))
+    own, around = [event.duration for event in events], []
+    for i, event in enumerate(events):
+        while around and events[around[-1]].end <= event.start:
+            around.pop()
+        if around:
+            own[around[-1]] -= event.duration
+        around.append(i)
+    return zip(events, own, strict=True)

@@ -151,7 +151,7 @@ def _shares(figures: dict[str, dict]) -> str:
 def _operations(profile: dict) -> str:
     rows = [
         [
-            f"{each['name']}: {each['origin'][-70:]}",
+            f"{each['name']}: {each['origin']}",
             f"{each['runs']:,}",
             seconds(each["seconds"]),
             f"{each['share']:.1%}",

@@ -256,6 +256,7 @@ class Learner:
         target = online if self.target.mode == "none" else self._unroll(target_params, batch, is_target=True)
         return online, jax.tree.map(lax.stop_gradient, target)
 
+    @jax.named_scope("agents")
     def _unroll(self, params: Params, batch: Sequence, is_target: bool = False) -> tuple[Array, Array]:
         """Recurrent state and Q at the T+1 observations behind the burn-in, which passes no gradient. Neither does the
         last observation, which is a successor only: so the online network takes it by itself.
@@ -286,6 +287,7 @@ class Learner:
         """The mixer's value streams (T, B, K), or what another of its methods makes of joint actions."""
         return self.mixer.apply(params["mixer"], *joints, method=method)  # pyright: ignore[reportReturnType]
 
+    @jax.named_scope("targets")
     def _targets(self, batch: Sequence, next_value: Float[Array, "T B K"]) -> tuple[Array, Float[Array, "T B"]]:
         """Lambda targets of every stream behind the burn-in, and 1 where a step counts in the loss."""
         whole, batch = batch, _skip(batch, self.config.burn_in)

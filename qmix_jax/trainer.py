@@ -156,6 +156,7 @@ class Trainer:
         learner = self._sync_target(learner, before, after)
         return SeedState(state.key, learner, rollout_state, memory), StepMetrics(episodes, losses, updates)
 
+    @jax.named_scope("play")
     def play(
         self, clock: Clock, params: Params, state: RolloutState, key: jax.Array
     ) -> tuple[RolloutState, Sequence, EpisodeSums]:
@@ -182,6 +183,7 @@ class Trainer:
         rollouts = self.config.replay_sequences // self.config.rollout.num_envs
         return (clock.iteration - clock.replay_start) % rollouts * self.num_envs
 
+    @jax.named_scope("learn")
     def _learn(
         self, clock: Clock, learner: LearnerState, memory: Sequence, key: jax.Array
     ) -> tuple[LearnerState, LossMetrics, Int[Array, ""]]:
@@ -233,6 +235,7 @@ class Trainer:
         target = choose(due, learner.params, learner.target_params)  # a branch copies more than it saves
         return learner._replace(target_params=target)
 
+    @jax.named_scope("evaluate")
     def evaluate(self, clock: Clock, state: SeedState) -> EpisodeSums:
         """Greedy episodes with the parameters as they are; this device's share of them."""
         key = self.key(state, clock, is_evaluation=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qmix_jax.linear import Dense
-from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
+from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small, weigh
 from qmix_jax.types import Joint
 
 POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
@@ -46,5 +46,5 @@ class QMIX(Mixer):
         b1 = Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)
         value = MLP(embed, 1, self.init_scale, name="value")(state)
         w1 = w1.reshape(*w1.shape[:-1], num_agents, embed)
-        hidden = elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + b1)
+        hidden = elu(weigh(joint.chosen_q, w1) + b1)
         return jnp.sum(hidden * w2, axis=-1, keepdims=True) + value

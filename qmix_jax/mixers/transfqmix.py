@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from qmix_jax.envs.entities import Entities, state_of
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.linear import Dense
-from qmix_jax.mixers.base import Mixer, StateNorm, elu, normalise_state
+from qmix_jax.mixers.base import Mixer, StateNorm, elu, normalise_state, weigh
 from qmix_jax.transformer import Transformer
 from qmix_jax.types import Joint
 
@@ -62,6 +62,6 @@ class TransfQMix(Mixer):
         tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens, kept)
         scale = math.sqrt(embed) if self.is_scaled else 1.0
         w1, w2 = jnp.abs(tokens[..., :-3, :]) / scale, jnp.abs(tokens[..., -2, :]) / scale
-        hidden = elu(jnp.sum(joint.chosen_q[..., None] * w1, axis=-2) + tokens[..., -3, :])
+        hidden = elu(weigh(joint.chosen_q, w1) + tokens[..., -3, :])
         value = nn.relu(Dense(1, name="value")(tokens[..., -1, :]))
         return jnp.sum(hidden * w2, axis=-1, keepdims=True) + value

@@ -161,8 +161,7 @@ def ours(overrides: list[str]) -> tuple[str, int]:
 
     config = from_mapping(compose(overrides))
     program = Program.make(config, make_env(config.env), [h100()])
-    compiled = jax.jit(program.chunk, donate_argnums=0).lower(program.shapes).compile()
-    return compiled.as_text(), config.iteration_env_steps * config.num_seeds
+    return program.compile_chunk().as_text(), config.iteration_env_steps * config.num_seeds
 
 
 def peers(checkout: Path, case: str, seeds: int) -> tuple[str, int]:

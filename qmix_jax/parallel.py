@@ -228,7 +228,12 @@ class Program:
 
     def compile_chunk(self) -> Any:
         """The chunk as an executable that takes the state over (its memory is donated)."""
-        return compile_to_run(jax.jit(self.chunk, donate_argnums=0).lower(self.shapes))
+        return self._compile(self.chunk, self.shapes)
+
+    def _compile(self, function: Callable, *arguments: Any) -> Any:
+        """A function that takes the state over as an executable for the mesh's devices."""
+        lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
+        return lowered.compile(FOR_CPU_CORES if self._is_on_cpu else None)
 
     def start(self, make_state: Callable[[], TrainState]) -> tuple[TrainState, Callable]:
         """The state that `make_state` makes and the compiled chunk, at the same time: to trace takes only one core."""
@@ -257,7 +262,7 @@ class Program:
             return TrainState(state.clock._replace(iteration=state.clock.iteration + count), seeds), kept
 
         mapped = self._map(turns, (self._specs, P()), (self._specs, P((SEED, DATA))))
-        return compile_to_run(jax.jit(mapped, donate_argnums=0).lower(state, np.int32(1)))
+        return self._compile(mapped, state, np.int32(1))
 
     def compile_record(self, params: Params, episodes: int) -> Any:
         """`params, key -> Record` of greedy episodes, as an executable for one device."""
@@ -267,11 +272,6 @@ class Program:
             return record(self.env, trainer.agents, trainer.learner.mixer, params, episode_keys(key, episodes))
 
         return compile_quickly(jax.jit(play).lower(params, jax.random.key(0)))
-
-
-def compile_to_run(lowered: Any) -> Any:
-    """Compile what runs for long."""
-    return lowered.compile(FOR_CPU_CORES if jax.default_backend() == "cpu" else None)
 
 
 def compile_quickly(lowered: Any) -> Any:

@@ -25,6 +25,12 @@ READY = "ready"
 USAGE_ERROR = 2
 
 
+def refuse(why: str) -> NoReturn:
+    """End with a mistake in one line."""
+    print(f"take_turns.py: error: {why}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+
+
 def serve(part: str, turns: int, overrides: list[str]) -> None:
     """Compile, then answer every line of stdin with the milliseconds of an iteration."""
     from qmix_jax import experiment
@@ -32,11 +38,14 @@ def serve(part: str, turns: int, overrides: list[str]) -> None:
     from qmix_jax.bench.measure import Stand
     from qmix_jax.cli.compose import compose
     from qmix_jax.cli.startup import start_jax
-    from qmix_jax.config import from_mapping
+    from qmix_jax.config import ConfigError, from_mapping
 
-    config = from_mapping(compose(overrides))
-    start_jax([config.devices])
-    stand = Stand.make(experiment.check(config), lambda _: None)
+    try:
+        config = from_mapping(compose(overrides))
+        start_jax([config.devices])
+        stand = Stand.make(experiment.check(config), lambda _: None)
+    except ConfigError as error:
+        refuse(str(error))
     run = stand.compile_training()  # which also fills the replay
     if part != "training":
         run = stand.compile(part, getattr(parts, part)(stand.program.trainer))
@@ -47,12 +56,6 @@ def serve(part: str, turns: int, overrides: list[str]) -> None:
         begun = time.perf_counter()
         run(turns)
         print((time.perf_counter() - begun) / turns * 1e3, flush=True)
-
-
-def refuse(why: str) -> NoReturn:
-    """End with a mistake in one line."""
-    print(f"take_turns.py: error: {why}", file=sys.stderr)
-    sys.exit(USAGE_ERROR)
 
 
 def start(candidate: str, arguments: argparse.Namespace) -> subprocess.Popen[str]:
@@ -69,7 +72,7 @@ def start(candidate: str, arguments: argparse.Namespace) -> subprocess.Popen[str
     )
     assert process.stdout
     if process.stdout.readline().strip() != READY:
-        refuse(f"{candidate} did not start (its own words are above)")
+        sys.exit(process.wait() or USAGE_ERROR)  # the process has said why
     return process
 
 

@@ -5,27 +5,27 @@
         state/          everything else but the replay     > Orbax, one array a name
         replay/         may be left out                   /
         metrics.jsonl   the run's rows so far
-        about.json      score, seconds, how devices shared the replay, versions
+        about.json      score, settings, seconds, how devices shared the replay, versions
         manifest.json   size and CRC-32 of every file above
 
-A checkpoint is drafted under a hidden name, the manifest last, and gets its own name in one step. So one that has its
-name was whole when it was written; the manifest tells whether it still is.
+Those that are kept for their score alone have parameters only. A checkpoint is drafted under a hidden name, the
+manifest last, and gets its own name in one step. So one that has its name was whole when it was written; the manifest
+tells whether it still is.
 """
 
-import json
 import logging
 import os
 import shutil
-import sys
+import socket
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,12 @@ import numpy as np
 
 from qmix_jax import replay
 from qmix_jax.agents import Agents, make_agents
-from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping, require
+from qmix_jax.config import CheckpointConfig, Config, ConfigError, by_name, from_mapping, require
 from qmix_jax.envs import make_team
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.parallel import DATA, Program, TrainState
-from qmix_jax.reporting import say
-from qmix_jax.reporting.records import to_json, versions, write_text_atomically
+from qmix_jax.reporting import warn
+from qmix_jax.reporting.records import known, read_json, to_json, versions, write_text_atomically
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Params
 
@@ -46,6 +46,8 @@ FORMAT = 1
 """Counted up when older checkpoints can no longer be read."""
 PARAMS, STATE, REPLAY = "params", "state", "replay"
 METRICS, ABOUT, MANIFEST = "metrics.jsonl", "about.json", "manifest.json"
+
+T = TypeVar("T")
 
 # --- between devices and host ------------------------------------------------------------------------------------
 
@@ -135,39 +137,86 @@ class Checkpoint:
     @cached_property
     def about(self) -> dict[str, Any]:
         """What about.json says; nothing where it cannot be read."""
-        try:
-            return json.loads((self.path / ABOUT).read_text())
-        except (OSError, ValueError):
-            return {}
+        about = read_json(self.path / ABOUT)
+        return about if isinstance(about, dict) else {}
+
+    @property
+    def items(self) -> list[str]:
+        """The items that about.json names."""
+        items = self.about.get("items")
+        return [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
 
     @property
     def is_whole_state(self) -> bool:
-        """Whether a run could go on from it; one that NaN ended leaves parameters alone."""
-        return STATE in self.about.get("items", ())
+        """Whether a run could go on from it; others have the parameters alone."""
+        return STATE in self.items
 
     @property
     def has_replay(self) -> bool:
         """Whether the replay was saved too."""
-        return REPLAY in self.about.get("items", ())
+        return REPLAY in self.items
+
+    @property
+    def is_for_score(self) -> bool:
+        """Whether it was saved for its score alone, beside the run's whole states."""
+        return self.about.get("saved_for") == "score"
 
     @property
     def score(self) -> float:
         """Larger is better; minus infinity where it is not known."""
-        score = self.about.get("score")
-        return -np.inf if score is None else score
+        return next(iter(known(self.about.get("score"))), -np.inf)
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The settings that it was trained with; None where an older version did not save them."""
+        settings = self.about.get("settings")
+        return settings if isinstance(settings, dict) else None
+
+    def seconds(self, kind: str) -> float:
+        """`wall_seconds` or `compile_seconds` of the run until then; 0 where they are not known."""
+        return next(iter(known(self.about.get(kind))), 0.0)
 
     def flaw(self, to_resume: bool = False) -> str:
         """What forbids to read its parameters, or to go on from it, in a few words; '' if nothing does."""
-        try:
-            manifest = json.loads((self.path / MANIFEST).read_text())
-            if manifest["format"] != FORMAT:
-                return f"another version wrote it (format {manifest['format']} instead of {FORMAT})"
-            unread = () if to_resume else (f"{STATE}/", f"{REPLAY}/")
-            for name, expected in manifest["files"].items():
-                if not name.startswith(unread) and [*_size_and_crc(self.path / name)] != expected:
-                    return f"{name} is not as it was written"
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            return " ".join(str(error).split()) or type(error).__name__
+        if not self.path.is_dir():
+            return "it is no folder"
+        manifest = read_json(self.path / MANIFEST)
+        if not isinstance(manifest, dict):
+            return f"{MANIFEST} is missing or damaged"
+        if manifest.get("format") != FORMAT:
+            return f"another version wrote it (format {str(manifest.get('format'))[:20]} instead of {FORMAT})"
+        files = manifest.get("files")
+        if not isinstance(files, dict):
+            return f"{MANIFEST} is damaged"
+        return self._changed(files, to_resume) or self._missing(files) or self._unfit(to_resume)
+
+    def _missing(self, files: Mapping[str, Any]) -> str:
+        """What the manifest does not list and must."""
+        for name in (METRICS, ABOUT):
+            if name not in files:
+                return f"{MANIFEST} does not list {name}"
+        for item in dict.fromkeys((PARAMS, *self.items)):
+            if not any(name.startswith(f"{item}/") for name in files):
+                return f"{MANIFEST} lists nothing of {item}"
+        return ""
+
+    def _changed(self, files: Mapping[str, Any], to_resume: bool) -> str:
+        """The first file, of those that are read, that is not as the manifest says."""
+        unread = () if to_resume else (f"{STATE}/", f"{REPLAY}/")
+        for name, expected in files.items():
+            if name.startswith(unread):
+                continue
+            try:
+                inside = self.path.resolve() in (self.path / name).resolve().parents
+                if not inside or [*_size_and_crc(self.path / name)] != expected:
+                    return f"{name[:100]} is not as it was written"
+            except (OSError, ValueError) as error:
+                return " ".join(str(error).split())[:300]
+        return ""
+
+    def _unfit(self, to_resume: bool) -> str:
+        if PARAMS not in self.items:
+            return f"{ABOUT} is damaged"
         return "it has parameters only" if to_resume and not self.is_whole_state else ""
 
     def read(self, item: str) -> Any:
@@ -181,9 +230,14 @@ class Checkpoint:
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
             return checkpointer.restore(path, restore_args=as_numpy)
 
+    @cached_property
+    def params(self) -> Params:
+        """The parameters, with a leading axis of seeds (NumPy arrays)."""
+        return self.read(PARAMS)
+
     def restore(self, program: Program) -> TrainState:
         """The whole state on the program's devices, however many wrote it."""
-        state = state_from_host({item: self.read(item) for item in self.about["items"]}, program.shapes)
+        state = state_from_host({item: self.read(item) for item in self.items}, program.shapes)
         split = self.about["data_devices"], program.mesh.shape[DATA]
         memory = replay.split_again(state.seeds.replay, program.config.rollout.num_envs, *split)
         return program.place(state._replace(seeds=state.seeds._replace(replay=memory)))
@@ -196,8 +250,8 @@ class Checkpoint:
 
 
 def _hidden(path: Path, why: str) -> Path:
-    """A free name beside `path` under which nothing counts as a checkpoint."""
-    hidden = path.with_name(f".{path.name}.{why}")
+    """A free name beside `path`, of this process alone, under which nothing counts as a checkpoint."""
+    hidden = path.with_name(f".{path.name}.{why}.{socket.gethostname()}.{os.getpid()}")
     shutil.rmtree(hidden, ignore_errors=True)
     return hidden
 
@@ -220,28 +274,42 @@ def _hush_orbax() -> None:
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """The run's checkpoints, whole or not, by environment steps."""
     place = folder / "checkpoints"
-    found = [Checkpoint(path) for path in place.iterdir() if path.name.isdigit()] if place.is_dir() else []
+    found = [Checkpoint(path) for path in place.iterdir() if _is_count(path.name)] if place.is_dir() else []
     return sorted(found, key=lambda checkpoint: checkpoint.env_steps)
 
 
-def _warn(text: str) -> None:
-    say(f"warning: {text}", sys.stderr)
+def _is_count(name: str) -> bool:
+    """Whether a folder's name is a number of environment steps, as this program writes it."""
+    return name.isascii() and name.isdigit() and len(name) < 20 and name == str(int(name))
 
 
-def first_without_flaw(
-    candidates: Iterable[Checkpoint], to_resume: bool = False, say: Callable[[str], None] = _warn
-) -> Checkpoint | None:
-    """The first checkpoint that can be used; those passed over are named."""
+def first_usable(
+    candidates: Iterable[Checkpoint], use: Callable[[Checkpoint], T], to_resume: bool = False
+) -> tuple[Checkpoint, T] | None:
+    """The first checkpoint without a flaw that `use` can work with, and what it made of it; None where there is none.
+
+    Those passed over are named. A ConfigError that `use` raises is about the settings and not the checkpoint: it is
+    raised.
+    """
     for checkpoint in candidates:
         flaw = checkpoint.flaw(to_resume)
         if not flaw:
-            return checkpoint
-        say(f"{checkpoint.path} is skipped: {flaw}")
+            try:
+                return checkpoint, use(checkpoint)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever Orbax and its stores raise
+                flaw = f"it cannot be read: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        warn(f"{checkpoint.path} is skipped: {flaw}")
     return None
 
 
 def find(folder: Path, which: str | int = "last") -> Checkpoint:
-    """The checkpoint `last`, `best` (by score) or of so many environment steps, if its parameters can be read."""
+    """The checkpoint `last`, `best` (by score) or of so many environment steps, if its parameters can be read.
+
+    Raises:
+        ConfigError: there is none, or none whose parameters can be read.
+    """
     found = checkpoints(folder)
     if which == "last":
         order = found[::-1]
@@ -252,10 +320,10 @@ def find(folder: Path, which: str | int = "last") -> Checkpoint:
         order = [each for each in found if each.env_steps == int(which)]
     names = ", ".join(each.path.name for each in found) or "none"
     require(bool(order), f"{folder} holds no checkpoint '{which}'; it has {names}")
-    usable = first_without_flaw(order)
+    usable = first_usable(order, lambda checkpoint: checkpoint.params)
     if usable is None:
         raise ConfigError(f"no checkpoint '{which}' of {folder} can be read; it has {names}")
-    return usable
+    return usable[0]
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:
@@ -297,20 +365,23 @@ def _sync(folder: Path) -> None:
 
 
 def retain(folder: Path, keep_last: int, keep_best: int) -> None:
-    """Delete all checkpoints but the last ones (of each kind: whole states, and parameters alone) and the best."""
+    """Delete all checkpoints but the last ones (of each kind: whole states, and parameters that a run which met NaN
+    left) and the best.
+    """
     found = checkpoints(folder)
-    kept = {each for kind in (True, False) for each in [c for c in found if c.is_whole_state is kind][-keep_last:]}
+    whole = [each for each in found if each.is_whole_state]
+    left = [each for each in found if not each.is_whole_state and not each.is_for_score]
     best = [each for each in _best_first(found) if each.score > -np.inf][:keep_best]
-    for each in set(found) - kept - set(best):
+    for each in set(found) - {*whole[-keep_last:], *left[-keep_last:], *best}:
         each.remove()
 
 
 def _best_first(found: list[Checkpoint]) -> list[Checkpoint]:
     """By score, where that is of the newest one's metric; the metric of a resumed run may have changed."""
+    metric = next((each.about["metric"] for each in reversed(found) if "metric" in each.about), None)
 
     def rank(each: Checkpoint) -> tuple[float, int]:
-        is_comparable = each.about.get("metric") == found[-1].about.get("metric")
-        return each.score if is_comparable else -np.inf, each.env_steps
+        return each.score if each.about.get("metric") == metric else -np.inf, each.env_steps
 
     return sorted(found, key=rank, reverse=True)
 
@@ -324,13 +395,15 @@ class Saver:
         self.failure = ""
         """Why the last checkpoint could not be written; '' if it was."""
         self.listeners: list[Callable[[Path], None]] = []
-        """Told where every checkpoint lies once it is written."""
+        """Told where every checkpoint lies once it is written, but for those that are kept for their score alone."""
         self._folder, self._config, self._say = folder, config, say
         self._newest = begin.env_steps if begin else 0
-        """Environment steps of the newest checkpoint asked for, or gone on from."""
+        """Environment steps of the newest checkpoint asked for with `save`, or gone on from."""
         self._is_saved = begin is not None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
+        self._scores: list[float] = []
+        """Of the parameters given to `save_for_score`, in order."""
         self._has_warned = False
         for leftover in (folder / "checkpoints").glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -350,7 +423,13 @@ class Saver:
         """Begin to write, once the one before is written."""
         self.wait()
         self._newest = snapshot.env_steps
-        self._writing = self._thread.submit(self._write, snapshot)
+        self._writing = self._thread.submit(self._write_newest, snapshot)
+
+    def save_for_score(self, snapshot: Snapshot) -> None:
+        """Write parameters once what was asked for before is written, unless `keep_best` better ones came meanwhile."""
+        self._scores.append(snapshot.about["score"])
+        about = {**snapshot.about, "saved_for": "score"}
+        self._thread.submit(self._write_best, snapshot._replace(about=about), len(self._scores))
 
     def wait(self) -> None:
         """Until nothing is being written."""
@@ -361,20 +440,31 @@ class Saver:
         """Until everything is written; nothing follows."""
         self._thread.shutdown()
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write_newest(self, snapshot: Snapshot) -> None:
+        self._is_saved = self._write(snapshot)
+        if self._is_saved:
+            for listener in self.listeners:
+                listener(self._folder / "checkpoints" / str(snapshot.env_steps))
+
+    def _write_best(self, snapshot: Snapshot, number: int) -> None:
+        better = sum(score >= snapshot.about["score"] for score in self._scores[number:])
+        if better < self._config.keep_best:
+            self._write(snapshot)
+
+    def _write(self, snapshot: Snapshot) -> bool:
+        """Write one and delete what is not kept; whether it was written."""
         try:
             write(self._folder, snapshot)
         except Exception as error:  # whatever Orbax and its stores raise
-            self._is_saved, self.failure = False, " ".join(str(error).split())[:300] or type(error).__name__
+            self.failure = " ".join(str(error).split())[:300] or type(error).__name__
             if not self._has_warned:
                 self._has_warned = True
                 self._say(f"warning: no checkpoint at step {snapshot.env_steps:,}, older ones stay: {self.failure}")
-            return
-        self._is_saved, self.failure = True, ""
+            return False
+        self.failure = ""
         with suppress(OSError):  # one too many is no harm
             retain(self._folder, self._config.keep_last, self._config.keep_best)
-        for listener in self.listeners:
-            listener(self._folder / "checkpoints" / str(snapshot.env_steps))
+        return True
 
 
 # --- a run that was trained --------------------------------------------------------------------------------------
@@ -436,17 +526,36 @@ def read_config(folder: Path) -> Config:
 def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     """A run from its folder, with the parameters of one checkpoint: `last`, `best`, or its environment steps.
 
-    Neither the replay nor the rest of the state is read. One that is broken is named and passed over.
+    Its settings are those that the checkpoint was trained with; where config.yaml says something else, that is named.
+    Neither the replay nor the rest of the state is read. A checkpoint that is broken is named and passed over.
 
     Raises:
         ConfigError: the folder holds no run, or one of another version, or no such checkpoint that could be read.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    written = read_config(folder)
     chosen = find(folder, checkpoint)
-    run = TrainedRun(config, make_team(config), chosen.read(PARAMS), chosen.env_steps)
+    config = written if chosen.settings is None else read_settings_of(chosen)
+    now, before = by_name(written), by_name(config)
+    edited = [name for name in now if now[name] != before.get(name) and name.split(".")[0] not in UNTRAINED]
+    if edited:
+        shown = ", ".join(f"{name}={now[name]} (trained with {before.get(name)})" for name in edited[:3])
+        warn(f"{folder / 'config.yaml'} was changed since, which counts for nothing here: {shown}")
+    run = TrainedRun(config, make_team(config), chosen.params, chosen.env_steps)
     require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
     return run
+
+
+UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps")
+"""Settings, and groups of them, that do not matter to a team that was trained."""
+
+
+def read_settings_of(checkpoint: Checkpoint) -> Config:
+    """The settings that a checkpoint keeps; raises ConfigError where this version cannot read them."""
+    try:
+        return from_mapping(checkpoint.settings or {})
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint.path} was written by another version of qmix_jax: {error}") from error
 
 
 def _fits(run: TrainedRun) -> bool:

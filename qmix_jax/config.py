@@ -530,17 +530,22 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     )
 
 
-def by_name(config: Config) -> dict[str, Any]:
-    """Every setting under its name on the command line."""
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The nested mapping that `from_mapping` makes the config of."""
     groups = dataclasses.asdict(config)
     groups["env"] |= groups["env"].pop("settings")
     groups["algorithm"] |= groups["algorithm"].pop("options")
+    return groups
 
-    def flatten(group: Mapping[str, Any], path: str) -> typing.Iterator[tuple[str, Any]]:
-        for name, value in group.items():
-            if isinstance(value, Mapping):
-                yield from flatten(value, f"{path}{name}.")
-            else:
-                yield path + name, value
 
-    return dict(flatten(groups, ""))
+def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted names, as settings are called on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
+    return flat
+
+
+def by_name(config: Config) -> dict[str, Any]:
+    """Every setting under its name on the command line."""
+    return flatten(to_mapping(config))

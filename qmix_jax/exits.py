@@ -13,30 +13,46 @@ USAGE_ERROR = 2
 NOT_SAVED = 74
 """Something could not be written (EX_IOERR of sysexits.h)."""
 COME_AGAIN = 75
-"""Stopped by SIGUSR1, to be started again (EX_TEMPFAIL of sysexits.h)."""
+"""Stopped by SIGUSR1 or SIGUSR2, as batch systems send them, to be started again (EX_TEMPFAIL of sysexits.h)."""
 INTERRUPTED, TERMINATED = 130, 143
-"""Stopped by SIGINT or SIGTERM: 128 + the signal's number, as in a shell."""
+"""Stopped by SIGINT or SIGTERM: 128 + the signal's number, as in a shell. SIGHUP (a closed terminal) counts as SIGTERM.
+"""
 
-_STATUSES = {"SIGINT": INTERRUPTED, "SIGTERM": TERMINATED, "SIGUSR1": COME_AGAIN}
-STOP_SIGNALS = {getattr(signal, name): status for name, status in _STATUSES.items() if hasattr(signal, name)}
+_STATUSES = {
+    "SIGINT": INTERRUPTED,
+    "SIGTERM": TERMINATED,
+    "SIGHUP": TERMINATED,
+    "SIGUSR1": COME_AGAIN,
+    "SIGUSR2": COME_AGAIN,
+}
+STOP_SIGNALS: dict[signal.Signals, int] = {
+    getattr(signal, name): status for name, status in _STATUSES.items() if hasattr(signal, name)
+}
 """Signal -> the exit status of a run that it stopped."""
 STOPPED = frozenset(STOP_SIGNALS.values())
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """The exit statuses that signals have asked for so far, in order; a second SIGINT ends the process at once."""
-    asked: list[int] = []
+def stop_signals() -> Iterator[list[signal.Signals]]:
+    """The signals to stop that have come so far, in order; a second SIGINT ends the process at once.
 
-    def remember(number: int, frame: Any) -> None:
+    SIGHUP stays ignored where it was, as under nohup.
+    """
+    received: list[signal.Signals] = []
+
+    def note(number: int, frame: Any) -> None:
         del frame
-        asked.append(STOP_SIGNALS[signal.Signals(number)])
+        received.append(signal.Signals(number))
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, remember) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS if not _is_ignored_hangup(number)}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_ignored_hangup(number: signal.Signals) -> bool:
+    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

@@ -3,6 +3,7 @@
 import math
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax import exits, resume
-from qmix_jax.checkpoint import PARAMS, Saver, Snapshot, state_to_host, to_host
-from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require
+from qmix_jax.checkpoint import PARAMS, Checkpoint, Saver, Snapshot, state_to_host, to_host
+from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require, to_mapping
 from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
+from qmix_jax.lock import locked
 from qmix_jax.memory import gib, refuse_what_cannot_fit
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
 from qmix_jax.reporting import say
@@ -31,21 +33,16 @@ from qmix_jax.reporting.records import (
     add_to_manifest,
     best_seed,
     known,
+    note_saved_state,
+    remove_drafts,
     write_manifest,
     write_text_atomically,
 )
-from qmix_jax.resume import Past
+from qmix_jax.resume import FROZEN, Past
 from qmix_jax.rollout import EpisodeSums
-from qmix_jax.types import Clock
+from qmix_jax.types import Clock, Params
 
-ENDINGS = {
-    exits.DONE: "Done",
-    exits.FAILED: "Stopped by NaN",
-    exits.NOT_SAVED: "Not saved",
-    exits.COME_AGAIN: "Stopped by SIGUSR1",
-    exits.INTERRUPTED: "Stopped by you",
-    exits.TERMINATED: "Stopped by SIGTERM",
-}
+ENDINGS = {exits.DONE: "Done", exits.FAILED: "Stopped by NaN", exits.NOT_SAVED: "Not saved"}
 FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return is painted
 
 
@@ -91,16 +88,23 @@ class Run:
     program: Program
     folder: Path
     past: Past
+    began: float = field(default_factory=time.perf_counter)
+    """When it was started or gone on with, by the clock of time.perf_counter."""
     rows: list[dict] = field(init=False)
     compile_seconds: float = field(init=False)
     good_params: Any = field(init=False)
-    """The parameters after the last chunk whose losses were finite, on the host."""
+    """The parameters of every seed after its last chunk without NaN (untrained before the first), on the host."""
+    frozen: list[int | None] = field(init=False)
+    """For each seed the environment step of the evaluation at which it met NaN; None for one that has not."""
 
     def __post_init__(self):
         past = self.past
         self.rows, self.compile_seconds = past.rows, past.seconds("compile_seconds")
-        self.good_params = past.checkpoint.read(PARAMS) if past.checkpoint else None
-        self._began = time.perf_counter() - past.seconds("wall_seconds")
+        self.good_params = past.checkpoint.params if past.checkpoint else None
+        self.frozen = [None] * self.config.num_seeds
+        if self.rows and FROZEN in self.rows[-1]:
+            self.frozen = list(self.rows[-1][FROZEN])
+        self.began -= past.seconds("wall_seconds")
 
     @property
     def config(self) -> Config:
@@ -128,55 +132,98 @@ class Run:
         chunk, left = self.config.chunk_env_steps, self.config.total_env_steps - self.past.env_steps
         return self.past.env_steps + max(0, math.ceil(left / chunk)) * chunk
 
-    def train(self, display: Display, reporters: list[Reporter], saver: Saver, asked: list[int]) -> int:
-        """Chunk after chunk until the end, a NaN, or a signal; returns the exit status."""
+    def train(self, display: Display, reporters: list[Reporter], saver: Saver, received: list[signal.Signals]) -> int:
+        """Chunk after chunk until the end, until every seed has met NaN, or a signal; returns the exit status."""
         if self.is_complete:  # since before; only its pictures may be missing
-            return exits.DONE
+            return self.end_status
         state, chunk = self._begin()
-        while not self.is_complete and not asked:
+        while not self.is_complete and not received:
             begun = time.perf_counter()
             state, metrics = chunk(state)
-            metrics = jax.device_get(metrics)
+            metrics, params = jax.device_get(metrics), to_host(state.seeds.learner.params)
+            broken = self._freeze(metrics, params, int(state.clock.iteration) * self.config.iteration_env_steps)
             row = self._row(jax.device_get(state.clock), metrics, time.perf_counter() - begun)
             self.rows.append(row)
             for reporter in reporters:
                 reporter.log(row)
-            broken = [i for i, loss in enumerate(metrics.losses.loss) if not math.isfinite(loss)]
             if broken:
                 display.message(self._what_to_look_at(broken))
+            if None not in self.frozen:
                 self._save_what_was_good(saver)
                 return exits.FAILED
-            self.good_params = to_host(state.seeds.learner.params)
+            self._keep_good(params)
             if saver.is_due(self.env_steps):
                 saver.save(self._snapshot(state))
-        if not saver.is_saved(self.env_steps) and self.rows:
+            elif self._is_among_best:
+                saver.save_for_score(self._checkpoint_of(self.rows, {PARAMS: self.good_params}))
+        if self.rows and not saver.is_saved(self.env_steps):
             saver.save(self._snapshot(state))
-        return exits.DONE if self.is_complete else asked[0]
+        return self.end_status if self.is_complete else exits.STOP_SIGNALS[received[0]]
+
+    @property
+    def end_status(self) -> int:
+        """The exit status of a run that reached its end."""
+        return exits.DONE if self.frozen.count(None) == len(self.frozen) else exits.FAILED
+
+    def _freeze(self, metrics: ChunkMetrics, params: Params, env_steps: int) -> list[int]:
+        """Note which seeds met NaN in a chunk, in their loss or in their parameters; returns them.
+
+        The program goes on with them too: seeds do not touch each other. Their rows say nothing from then on, and their
+        parameters stay those of the chunk before.
+        """
+        leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(params)]
+        is_finite = np.all([np.isfinite(leaf).all(axis=1) for leaf in leaves], axis=0)
+        is_finite &= np.isfinite(metrics.losses.loss)
+        broken = [i for i, since in enumerate(self.frozen) if since is None and not is_finite[i]]
+        for i in broken:
+            self.frozen[i] = env_steps
+        return broken
+
+    def _keep_good(self, params: Params) -> None:
+        """Take over the parameters of the seeds that have not met NaN."""
+        if self.end_status == exits.FAILED:
+            is_frozen = np.array([since is not None for since in self.frozen])
+
+            def choose(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+                return np.where(is_frozen.reshape(-1, *[1] * (new.ndim - 1)), old, new)
+
+            params = jax.tree.map(choose, self.good_params, params)
+        self.good_params = params
+
+    @property
+    def _is_among_best(self) -> bool:
+        """Whether fewer than `keep_best` evaluations so far were as good as the last."""
+        scores = [self._score(row) for row in self.rows]
+        last = scores.pop()
+        as_good = sum(1 for score in scores if score is not None and last is not None and score >= last)
+        return last is not None and as_good < self.config.checkpoint.keep_best
 
     def _begin(self) -> tuple[TrainState, Callable]:
         """The state to start from, and the compiled chunk."""
         begun = time.perf_counter()
-        checkpoint = self.past.checkpoint
-        state, chunk = self.program.start(
-            lambda: checkpoint.restore(self.program) if checkpoint else self.program.init()
-        )
+        restored, self.past.state = self.past.state, None  # the first chunk takes its memory over
+        state, chunk = self.program.start(lambda: restored or self.program.init())
+        if self.good_params is None:
+            self.good_params = to_host(state.seeds.learner.params)
         self.compile_seconds += time.perf_counter() - begun
         return state, chunk
 
     def _snapshot(self, state: TrainState) -> Snapshot:
         """The whole state as it is now, for a checkpoint."""
-        return self._checkpoint_of(self.rows, state_to_host(state, self.config.checkpoint.replay))
+        items = state_to_host(state, self.config.checkpoint.replay)
+        return self._checkpoint_of(self.rows, {**items, PARAMS: self.good_params})
 
     def _save_what_was_good(self, saver: Saver) -> None:
         """The parameters from before a NaN; where a checkpoint has them already, nothing."""
         rows = self.rows[:-1]
-        if rows and self.good_params is not None and not saver.is_saved(rows[-1]["env_steps"]):
+        if rows and not saver.is_saved(rows[-1]["env_steps"]):
             saver.save(self._checkpoint_of(rows, {PARAMS: self.good_params}))
 
     def _checkpoint_of(self, rows: list[dict], items: dict[str, Any]) -> Snapshot:
         last = rows[-1]
         about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
         about |= {"metric": self._metric, "score": self._score(last), "data_devices": self.program.mesh.shape[DATA]}
+        about |= {"settings": to_mapping(self.config)}
         return Snapshot(last["env_steps"], items, MetricsFile.text(rows), about)
 
     @property
@@ -186,7 +233,7 @@ class Run:
         return auto if self.config.checkpoint.metric == "auto" else self.config.checkpoint.metric
 
     def _score(self, row: dict) -> float | None:
-        values = known(row[self._metric])
+        values = known(row.get(self._metric))
         return sum(values) / len(values) if values else None
 
     def _row(self, clock: Clock, metrics: ChunkMetrics, seconds: float) -> dict:
@@ -198,9 +245,9 @@ class Run:
         losses = metrics.losses._asdict()
         has_updates = np.asarray(metrics.updates) > 0
         mean_losses = {f"train/{name}": _ratio(total, metrics.updates) for name, total in losses.items()}
-        return {
+        row = {
             "env_steps": env_steps,
-            "wall_seconds": round(time.perf_counter() - self._began, 3),
+            "wall_seconds": round(time.perf_counter() - self.began, 3),
             "compile_seconds": round(self.compile_seconds, 3),
             **mean_losses,
             **self._episodes("train", metrics.training),
@@ -211,6 +258,17 @@ class Run:
             "train/steps_per_second": round(config.chunk_env_steps * config.num_seeds / seconds, 1),
             **self._episodes("eval", metrics.evaluation),
         }
+        return row if self.end_status == exits.DONE else self._without_frozen(row)
+
+    def _without_frozen(self, row: dict) -> dict:
+        """The row with nothing said of seeds that have met NaN, but since when."""
+
+        def hide(value: Any) -> Any:
+            if not isinstance(value, list):
+                return value
+            return [item if since is None else None for item, since in zip(value, self.frozen, strict=True)]
+
+        return {name: hide(value) for name, value in row.items()} | {FROZEN: list(self.frozen)}
 
     def _episodes(self, prefix: str, sums: EpisodeSums) -> dict[str, list[float | None]]:
         """Means over finished episodes, per seed; None where none finished."""
@@ -222,6 +280,9 @@ class Run:
     def _what_to_look_at(self, broken: list[int]) -> str:
         """The message of a run that met NaN."""
         before = self.rows[-2] if len(self.rows) > 1 else {}
+        saved = "The parameters from before are saved. " if len(self.rows) > 1 else ""
+        others = self.frozen.count(None)
+        saved += f"{others} other seed{' trains' if others == 1 else 's train'} on. " if others else ""
         start = before.get("env_steps", 0)
         clues = [
             f"{name} {value[broken[0]]:.3g}"
@@ -229,7 +290,6 @@ class Run:
             if (value := before.get(f"train/{name}")) and value[broken[0]] is not None
         ]
         seen = f"; before that {', '.join(clues)}" if clues else ""
-        saved = "The parameters from before are saved. " if self.good_params is not None else ""
         return (
             f"the loss of seed {', '.join(str(self.config.seed + i) for i in broken)} became NaN between steps "
             f"{start:,} and {self.rows[-1]['env_steps']:,}{seen}. {saved}Look at a "
@@ -240,15 +300,14 @@ class Run:
         """config.yaml and run.json, and what a resumed run changes in them."""
         from omegaconf import OmegaConf
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_drafts(self.folder)
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         past = self.past
         if past.checkpoint:
             add_to_manifest(self.folder, {"started": started, "env_steps": past.env_steps, "changes": past.changes})
         else:
             write_manifest(self.folder, {"title": self.title, "started": started})
-        if past.changes or not past.checkpoint:
-            write_text_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        write_text_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         for checkpoint in past.later:
             checkpoint.remove()
 
@@ -258,6 +317,9 @@ class Run:
         wait = f"{config.learner.start_env_steps:,} environment steps"
         lines = [f"goes on from step {past.env_steps:,}: {_short(past.checkpoint.path)}"] if past.checkpoint else []
         lines += [f"changed: {name} {before} -> {now}" for name, (before, now) in past.changes.items()]
+        if past.assumed:
+            assumed = ", ".join(f"{name}={value}" for name, value in past.assumed.items())
+            lines.append(f"another version of qmix_jax wrote the checkpoint; it did not know {assumed}")
         if "total_env_steps" in past.changes and config.learner.final_learning_rate is not None:
             lines.append("learner.learning_rate from now on decays over the new total_env_steps")
         if past.checkpoint and config.has_replay and not past.checkpoint.has_replay:
@@ -275,7 +337,7 @@ class Run:
         """The curve and the film; where they cannot be written, that is said."""
         try:
             draw_curve(self.rows, self.folder / "curve.png", title=self.title)
-            if with_film and self.good_params is not None:
+            if with_film:
                 self._paint_film()
         except OSError as error:
             display.message(f"warning: no pictures of the run: {error}")
@@ -291,12 +353,12 @@ class Run:
         recording = Recording.cut(record, chosen, has_wins=self.program.env.spec.has_wins, title=self.title)
         film(self.config.env.name, recording, self.folder / "policy.gif")
 
-    def summary(self, status: int) -> str:
+    def summary(self, status: int, received: list[signal.Signals]) -> str:
         """What was reached, where it lies, and what to do next."""
         if not self.rows:
             return f"Stopped before the first evaluation. Folder: {self.folder}"
         last, seeds = self.rows[-1], self.config.num_seeds
-        state = ENDINGS[status]
+        state = ENDINGS.get(status) or f"Stopped by {received[0].name}".replace("SIGINT", "you")
         scores = [_describe_score("return", last["eval/return"])]
         if "eval/win_rate" in last:
             scores.insert(0, _describe_score("win rate", last["eval/win_rate"], percent=True))
@@ -383,15 +445,24 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
         OSError: the folder cannot be written to at all.
     """
-    resume.require_place(folder, go_on)
     program = program or check(config)
-    the_run = Run(program, folder, resume.find_past(folder, config) if go_on else Past())
+    with locked(folder):
+        return _run(program, folder, settings, go_on)
+
+
+def _run(program: Program, folder: Path, settings: dict, go_on: bool) -> int:
+    began, config = time.perf_counter(), program.config
+    resume.require_place(folder, go_on)
+    the_run = Run(program, folder, resume.find_past(folder, program), began)
+    if the_run.past.met_nan is not None:
+        say(f"{_short(folder)} has parameters only: it met NaN at step {the_run.past.met_nan:,}", sys.stderr)
+        return exits.FAILED
     says = config.logging.display != "none"
     with_film = config.logging.film
     if the_run.is_complete and the_run.has_pictures(with_film):
         steps = f"{the_run.env_steps:,} environment steps"
         say(f"{_short(folder)} is complete: {steps}; a larger total_env_steps makes it longer")
-        return exits.DONE
+        return the_run.end_status
     the_run.write_settings(settings)
     if says:
         say("\n".join([f"{the_run.title}: {describe(program)}", *the_run.news()]))
@@ -399,7 +470,7 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
     title = f"{the_run.title} · seed {config.seed}" + (
         f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)
     )
-    with exits.stop_signals() as asked:
+    with exits.stop_signals() as received:
         display = make_display(
             config.logging.display,
             title=title,
@@ -409,11 +480,11 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
             rows=the_run.rows,
         )
         with display:
-            metrics = MetricsFile(folder, the_run.past.metrics, display.message)
+            metrics = MetricsFile(folder, MetricsFile.text(the_run.rows), display.message)
             saver = Saver(folder, config.checkpoint, display.message, the_run.past.checkpoint)
-            saver.listeners += [dashboard.checkpoint for dashboard in dashboards]
+            saver.listeners += [_note_saved_state, *(dashboard.checkpoint for dashboard in dashboards)]
             try:
-                status = the_run.train(display, [metrics, display, *dashboards], saver, asked)
+                status = the_run.train(display, [metrics, display, *dashboards], saver, received)
             except jax.errors.JaxRuntimeError as error:
                 require("RESOURCE_EXHAUSTED" not in str(error), OUT_OF_MEMORY)
                 raise
@@ -431,9 +502,14 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
         say(f"qmix-jax: error: the end of the run could not be saved: {failure}", sys.stderr)
         status = exits.FAILED if status == exits.FAILED else exits.NOT_SAVED
     if says:
-        say(the_run.summary(status))
+        say(the_run.summary(status, received))
         if status == exits.DONE:
             say(next_steps(config, folder))
     for dashboard in dashboards:
         dashboard.close()
     return status
+
+
+def _note_saved_state(path: Path) -> None:
+    if Checkpoint(path).is_whole_state:
+        note_saved_state(path.parents[1])

@@ -1,12 +1,14 @@
 """Going on with a run: what its folder holds, and what a command line may still change."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmix_jax.checkpoint import METRICS, Checkpoint, checkpoints, first_without_flaw, read_settings
-from qmix_jax.config import Config, ConfigError, by_name, from_mapping, nearest, require
+from qmix_jax.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_settings, read_settings_of
+from qmix_jax.config import Config, ConfigError, by_name, flatten, from_mapping, nearest, require
+from qmix_jax.parallel import Program, TrainState
+from qmix_jax.reporting.records import HAS_STATE, read_manifest, read_metrics
 
 MAY_CHANGE = (
     "total_env_steps",
@@ -32,6 +34,10 @@ MAY_CHANGE = (
 )
 """Settings, and groups of them, that a resumed run may change. All others give the saved state its shape or its
 meaning."""
+NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "logging")
+"""Those of them whose change keeps a run from meeting NaN no longer."""
+FROZEN = "train/frozen_since"
+"""In a row: for each seed the environment step of the evaluation at which it met NaN, or null."""
 
 
 @dataclass
@@ -40,55 +46,40 @@ class Past:
 
     checkpoint: Checkpoint | None = None
     """Where it goes on from."""
-    metrics: str = ""
-    """The text of metrics.jsonl until there."""
+    state: TrainState | None = None
+    """The checkpoint's, on the devices; None where nothing is left to train."""
+    rows: list[dict] = field(default_factory=list)
+    """The rows of metrics.jsonl until there."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Setting -> [before, now]."""
+    assumed: dict[str, Any] = field(default_factory=dict)
+    """Settings that the checkpoint, of another version, does not know, with their values."""
     later: list[Checkpoint] = field(default_factory=list)
     """Checkpoints that cannot be gone on from, and that the run will come by again."""
+    met_nan: int | None = None
+    """The environment step at which every seed had met NaN; None where one goes on."""
 
     @property
     def env_steps(self) -> int:
         """Environment steps that are done."""
         return self.checkpoint.env_steps if self.checkpoint else 0
 
-    @property
-    def rows(self) -> list[dict]:
-        """The rows of metrics.jsonl until there."""
-        return [json.loads(line) for line in self.metrics.splitlines()]
-
     def seconds(self, kind: str) -> float:
         """`wall_seconds` or `compile_seconds` until there."""
-        return self.checkpoint.about[kind] if self.checkpoint else 0.0
+        return self.checkpoint.seconds(kind) if self.checkpoint else 0.0
+
+
+# --- what a folder holds -----------------------------------------------------------------------------------------
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run was begun in a folder."""
-    return (folder / "config.yaml").is_file()
+    """Whether a folder holds something of a run that was trained: a row or a checkpoint."""
+    return bool(_rows(folder) or checkpoints(folder))
 
 
-def changes(folder: Path, config: Config) -> dict[str, Any]:
-    """Setting -> [what the run in a folder was begun with, what `config` says]; nothing where none was begun.
-
-    Raises:
-        ConfigError: one of them may not change.
-    """
-    if not holds_run(folder):
-        return {}
-    before, now = by_name(from_mapping(read_settings(folder))), by_name(config)
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    refused = [name for name in names if not _may_change(name)]
-    require(
-        not refused,
-        f"{folder} cannot go on with another value of "
-        + ", ".join(f"{name} ({before.get(name)} before, {now.get(name)} now)" for name in refused)
-        + ": it shapes what is saved; begin a new run for it",
-    )
-    return {name: [before.get(name), now.get(name)] for name in names}
-
-
-def _may_change(name: str) -> bool:
-    return any(name == allowed or name.startswith(allowed + ".") for allowed in MAY_CHANGE)
+def _rows(folder: Path) -> list[dict]:
+    path = folder / METRICS
+    return read_metrics(path) if path.is_file() else []
 
 
 def require_place(folder: Path, go_on: bool) -> None:
@@ -99,24 +90,107 @@ def require_place(folder: Path, go_on: bool) -> None:
     )
 
 
-def find_past(folder: Path, config: Config) -> Past:
-    """What the run in a folder has done; checkpoints that are not whole are named.
+def _whole(folder: Path) -> list[Checkpoint]:
+    """Checkpoints that a run may go on from, the newest first; a damaged one is among them."""
+    return [each for each in reversed(checkpoints(folder)) if each.is_whole_state or not each.items]
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that the newest whole checkpoint was trained with, or else those of config.yaml; None without."""
+    saved = (each.settings for each in _whole(folder) if each.settings is not None)
+    return next(saved, None) or (read_settings(folder) if (folder / "config.yaml").is_file() else None)
+
+
+# --- what may change ---------------------------------------------------------------------------------------------
+
+
+def changes(folder: Path, config: Config) -> dict[str, Any]:
+    """Setting -> [what the run in a folder was trained with, what `config` says]; nothing where none was trained.
 
     Raises:
-        ConfigError: a setting changed that may not, or there are checkpoints and none of them can be gone on from.
+        ConfigError: one of them may not change, or another version of this program wrote them.
     """
-    changed = changes(folder, config)
-    found = checkpoints(folder)
-    chosen = first_without_flaw(reversed(found), to_resume=True)
-    if chosen is None:
-        require(not found, f"{folder} cannot go on: none of its checkpoints is whole; begin a new run")
-        return Past(changes=changed)
-    metrics = (chosen.path / METRICS).read_text()
-    return Past(chosen, metrics, changed, [each for each in found if each.env_steps > chosen.env_steps])
+    newest = next((each for each in _whole(folder) if each.items), None)
+    return {} if newest is None else _changes(newest, config)
+
+
+def _changes(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+    folder, now = checkpoint.path.parents[1], by_name(config)
+    before = by_name(
+        from_mapping(read_settings(folder)) if checkpoint.settings is None else read_settings_of(checkpoint)
+    )
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    refused = [name for name in names if not _is_one_of(name, MAY_CHANGE)]
+    require(
+        not refused,
+        f"{folder} cannot go on with another value of "
+        + ", ".join(f"{name} ({before.get(name)} before, {now.get(name)} now)" for name in refused)
+        + ": it shapes what is saved; begin a new run for it",
+    )
+    return {name: [before.get(name), now.get(name)] for name in names}
+
+
+def _is_one_of(name: str, settings: tuple[str, ...]) -> bool:
+    return any(name == setting or name.startswith(setting + ".") for setting in settings)
+
+
+# --- the past of a run -------------------------------------------------------------------------------------------
+
+
+def find_past(folder: Path, program: Program) -> Past:
+    """What the run in a folder has done, with its state; checkpoints that cannot be used are named. Writes nothing.
+
+    Raises:
+        ConfigError: a setting changed that may not, there are checkpoints and none of them can be gone on from, or
+            there are rows and no checkpoint.
+    """
+    config, found, rows = program.config, checkpoints(folder), _rows(folder)
+    met_nan = _met_nan(rows)
+
+    def use(checkpoint: Checkpoint) -> Past:
+        changed = _changes(checkpoint, config)
+        kept = read_metrics(checkpoint.path / METRICS)
+        is_left = checkpoint.env_steps < config.total_env_steps
+        state = checkpoint.restore(program) if is_left else None
+        later = [each for each in found if each.env_steps > checkpoint.env_steps]
+        assumed = _assumed(checkpoint, config)
+        is_cured = any(not _is_one_of(name, NO_CURE) for name in changed)
+        return Past(checkpoint, state, kept, changed, assumed, later, None if is_cured else met_nan)
+
+    usable = first_usable(_whole(folder), use, to_resume=True)
+    if usable is not None:
+        return usable[1]
+    if met_nan is not None:
+        return Past(met_nan=met_nan)
+    require(not _whole(folder), f"{folder} cannot go on: none of its checkpoints is whole; begin a new run")
+    may_begin_anew = not rows or read_manifest(folder).get(HAS_STATE) is False
+    require(
+        may_begin_anew,
+        f"{folder} has {len(rows)} rows in {METRICS} and no checkpoint to go on from: is {folder / 'checkpoints'} "
+        f"mounted and complete? To begin anew, delete {folder / METRICS}",
+    )
+    return Past(later=found)
+
+
+def _met_nan(rows: list[dict]) -> int | None:
+    """The step at which the last healthy seed met NaN; None where one goes on."""
+    frozen = rows[-1].get(FROZEN) if rows else None
+    is_over = isinstance(frozen, list) and bool(frozen) and all(type(step) is int for step in frozen)
+    return max(frozen) if is_over else None  # pyright: ignore[reportArgumentType]
+
+
+def _assumed(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+    known = flatten(checkpoint.settings) if checkpoint.settings is not None else by_name(config)
+    return {name: value for name, value in by_name(config).items() if name not in known}
+
+
+# --- from the command line ---------------------------------------------------------------------------------------
 
 
 def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """The settings of the run in a folder, with overrides `NAME=VALUE` on top.
+
+    What its newest checkpoint was trained with, what config.yaml says now, the overrides: the later counts.
 
     Raises:
         ConfigError: the folder holds no run, or there is no such setting.
@@ -125,8 +199,12 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    settings = read_settings(folder)
-    known = by_name(from_mapping(settings))
+    written = read_settings(folder)
+    settings = _merge(_settings(folder) or {}, written)
+    try:
+        known = by_name(from_mapping(settings))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.yaml'} was edited, or another version wrote it: {error}") from error
     for line in overrides:
         name, equals, _ = line.partition("=")
         require(bool(equals) and not line.startswith("-"), f"'{line}': a resumed run takes settings only, NAME=VALUE")
@@ -138,3 +216,12 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
         return OmegaConf.to_container(merged, resolve=True)  # pyright: ignore[reportReturnType]
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+
+
+def _merge(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, of which the second counts where both say something."""
+    merged = dict(settings)
+    for name, value in others.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged

@@ -1,5 +1,6 @@
 """A run from end to end: what it leaves behind, and how it ends when something goes wrong."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from conftest import TINY, merge, tiny
 
 from qmix_jax import exits, experiment
 from qmix_jax.checkpoint import checkpoints, load_run
-from qmix_jax.config import ConfigError, from_mapping
+from qmix_jax.config import ConfigError, from_mapping, to_mapping
 from qmix_jax.evaluate import evaluate
 from qmix_jax.parallel import Program
 from qmix_jax.reporting.records import read_metrics
@@ -126,6 +127,60 @@ def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
     assert checkpoint.env_steps == 64 and not checkpoint.is_whole_state
     params = checkpoint.read("params")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def spoil(monkeypatch, broken_after: dict[int, int]) -> None:
+    """The parameters of seeds (by index) become NaN once so many chunks are trained."""
+    compiled = Program.compile_chunk
+
+    def compile_chunk(self):
+        chunk, calls = compiled(self), []
+
+        def spoilt(state):
+            state, metrics = chunk(state)
+            calls.append(1)
+            broken = [i for i, chunks in broken_after.items() if chunks == len(calls)]
+            if not broken:
+                return state, metrics
+            params = jax.tree.map(lambda leaf: leaf.at[np.array(broken)].set(np.nan), state.seeds.learner.params)
+            learner = state.seeds.learner._replace(params=params)
+            return state._replace(seeds=state.seeds._replace(learner=learner)), metrics
+
+        return spoilt
+
+    monkeypatch.setattr(Program, "compile_chunk", compile_chunk)
+
+
+def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, capsys):
+    """Seed 0 meets NaN behind the second of three chunks; seed 1 is trained as in the run where nothing happens."""
+    config, healthy, _ = finished
+    spoil(monkeypatch, {0: 2})
+    plain = dataclasses.replace(config, logging=dataclasses.replace(config.logging, display="plain"))
+    assert experiment.run(plain, tmp_path, to_mapping(plain)) == exits.FAILED
+    said = capsys.readouterr().out
+    assert "the loss of seed 0 became NaN between steps 64 and 128" in said and "1 other seed trains on" in said
+    rows, reference = read_metrics(tmp_path / "metrics.jsonl"), read_metrics(healthy / "metrics.jsonl")
+    assert [row.get("train/frozen_since") for row in rows] == [None, [128, None], [128, None]]
+    for name in PER_SEED:
+        assert [row[name][1] for row in rows] == [row[name][1] for row in reference]
+        assert [row[name][0] for row in rows[1:]] == [None, None]
+    saved, whole = load_run(tmp_path), load_run(healthy)
+    jax.tree.map(np.testing.assert_array_equal, saved.params(seed=1), whole.params(seed=1))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params(seed=0)))
+    monkeypatch.undo()
+    assert experiment.run(config, tmp_path, {}, go_on=True) == exits.FAILED  # complete, and its status stays
+
+
+def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monkeypatch, capsys):
+    config = tiny(num_seeds=2, devices=1, checkpoint={"every_env_steps": 64})
+    spoil(monkeypatch, {0: 1, 1: 2})
+    assert experiment.run(config, tmp_path, {}) == exits.FAILED
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert rows[-1]["train/frozen_since"] == [64, 128] and len(rows) == 2
+    capsys.readouterr()
+    assert experiment.run(config, tmp_path, {}, go_on=True) == exits.FAILED
+    assert "has parameters only: it met NaN at step 128\n" in capsys.readouterr().err
+    assert read_metrics(tmp_path / "metrics.jsonl") == rows
 
 
 def test_ctrl_c_ends_after_the_chunk_with_everything_on_disk(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from conftest import TINY, merge, tiny
 
 from qmix_jax import exits, experiment, parallel, replay, resume
@@ -154,8 +156,9 @@ def test_a_stopped_run_gives_the_numbers_of_one_that_never_stopped(tmp_path, nev
     assert [each["env_steps"] for each in manifest["resumed"]] == [32 * stop for stop in stops]
 
 
-def test_time_on_the_wall_goes_on_too(copy):
-    before = read_metrics(copy / "metrics.jsonl")
+def test_time_on_the_wall_goes_on_too(copy, monkeypatch):
+    before, start = read_metrics(copy / "metrics.jsonl"), Program.start
+    monkeypatch.setattr(Program, "start", lambda *args: time.sleep(0.01) or start(*args))
     train(copy, LONG, stop_after=7)
     rows = read_metrics(copy / "metrics.jsonl")
     assert rows[:6] == before
@@ -167,6 +170,7 @@ def test_a_run_stopped_before_its_first_row_begins_anew(tmp_path, never_stopped)
     folder = tmp_path / "run"
     (folder / "checkpoints" / ".32.draft").mkdir(parents=True)
     shutil.copy(never_stopped / "config.yaml", folder)
+    (folder / "run.json").write_text('{"has_saved_its_state": false}')
     (folder / "metrics.jsonl").write_text('{"env_steps": 32}\n{"env_st')
     assert train(folder, LONG) == exits.DONE
     assert_same_end(folder, never_stopped)
@@ -256,7 +260,7 @@ def test_a_run_moves_from_two_devices_to_one_and_back(tmp_path):
     folder = tmp_path / "run"
     train(folder, LONG, stop_after=3, devices=2)
     train(folder, LONG, stop_after=6, devices=1)
-    (three, six) = [each.read("replay") for each in checkpoints(folder)]
+    (three, six) = [each.read("replay") for each in checkpoints(folder) if each.is_whole_state]
     # rows of insert 2 (the third) by environment: half a device each before, side by side after
     reward = three["reward"][0].reshape(2, 4, 2, 8)[:, 2].reshape(4, 8)
     np.testing.assert_array_equal(six["reward"][0].reshape(4, 4, 8)[2], reward)
@@ -281,16 +285,32 @@ def test_a_signal_finishes_the_chunk_saves_and_says_so_in_the_status(tmp_path, n
 
 def test_a_second_ctrl_c_ends_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with exits.stop_signals() as asked:
+    with exits.stop_signals() as received:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked == [exits.TERMINATED, exits.INTERRUPTED]
+        assert received == [signal.SIGTERM, signal.SIGINT]
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_statuses_are_those_of_the_documentation():
-    assert exits.STOP_SIGNALS == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 75}
+    assert exits.STOP_SIGNALS == {
+        signal.SIGINT: 130,
+        signal.SIGTERM: 143,
+        signal.SIGHUP: 143,
+        signal.SIGUSR1: 75,
+        signal.SIGUSR2: 75,
+    }
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with exits.stop_signals() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert received == [] and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_complete_run_says_so_and_is_left_alone(never_stopped, capsys):
@@ -343,7 +363,8 @@ def test_other_settings_are_taken_and_recorded(copy, capsys):
 
 def test_the_decay_of_the_learning_rate_follows_a_new_end(stopped):
     config = from_mapping(merge(LONG, {"total_env_steps": 320, "learner": {"final_learning_rate": 0.0}}))
-    going_on = experiment.Run(experiment.check(config), stopped, resume.find_past(stopped, config))
+    program = experiment.check(config)
+    going_on = experiment.Run(program, stopped, resume.find_past(stopped, program))
     rate = going_on.program.trainer.learner.learning_rate(jnp.array(going_on.env_steps))
     assert float(rate) == pytest.approx(0.01 * (1 - 192 / 320))
     assert "learner.learning_rate from now on decays over the new total_env_steps" in going_on.news()
@@ -424,6 +445,14 @@ def largest(folder: Path, item: str) -> Path:
     return max(files(folder, item), key=lambda path: path.stat().st_size)
 
 
+def in_manifest(folder: Path, keep) -> None:
+    """Let the manifest of the newest checkpoint list only some files."""
+    path = folder / "checkpoints" / "192" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if keep(name)}
+    path.write_text(json.dumps(manifest))
+
+
 DAMAGE = {
     "a flipped bit in the replay": lambda folder: flip(largest(folder, "replay")),
     "a flipped bit in the state": lambda folder: flip(largest(folder, "state")),
@@ -434,16 +463,208 @@ DAMAGE = {
     "a flipped bit in about.json": lambda folder: flip(folder / "checkpoints/192/about.json"),
     "no manifest": lambda folder: (folder / "checkpoints/192/manifest.json").unlink(),
     "an empty manifest": lambda folder: os.truncate(folder / "checkpoints/192/manifest.json", 0),
+    "a manifest of nothing": lambda folder: in_manifest(folder, lambda name: False),
+    "a manifest without parameters": lambda folder: in_manifest(folder, lambda name: "params/" not in name),
+    "a manifest without the state": lambda folder: in_manifest(folder, lambda name: "state/" not in name),
+    "a manifest without the replay": lambda folder: in_manifest(folder, lambda name: "replay/" not in name),
+    "a manifest without the rows": lambda folder: in_manifest(folder, lambda name: name != "metrics.jsonl"),
+    "a manifest without about.json": lambda folder: in_manifest(folder, lambda name: name != "about.json"),
+    "a list for a manifest": lambda folder: (folder / "checkpoints/192/manifest.json").write_text("[]"),
+    "a deeply nested manifest": lambda folder: (folder / "checkpoints/192/manifest.json").write_text("[" * 100_000),
+    "a list for about.json": lambda folder: (folder / "checkpoints/192/about.json").write_text("[]"),
+    "a file for a folder": lambda folder: (
+        shutil.rmtree(folder / "checkpoints/192") or (folder / "checkpoints/192").touch()
+    ),
+    "an empty folder": lambda folder: shutil.rmtree(folder / "checkpoints/192") or (folder / "checkpoints/192").mkdir(),
 }
+
+
+def past_of(folder: Path) -> resume.Past:
+    """What a run with the settings of `stopped` would go on from."""
+    return resume.find_past(
+        folder, experiment.check(from_mapping(merge(LONG, {"checkpoint": {"every_env_steps": 32}})))
+    )
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_broken_checkpoint_is_named_and_passed_over(copy, damage, capsys):
     damage(copy)
-    past = resume.find_past(copy, from_mapping(merge(LONG, {"checkpoint": {"every_env_steps": 32}})))
+    past = past_of(copy)
     assert past.env_steps == 160 and len(past.rows) == 5
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{copy}/checkpoints/192 is skipped: " in said
+
+
+def test_a_checkpoint_that_cannot_be_restored_is_named_and_passed_over(copy, never_stopped, monkeypatch, capsys):
+    read = Checkpoint.read
+
+    def fail(self, item):
+        if self.env_steps == 192:
+            raise RuntimeError("Error opening zarr\ndriver")
+        return read(self, item)
+
+    monkeypatch.setattr(Checkpoint, "read", fail)
+    assert load_run(copy).env_steps == 160
+    assert "checkpoints/192 is skipped: it cannot be read: Error opening zarr driver\n" in capsys.readouterr().err
+    assert train(copy, LONG) == exits.DONE
+    assert_same_end(copy, never_stopped)
+
+
+NEIGHBOURS = {
+    "a list": "[]",
+    "a word for a score": '{"score": "x", "metric": ["y"], "items": "params", "settings": 3, "wall_seconds": {}}',
+    "NaN for a score": '{"score": NaN, "items": [1, null]}',
+    "deep nesting": "[" * 100_000,
+    "no JSON": "\xff",
+}
+
+
+@pytest.mark.parametrize("about", NEIGHBOURS.values(), ids=NEIGHBOURS)
+def test_damaged_neighbours_stop_nothing(copy, never_stopped, about, capsys):
+    (copy / "checkpoints" / "128" / "about.json").write_text(about)
+    (copy / "run.json").write_text(about)
+    for name in ("²", "007", "notes", "9" * 5000 if os.name == "nt" else "9" * 200):
+        (copy / "checkpoints" / name).mkdir()
+    (copy / "checkpoints" / "100").touch()
+    lines = (copy / "metrics.jsonl").read_text().splitlines()
+    lines[1:1] = ["[]", '{"env_steps": "x"}', '{"env_steps": true}', "3", "[" * 100_000, '{"env_steps": 5']
+    (copy / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert [row["env_steps"] for row in read_metrics(copy / "metrics.jsonl")] == [32 * i for i in range(1, 7)]
+    assert "metrics.jsonl: line 2, 3, 4, 5, 6 and others hold no row and are skipped" in capsys.readouterr().err
+    for which in ("last", "best"):
+        assert load_run(copy, which).env_steps > 128
+    assert train(copy, LONG) == exits.DONE
+    assert_same_end(copy, never_stopped)
+    assert (copy / "checkpoints" / "notes").is_dir()
+
+
+def test_rows_without_a_checkpoint_are_not_thrown_away(copy):
+    shutil.rmtree(copy / "checkpoints")
+    before = contents(copy)
+    with pytest.raises(
+        ConfigError, match=r"6 rows in metrics.jsonl and no checkpoint.*To begin anew, delete .*/metrics"
+    ):
+        train(copy, LONG)
+    assert contents(copy) == before
+
+
+def test_before_its_first_whole_state_was_saved_a_run_begins_anew(tmp_path, never_stopped):
+    """The parameters of its best evaluation alone are there, as behind a kill."""
+    assert train(tmp_path, LONG, stop_after=3) == exits.TERMINATED
+    shutil.rmtree(tmp_path / "checkpoints" / "96")
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    assert manifest["has_saved_its_state"] is True
+    (tmp_path / "run.json").write_text(json.dumps({**manifest, "has_saved_its_state": False}))
+    assert [each.is_for_score for each in checkpoints(tmp_path)] == [True]
+    assert train(tmp_path, LONG) == exits.DONE
+    assert_same_end(tmp_path, never_stopped)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_holds_no_evaluation_can_be_used_again(tmp_path, never_stopped):
+    resume.require_place(tmp_path / "none", go_on=False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 3")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"env_ste')
+    settings = merge(LONG, {})
+    assert experiment.run(from_mapping(settings), tmp_path / "run", settings) == exits.DONE
+    assert_same_end(tmp_path / "run", never_stopped)
+
+
+# --- settings that changed on the disk ---------------------------------------------------------------------------
+
+
+def edit(folder: Path, change) -> dict:
+    """Change config.yaml by hand, and merge as --resume does."""
+    path = folder / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    change(settings)
+    path.write_text(yaml.safe_dump(settings))
+    return resume.merge_settings(folder, [])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("learner", "gamma", 0.5),
+        ("learner", "reward_scale", 2.0),
+        ("agent", "hidden_size", 9),
+        ("env", "ends", "truncated"),
+    ],
+)
+def test_an_edited_setting_that_may_not_change_is_refused_before_anything_is_written(copy, section, name, value):
+    settings = edit(copy, lambda settings: settings.setdefault(section, {}).update({name: value}))
+    before = contents(copy)
+    with pytest.raises(ConfigError, match=rf"another value of {section}\.{name} \(.* before, {value} now\)"):
+        train(copy, settings)
+    assert contents(copy) == before
+
+
+def test_an_edited_setting_that_may_change_is_named(copy, capsys):
+    settings = edit(copy, lambda settings: settings["learner"].update(td_lambda=0.25))
+    assert train(copy, settings, logging={"display": "plain"}) == exits.DONE
+    assert "changed: learner.td_lambda 0.8 -> 0.25" in capsys.readouterr().out
+
+
+def test_a_setting_that_is_gone_from_config_yaml_is_taken_from_the_checkpoint(copy, never_stopped):
+    settings = edit(copy, lambda settings: settings["learner"].pop("learning_rate"))
+    assert train(copy, settings) == exits.DONE
+    assert_same_end(copy, never_stopped)
+    assert yaml.safe_load((copy / "config.yaml").read_text())["learner"]["learning_rate"] == 0.01
+
+
+def in_about(folder: Path, change) -> None:
+    """Change the settings that the newest checkpoint keeps, and its manifest with them."""
+    path = folder / "checkpoints" / "192" / "about.json"
+    about = json.loads(path.read_text())
+    change(about["settings"])
+    path.write_text(json.dumps(about))
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["files"]["about.json"] = [path.stat().st_size, zlib.crc32(path.read_bytes())]
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_settings_of_another_version_are_said_to_be(copy, capsys, never_stopped):
+    in_about(copy, lambda settings: settings["learner"].pop("adam_epsilon"))
+    fewer = shutil.copytree(copy, copy.with_name("fewer"))
+    assert train(fewer, LONG, logging={"display": "plain"}) == exits.DONE
+    assert "another version of qmix_jax wrote the checkpoint; it did not know learner.adam_epsilon=1e-08" in (
+        capsys.readouterr().out
+    )
+    assert_same_end(fewer, never_stopped)
+    in_about(copy, lambda settings: settings["learner"].update(momentum=1))
+    before = contents(copy)
+    for attempt in (lambda: train(copy, LONG), lambda: load_run(copy)):
+        with pytest.raises(
+            ConfigError, match=r"192 was written by another version of qmix_jax: unknown setting 'learner.mom"
+        ):
+            attempt()
+    assert contents(copy) == before
+
+
+def test_a_team_is_used_with_the_settings_that_it_was_trained_with(copy, capsys):
+    trained = load_run(copy).config
+    edit(copy, lambda settings: settings["env"].update(episode_length=3))
+    assert load_run(copy).config == trained
+    said = capsys.readouterr().err
+    assert "config.yaml was changed since" in said and "env.episode_length=3 (trained with 5)" in said
+
+
+def test_a_run_of_an_older_version_without_settings_in_its_checkpoints_goes_on(copy, never_stopped):
+    for path in copy.glob("checkpoints/*/about.json"):
+        about = json.loads(path.read_text())
+        del about["settings"]
+        path.write_text(json.dumps(about))
+        manifest = json.loads((path.parent / "manifest.json").read_text())
+        manifest["files"]["about.json"] = [path.stat().st_size, zlib.crc32(path.read_bytes())]
+        (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "run.json").write_text("{}")
+    assert load_run(copy).env_steps == 192
+    assert train(copy, resume.merge_settings(copy, [])) == exits.DONE
+    assert_same_end(copy, never_stopped)
 
 
 def test_every_file_of_a_checkpoint_is_watched(copy):
@@ -503,6 +724,62 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     retain(tmp_path, keep_last=1, keep_best=0)
     assert [each.env_steps for each in checkpoints(tmp_path)] == [6, 7]
     assert find(tmp_path).env_steps == 7 and not list(tmp_path.glob("checkpoints/.*"))
+
+
+def test_parameters_saved_for_their_score_stay_as_long_as_they_are_among_the_best(tmp_path):
+    saver = Saver(tmp_path, CheckpointConfig(keep_last=1, keep_best=2), print)
+    saver.save(a_snapshot(1, 0.5))
+    for step, score in {2: 0.7, 3: 0.6, 4: 0.9}.items():
+        saver.save_for_score(a_snapshot(step, score, items=("params",)))
+    saver.close()
+    assert [each.env_steps for each in checkpoints(tmp_path)] == [1, 2, 4]
+    assert [each.is_for_score for each in checkpoints(tmp_path)] == [False, True, True]
+    assert find(tmp_path, "best").env_steps == 4
+
+
+def test_of_parameters_that_wait_to_be_written_only_the_best_are(tmp_path, monkeypatch):
+    import qmix_jax.checkpoint as module
+
+    may_write, written = threading.Event(), []
+
+    def slow(folder, snapshot):
+        assert may_write.wait(30)
+        written.append(snapshot.env_steps)
+
+    monkeypatch.setattr(module, "write", slow)
+    saver = Saver(tmp_path, CheckpointConfig(every_env_steps=100, keep_best=1), print)
+    saver.save(a_snapshot(1))
+    for step in (2, 3, 4):
+        saver.save_for_score(a_snapshot(step, float(step), items=("params",)))
+    may_write.set()
+    saver.close()
+    assert written == [1, 4] and saver.is_saved(1)
+
+
+@pytest.mark.parametrize("keep_best", [0, 1, 2])
+def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, monkeypatch, keep_best):
+    """Returns of the eight evaluations as given here; only the end falls due by itself."""
+    scores = dict(zip(range(32, 257, 32), (1.0, 5.0, 2.0, 5.0, 4.0, 7.0, 6.0, 0.0), strict=True))
+    parameters, row = {}, experiment.Run._row
+
+    def with_score(self, clock, metrics, seconds):
+        made = row(self, clock, metrics, seconds)
+        return {**made, "eval/win_rate": [scores[made["env_steps"]]]}
+
+    def remember(self, params):
+        parameters[self.env_steps] = params
+        keep_good(self, params)
+
+    keep_good = experiment.Run._keep_good
+    monkeypatch.setattr(experiment.Run, "_row", with_score)
+    monkeypatch.setattr(experiment.Run, "_keep_good", remember)
+    assert train(tmp_path, LONG, checkpoint={"every_env_steps": None, "keep_best": keep_best}) == exits.DONE
+    best = [192, 224][:keep_best]
+    assert [each.env_steps for each in checkpoints(tmp_path)] == [*best, 256]
+    if best:
+        run = load_run(tmp_path, "best")
+        assert run.env_steps == 192
+        jax.tree.map(np.testing.assert_array_equal, run.all_params, parameters[192])
 
 
 def test_scores_of_another_metric_are_no_match_for_those_of_the_newest(tmp_path):

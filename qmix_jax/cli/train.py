@@ -67,7 +67,7 @@ def check(jobs: "list[Job]", go_on: bool) -> "list[Program]":
     """
     configs = [from_mapping(job.settings) for job in jobs]
     start_jax([config.devices for config in configs])
-    from qmix_jax import experiment, resume
+    from qmix_jax import experiment, lock, resume
 
     checked: list[Config] = []
     programs = []
@@ -76,6 +76,7 @@ def check(jobs: "list[Job]", go_on: bool) -> "list[Program]":
             not (go_on and job.dated),
             f"resume=auto needs a folder that is the same at every start: add {job.dated}=FOLDER",
         )
+        lock.require_unlocked(job.folder)
         resume.require_place(job.folder, go_on)
         resume.changes(job.folder, config)
         alike = replace(config, seed=0)

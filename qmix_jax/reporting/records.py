@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import psutil
 
+from qmix_jax.reporting import warn
+
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder that holds this package's source."""
 DISTRIBUTIONS = (
@@ -101,20 +103,55 @@ class MetricsFile:
         self._size, self._waiting, self.failure = self._size + len(self._waiting), b"", ""
 
 
-def read_metrics(path: Path) -> list[dict]:
-    """All rows of a metrics.jsonl; a last line that was cut short by a crash is left out."""
-    lines = path.read_bytes().splitlines()
-    rows = [json.loads(line) for line in lines[:-1]]
-    try:
-        return rows + [json.loads(line) for line in lines[-1:]]
-    except ValueError:
-        return rows
+def read_metrics(path: str | Path) -> list[dict]:
+    """All rows of a metrics.jsonl. A last line that a crash cut short is left out; other lines that are no rows are
+    left out with a warning.
+    """
+    lines = Path(path).read_bytes().splitlines()
+    rows = [_parse_row(line) for line in lines]
+    wrong = [str(number) for number, row in enumerate(rows[:-1], 1) if row is None]
+    if wrong:
+        warn(f"{path}: line {', '.join(wrong[:5])}{' and others' * (len(wrong) > 5)} hold no row and are skipped")
+    return [row for row in rows if row is not None]
+
+
+def _parse_row(line: bytes) -> dict | None:
+    """The row that a line holds; None where it holds none."""
+    row = parse_json(line)
+    is_row = isinstance(row, dict) and type(row.get("env_steps")) is int and row["env_steps"] >= 0
+    return row if is_row else None
 
 
 def best_seed(row: dict) -> int:
-    """The index of the seed whose evaluation in this row was best: by win rate where there is one, else by return."""
-    scores = row.get("eval/win_rate", row["eval/return"])
-    return max(range(len(scores)), key=lambda i: -math.inf if scores[i] is None else scores[i])
+    """The index of the seed whose evaluation in this row was best: by win rate where there is one, else by return; 0
+    where the row has neither.
+    """
+    scores = row.get("eval/win_rate", row.get("eval/return"))
+    values = [_number(score) for score in scores] if isinstance(scores, list) and scores else [None]
+    ranked = [-math.inf if value is None else value for value in values]
+    return ranked.index(max(ranked))
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of JSON as it is, anything else as None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where it cannot be read or is damaged."""
+    try:
+        return parse_json(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says; None where it is damaged, nested too deeply included."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError, MemoryError):
+        return None
 
 
 def to_json(value: Any, **options: Any) -> str:
@@ -140,7 +177,7 @@ def _plain(value: Any) -> Any:
 def known(value: Any) -> list[float]:
     """The numbers of a row's entry: of every seed that has one."""
     values = value if isinstance(value, Sequence) else [value]
-    return [float(item) for item in values if item is not None and math.isfinite(item)]
+    return [number for item in values if (number := _number(item)) is not None]
 
 
 def mean_interval(value: Any) -> tuple[float, float] | None:
@@ -170,23 +207,54 @@ def _student_t(freedom: int) -> float:
 
 def write_manifest(folder: Path, extra: dict) -> None:
     """Write folder/run.json: the machine and the versions, and what `extra` adds."""
-    write_text_atomically(folder / "run.json", to_json({**describe_machine(), **extra}, indent=2) + "\n")
+    _replace_manifest(folder, {**describe_machine(), **extra, HAS_STATE: False})
 
 
 def add_to_manifest(folder: Path, resumed: dict) -> None:
     """Add to folder/run.json that the run was resumed, how, and on what machine."""
-    path = folder / "run.json"
-    manifest = {}
-    with suppress(FileNotFoundError, ValueError):  # a damaged one is no reason to lose a run
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    manifest["resumed"] = [*manifest.get("resumed", []), {**resumed, **describe_machine()}]
-    write_text_atomically(path, to_json(manifest, indent=2) + "\n")
+    manifest = read_manifest(folder)
+    before = manifest.get("resumed")
+    manifest["resumed"] = [*(before if isinstance(before, list) else []), {**resumed, **describe_machine()}]
+    _replace_manifest(folder, manifest)
+
+
+HAS_STATE = "has_saved_its_state"
+
+
+def note_saved_state(folder: Path) -> None:
+    """Note in folder/run.json that a whole training state was saved: one must be there to go on from."""
+    manifest = read_manifest(folder)
+    if manifest.get(HAS_STATE) is not True:
+        with suppress(OSError):
+            _replace_manifest(folder, {**manifest, HAS_STATE: True})
+
+
+def read_manifest(folder: Path) -> dict:
+    """What folder/run.json holds; nothing where it is missing or damaged."""
+    manifest = read_json(folder / "run.json")
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _replace_manifest(folder: Path, manifest: dict) -> None:
+    write_text_atomically(folder / "run.json", to_json(manifest, indent=2) + "\n")
+
+
+def draft_of(path: Path) -> Path:
+    """The hidden name under which this process writes a file before it gets its own."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote have left; for the only process that writes there."""
+    with suppress(OSError):
+        for draft in folder.glob(".*.tmp"):
+            draft.unlink()
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a file that others see either whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
+    draft = draft_of(path)
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -1,0 +1,98 @@
+"""Only one process at a time trains in a run's folder."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from qmix_jax.config import ConfigError
+from qmix_jax.lock import NAME, locked, require_unlocked
+
+
+def holder(folder: Path) -> subprocess.Popen:
+    """A process that holds the folder's lock until it is killed."""
+    text = """
+        import sys, time
+        from pathlib import Path
+        from qmix_jax.lock import locked
+
+        with locked(Path(sys.argv[1])):
+            print("locked", flush=True)
+            time.sleep(60)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", textwrap.dedent(text), str(folder)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "locked\n"
+    return process
+
+
+@pytest.fixture
+def other(tmp_path):
+    process = holder(tmp_path / "run")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_refused_and_told_by_whom(tmp_path, other):
+    folder = tmp_path / "run"
+    for attempt in (lambda: locked(folder).__enter__(), lambda: require_unlocked(folder)):
+        with pytest.raises(ConfigError) as refused:
+            attempt()
+        said = str(refused.value)
+        assert f"in use by process {other.pid} on {socket.gethostname()} since 20" in said and "\n" not in said
+        assert f"delete {folder / NAME} to break the lock" in said
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path, other):
+    other.kill()
+    other.wait()
+    assert (tmp_path / "run" / NAME).exists()
+    require_unlocked(tmp_path / "run")
+    with locked(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / NAME).read_text())["pid"] == os.getpid()
+
+
+def test_who_deletes_the_file_breaks_the_lock(tmp_path, other):
+    (tmp_path / "run" / NAME).unlink()
+    with locked(tmp_path / "run"), pytest.raises(ConfigError, match=f"process {os.getpid()} "):
+        require_unlocked(tmp_path / "run")
+
+
+def test_the_lock_ends_with_its_block_and_leaves_no_file(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), locked(tmp_path / "run"):
+            _ = 1 / 0
+        assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_broken_lock_does_not_take_the_new_holders_file_away(tmp_path):
+    with locked(tmp_path):
+        (tmp_path / NAME).unlink()
+        with locked(tmp_path):
+            pass
+        (tmp_path / NAME).write_text("of somebody else")
+    assert (tmp_path / NAME).read_text() == "of somebody else"
+
+
+def test_a_file_that_names_nobody_does_not_hide_the_lock(tmp_path, other):
+    (tmp_path / "run" / NAME).write_text("[]")
+    with pytest.raises(ConfigError, match="in use by another process"):
+        require_unlocked(tmp_path / "run")
+
+
+def test_where_nothing_can_be_locked_a_run_goes_on(tmp_path, monkeypatch):
+    import fcntl
+
+    def no_locks(handle, how):
+        raise OSError(95, os.strerror(95))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path):
+        require_unlocked(tmp_path)

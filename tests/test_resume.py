@@ -1,14 +1,18 @@
 """A run that was stopped, killed or starved of disk goes on as if nothing had happened."""
 
 import dataclasses
+import fcntl
 import json
 import os
+import pty
 import random
 import resource
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 import time
@@ -1004,3 +1008,48 @@ def test_the_same_line_started_again_after_every_kill_gives_the_rows_of_a_run_ne
         assert process.wait(timeout=300) == exits.DONE, process.communicate()[1]
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
     assert len(numbers(tmp_path / "killed")) == 200
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_a_closed_terminal_saves(tmp_path):
+    """The first process trains on a terminal of its own, which is closed in mid-run."""
+    line = (
+        "train env=probe resume=auto devices=1 total_env_steps=3_200_000 evaluation.every_env_steps=3200 "
+        "evaluation.episodes=8 logging.film=false logging.display=live hydra.run.dir=run"
+    )
+    command = [sys.executable, "-m", "qmix_jax", *line.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"}
+    run, (outside, inside) = tmp_path / "run", pty.openpty()
+    first = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(inside)
+    closing = threading.Event()
+
+    def read() -> None:
+        while not closing.is_set():
+            if select.select([outside], [], [], 0.05)[0]:
+                os.read(outside, 4096)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    deadline = time.monotonic() + 300
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").stat().st_size:
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert f"in use by process {first.pid} on " in second.stderr and first.poll() is None
+    closing.set()
+    reader.join()
+    os.close(outside)
+    assert first.wait(timeout=300) == exits.TERMINATED
+    assert read_metrics(run / "metrics.jsonl")[-1]["env_steps"] == find(run).env_steps and find(run).is_whole_state
+    assert not (run / "run.lock").exists()

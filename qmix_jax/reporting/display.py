@@ -4,7 +4,8 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TextIO
+from contextlib import suppress
+from typing import Any, Self, TextIO, cast
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -30,7 +31,7 @@ def make_display(
     """
     if mode == "none":
         return Display()
-    console = Console()
+    console = Console(file=cast(TextIO, _Lasting(sys.stdout)))
     if mode == "auto":
         able = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
         mode = "live" if able else "plain"
@@ -38,6 +39,27 @@ def make_display(
     for row in rows:
         progress.log(row)
     return LiveDisplay(progress, console) if mode == "live" else PlainDisplay(progress)
+
+
+class _Lasting:
+    """A stream that goes on without an error where it can no longer be written to: a terminal that was closed, say."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Send it on."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Display:

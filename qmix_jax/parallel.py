@@ -7,10 +7,12 @@ the same program with both axes of size 1. CPU cores are devices too, once `use_
 
 import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +28,7 @@ from qmix_jax.envs.team import TeamEnv
 from qmix_jax.evaluate import Record, episode_keys, record
 from qmix_jax.learner import LossMetrics, sum_over_devices
 from qmix_jax.linear import matmul_dtype
+from qmix_jax.reporting import warn
 from qmix_jax.rollout import EpisodeSums
 from qmix_jax.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.types import Clock, Params, tree_bytes
@@ -233,7 +236,7 @@ class Program:
     def _compile(self, function: Callable, *arguments: Any) -> Any:
         """A function that takes the state over as an executable for the mesh's devices."""
         lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
-        return lowered.compile(FOR_CPU_CORES if self._is_on_cpu else None)
+        return compile_with(lowered, FOR_CPU_CORES if self._is_on_cpu else {})
 
     def start(self, make_state: Callable[[], TrainState]) -> tuple[TrainState, Callable]:
         """The state that `make_state` makes and the compiled chunk, at the same time: to trace takes only one core."""
@@ -276,9 +279,26 @@ class Program:
 
 def compile_quickly(lowered: Any) -> Any:
     """Compile what runs only once: on a CPU, optimising it would take longer than it can save."""
-    if jax.default_backend() != "cpu":
-        return lowered.compile()
-    return lowered.compile({"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
+    is_cpu = jax.default_backend() == "cpu"
+    quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return compile_with(lowered, quickly if is_cpu else {})
+
+
+def compile_with(lowered: Any, options: Mapping[str, Any]) -> Any:
+    """Compile with those compiler options that the installed XLA knows; each of the others is named once."""
+    try:
+        return lowered.compile(dict(options) or None)
+    except jax.errors.JaxRuntimeError as error:
+        unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in options:
+            raise
+    _name_unknown_option(unknown[1])
+    return compile_with(lowered, {name: value for name, value in options.items() if name != unknown[1]})
+
+
+@cache
+def _name_unknown_option(name: str) -> None:
+    warn(f"this XLA (jaxlib {metadata.version('jaxlib')}) has no option {name}: compiling without it")
 
 
 def describe_memory(shapes: TrainState) -> dict[str, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qmix_jax.envs.battle import STOP, Battle, Chance, View, pick_one
+from qmix_jax.parallel import compile_with
 
 with contextlib.redirect_stdout(io.StringIO()):
     from jaxmarl.environments import smax
@@ -94,7 +95,7 @@ def battles(name):
     env, battle = make(name, **CASES[name])
     keys = jax.random.split(jax.random.key(3), BATTLES)
     program = jax.jit(jax.vmap(lambda key: play(env, battle, key))).lower(keys)
-    return jax.device_get(program.compile(compiler_options=QUICK_COMPILE)(keys))
+    return jax.device_get(compile_with(program, QUICK_COMPILE)(keys))
 
 
 def assert_close(ours, theirs):

@@ -7,7 +7,7 @@ import pytest
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
 from qmix_jax.envs import make_team
-from qmix_jax.parallel import Program
+from qmix_jax.parallel import Program, compile_with
 
 pytestmark = pytest.mark.slow
 SEEDS = 4
@@ -19,7 +19,7 @@ def greedy_returns(line):
     config = from_mapping(compose([*line.split(), f"num_seeds={SEEDS}", "devices=1"]))
     program = Program.make(config, make_team(config))
     state = program.init()
-    chunk = jax.jit(program.chunk, donate_argnums=0).lower(state).compile(FAST)
+    chunk = compile_with(jax.jit(program.chunk, donate_argnums=0).lower(state), FAST)
     for _ in range(config.num_chunks):
         state, metrics = chunk(state)
     return np.asarray(metrics.evaluation.total_return / metrics.evaluation.episodes)

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from qmix_jax import memory, parallel
 from qmix_jax.config import ConfigError
-from qmix_jax.parallel import DATA, Program, describe_memory, split_devices
+from qmix_jax.parallel import DATA, Program, compile_with, describe_memory, split_devices
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Clock
 
@@ -215,3 +215,17 @@ def test_memory_is_known_before_anything_is_made(probe):
     needs, state = describe_memory(program.shapes), program.init()
     assert needs["replay"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.seeds.replay))
     assert needs["parameters"] == sum(leaf.nbytes for leaf in jax.tree.leaves(state.seeds.learner.params))
+
+
+def test_compiler_options_that_xla_does_not_know_are_left_out_and_named_once(capsys):
+    lowered = jax.jit(lambda: 7).lower()
+    options = {"xla_of_another_day": 1, "xla_backend_optimization_level": 0, "xla_of_yesterday": True}
+    for _ in range(2):
+        assert compile_with(lowered, options)() == 7
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" option ")[1] for line in said] == [
+        "xla_of_another_day: compiling without it",
+        "xla_of_yesterday: compiling without it",
+    ]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not a valid"):
+        compile_with(lowered, {"xla_backend_optimization_level": "high"})

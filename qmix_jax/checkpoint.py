@@ -33,9 +33,10 @@ import numpy as np
 
 from qmix_jax import replay
 from qmix_jax.agents import Agents, make_agents
-from qmix_jax.config import CheckpointConfig, Config, ConfigError, from_mapping, require
+from qmix_jax.config import ENVIRONMENTS, CheckpointConfig, Config, ConfigError, from_mapping, require
 from qmix_jax.envs import make_team
 from qmix_jax.envs.team import TeamEnv
+from qmix_jax.mixers import MIXERS
 from qmix_jax.parallel import DATA, Program, TrainState
 from qmix_jax.reporting import say
 from qmix_jax.reporting.records import to_json, versions, write_text_atomically
@@ -404,9 +405,10 @@ class TrainedRun:
         return agents if held == jax.tree.map(lambda leaf: leaf.shape, wanted) else None
 
     def params(self, seed: int = 0) -> Params:
-        """The parameters of the run's seed number `seed`, counted from 0."""
-        require(0 <= seed < self.config.num_seeds, f"seed={seed}, but the run has {self.config.num_seeds}")
-        return jax.tree.map(lambda leaf: leaf[seed], self.all_params)
+        """The parameters of the run's seed number `seed`, counted from 0, as JAX arrays."""
+        count = self.config.num_seeds
+        require(0 <= seed < count, f"seed={seed}, but the run has {count}, numbered from 0")
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), self.all_params)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -427,10 +429,22 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> Config:
     """The settings of the run in a folder; raises ConfigError, in one line, where this version cannot read them."""
     settings = read_settings(folder)
+    for group, known in {"env": ENVIRONMENTS, "algorithm": MIXERS}.items():
+        _require_known(folder, group, settings.get(group), list(known))
     try:
         return from_mapping(settings)
     except ConfigError as error:
         raise ConfigError(f"{folder} was made by another version of qmix_jax: {error}") from error
+
+
+def _require_known(folder: Path, group: str, section: Any, known: list[str]) -> None:
+    """Raise ConfigError where a run's environment or mixer is one that was added to another installation."""
+    name = section.get("name") if isinstance(section, dict) else None
+    require(
+        not isinstance(name, str) or name in known,
+        f"{folder} was trained with {group}={name}, which this installation does not know (it has {', '.join(known)}); "
+        f"use the installation that it was trained with, or add {name} to this one",
+    )
 
 
 def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
@@ -444,7 +458,8 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     folder = Path(folder)
     config = read_config(folder)
     chosen = find(folder, checkpoint)
-    run = TrainedRun(config, make_team(config), chosen.read(PARAMS), chosen.env_steps)
+    params = jax.tree.map(jnp.asarray, chosen.read(PARAMS))  # which jax.jit can close over, unlike NumPy's
+    run = TrainedRun(config, make_team(config), params, chosen.env_steps)
     require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
     return run
 

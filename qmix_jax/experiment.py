@@ -213,11 +213,12 @@ class Run:
         }
 
     def _episodes(self, prefix: str, sums: EpisodeSums) -> dict[str, list[float | None]]:
-        """Means over finished episodes, per seed; None where none finished."""
+        """Means over finished episodes, per seed (None where none finished), and how many they were."""
         totals = {"return": sums.total_return, "episode_length": sums.total_length}
         if self.program.env.spec.has_wins:
             totals["win_rate"] = sums.wins
-        return {f"{prefix}/{name}": _ratio(total, sums.episodes) for name, total in totals.items()}
+        means = {f"{prefix}/{name}": _ratio(total, sums.episodes) for name, total in totals.items()}
+        return {**means, f"{prefix}/episodes": [int(count) for count in sums.episodes]}
 
     def _what_to_look_at(self, broken: list[int]) -> str:
         """The message of a run that met NaN."""

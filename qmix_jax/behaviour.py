@@ -44,10 +44,14 @@ def observe(
     """
     program = _program(env, agents, mixer)
     sums = [_sums(program, params, key, episodes) for params, key in teams]
-    steps, q, credit, actions = (None if each[0] is None else np.stack(each) for each in zip(*sums, strict=True))
-    with np.errstate(invalid="ignore"):
+    steps = np.stack([each.steps for each in sums])
+    credits = [each.credit for each in sums if each.credit is not None]
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is meant
         return Behaviour(
-            steps, q / steps, None if credit is None else credit / steps, actions / steps[..., None]
+            steps=steps,
+            q=np.stack([each.q for each in sums]) / steps,
+            credit=np.stack(credits) / steps if credits else None,
+            actions=np.stack([each.actions for each in sums]) / steps[..., None],
         )
 
 
@@ -59,9 +63,7 @@ def _program(env: TeamEnv, agents: Agents, mixer: nn.Module):
 
     mesh = Mesh(np.array(jax.devices()), ("data",))
     share = P("data")
-    return jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=(P(), share, share), out_specs=share, check_vma=False)
-    )
+    return jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=(P(), share, share), out_specs=share, check_vma=False))
 
 
 def _sums(program, params: Params, key: jax.Array, episodes: int) -> AgentSums:

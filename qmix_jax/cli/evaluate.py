@@ -102,7 +102,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         const=str(STDOUT),
         type=output,
         metavar="FILE",
-        help="one JSON document, with every episode, to FILE, beside the tables; without FILE to stdout, in place of them",
+        help="one JSON document, with every episode, to FILE, beside the tables; without FILE to stdout, instead",
     )
     parser.add_argument(
         "--agents",
@@ -337,17 +337,21 @@ def in_words(document: dict[str, Any], scores: "Scores", tables: "list[Table]") 
 
     place, trained = document["tested_on"], document["trained_on"]
     where = trained if place == trained else f"{trained}, tested on {place}"
-    seeds = len(document["trained_seeds"])
+    seeds, episodes = len(document["trained_seeds"]), document["episodes"]
     heading = (
         f"{document['algorithm'].upper()} on {where}, checkpoint {document['checkpoint']}: "
-        f"{document['episodes']:,} greedy episodes{f' of each of {seeds} seeds' if seeds > 1 else ''}"
+        f"{episodes:,} greedy episode{'s' * (episodes > 1)}{f' of each of {seeds} seeds' if seeds > 1 else ''}"
     )
     return "\n\n".join(["\n".join([heading, format_scores(scores)]), *map(format_table, tables)])
 
 
+def _on_one_line(found: re.Match[str]) -> str:
+    return f"[{' '.join(found[1].split())}]"
+
+
 def write_json(document: dict[str, Any], target: Path) -> None:
     """To stdout or a file, which is written whole; lists of numbers stand on one line."""
-    text = re.sub(r'\[\n[^][{}"]*\]', lambda found: " ".join(found[0].split()), json.dumps(document, indent=2))
+    text = re.sub(r'\[\n\s*([^][{}"]*?)\s*\]', _on_one_line, json.dumps(document, indent=2))
     if target == STDOUT:
         print(text)
     else:

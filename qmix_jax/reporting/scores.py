@@ -1,7 +1,7 @@
 """Scores of single episodes with their uncertainty, as tables and as JSON. Host only: NumPy."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -183,8 +183,9 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(has.any(0), np.where(has, values, 0.0).sum(0) / np.maximum(has.sum(0), 1), np.nan)
 
 
-def _to_list(values: np.ndarray) -> object:
-    return np.where(np.isnan(values), None, values).tolist()
+def _to_list(values: np.ndarray) -> Any:
+    """Nested lists, with None for NaN."""
+    return np.where(np.isnan(values), np.array(None), values).tolist()
 
 
 def format_agents(behaviour: "Behaviour", names: Sequence[str]) -> str:

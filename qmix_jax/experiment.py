@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax import exits, resume
+from qmix_jax import advice, exits, resume
 from qmix_jax.checkpoint import PARAMS, Saver, Snapshot, state_to_host, to_host
-from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require
+from qmix_jax.config import Config, ConfigError, require
 from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
 from qmix_jax.memory import gib, refuse_what_cannot_fit
-from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
+from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_idle, describe_memory
 from qmix_jax.reporting import say
 from qmix_jax.reporting.curve import draw_curve
 from qmix_jax.reporting.dashboard import make_dashboards
@@ -71,10 +71,11 @@ def describe(program: Program) -> str:
     needs = describe_memory(program.shapes)
     count = needs["parameters"] // 4 // config.num_seeds
     kind = mesh.devices.flat[0].device_kind
+    idle = describe_idle(config, jax.device_count())
     return (
         f"replay {gib(needs['replay'])} · {count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
-        f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)"
+        f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)" + f"\n{idle}" * bool(idle)
     )
 
 
@@ -233,8 +234,8 @@ class Run:
         saved = "The parameters from before are saved. " if self.good_params is not None else ""
         return (
             f"the loss of seed {', '.join(str(self.config.seed + i) for i in broken)} became NaN between steps "
-            f"{start:,} and {self.rows[-1]['env_steps']:,}{seen}. {saved}Look at a "
-            f"lower learner.learning_rate or learner.max_grad_norm, and at algorithm.state_norm."
+            f"{start:,} and {self.rows[-1]['env_steps']:,}{seen}. {saved}"
+            f"{advice.after_nan(self.config, before, self.rows[-1], broken[0])}."
         )
 
     def write_settings(self, settings: dict) -> None:
@@ -347,30 +348,25 @@ def _command() -> str:
     return str(_short(beside)) if beside.exists() else f"{_short(Path(sys.executable))} -m qmix_jax"
 
 
-def _chosen_environment(config: Config) -> str:
-    """The overrides that choose the run's environment, with a space before each; nothing for the default one."""
-    match config.env.settings:
-        case SmaxConfig(map=name):
-            return "" if name == SmaxConfig().map else f" env.map={name}"
-        case MpeConfig(task=task):
-            return f" env=mpe env.task={task}"
-    return f" env={config.env.name}"
+MOST_LETTERS = 100
+"""Of a command that what it does stands beside in one column."""
 
 
 def next_steps(config: Config, folder: Path) -> str:
     """The commands that come next."""
-    train, chosen, run = f"{_command()} train", _chosen_environment(config), shlex.quote(str(_short(folder)))
-    other = "vdn" if config.algorithm.name != "vdn" else "qmix"
+    train, run = f"{_command()} train", shlex.quote(str(_short(folder)))
+    same, other = advice.same_settings(config), "vdn" if config.algorithm.name != "vdn" else "qmix"
+    more_seeds = [each for each in same if not each.startswith("num_seeds=")] + [f"num_seeds={4 * config.num_seeds}"]
     lines = {
         f"{_command()} evaluate {run}": "score it, with --noise, --replace, --remove too",
         f"{_command()} render {run}": "film who matters when",
-        f"{train}{chosen} algorithm={other}": "the same with another mixer",
+        f"{train} {advice.command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
     }
     if config.env.name == "smax":
         lines[f"{train} env.map=3m total_env_steps=1e6"] = "another battle"
-    lines[f"{train}{chosen} num_seeds=4"] = "four seeds at once"
+    lines[f"{train} {advice.command_line(more_seeds)}"] = "more seeds at once"
     lines[f"{train} --help"] = "everything else"
-    width = max(map(len, lines))
+    width = min(MOST_LETTERS, max(map(len, lines)))
     return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
 
 

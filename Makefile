@@ -20,8 +20,8 @@ train: .venv/installed ## train; settings in ARGS, e.g. make train ARGS="env=sma
 bench: .venv/installed ## measure throughput, a few minutes; settings in ARGS, e.g. make bench ARGS="--quick env.map=3m"
 	@.venv/bin/qmix-jax bench $(ARGS)
 
-test: .venv-test/installed ## every test; FAST=1 leaves out the slow ones
-	@.venv-test/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow")
+test: .venv-test/installed ## every test; FAST=1 leaves out the slow ones; some: make test ARGS="tests/test_cli.py -k help"
+	@.venv-test/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
 
 lint: .venv-test/installed ## check style and types
 	@.venv-test/bin/ruff check

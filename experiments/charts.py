@@ -3,8 +3,8 @@
 python experiments/charts.py multirun/*                          # every run in and below a folder, to charts.png
 python experiments/charts.py runs/3m-qmix runs/3m-vdn --out curves.png
 
-Lines are means over seeds, with a 95 % bootstrap interval. `qmix-jax report` groups runs in the same way and says who
-is better.
+Lines are means over seeds, with a 95 % bootstrap interval (of win rates no narrower than Wilson's over all episodes).
+`qmix-jax report` groups runs in the same way and says who is better.
 """
 
 import argparse
@@ -79,15 +79,25 @@ def draw(groups: list[Group], path: Path) -> None:
         tidy(axes, PANELS[metric], 10.5)
         for number, (label, curve) in enumerate(zip(labels, curves[metric], strict=True)):
             if curve is not None:
-                plot(axes, curve, label, COLOURS[number % len(COLOURS)], 100 if "win_rate" in metric else 1)
+                plot(axes, curve, label, COLOURS[number % len(COLOURS)], *scale_of(groups[number], metric, curve))
         axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     for axes in places[len(shown) :]:
         axes.set_axis_off()
     write_png(FigureCanvasAgg(figure), path)
 
 
-def plot(axes: Axes, curve: Curve, label: str, colour: str, factor: float) -> None:
-    low, high = interval(curve.values)
+def scale_of(group: Group, metric: str, curve: Curve) -> tuple[float, np.ndarray | None]:
+    """What the metric is multiplied by for the eye, and of a win rate the episodes of all seeds together."""
+    if "win_rate" not in metric:
+        return 1, None
+    counts = curve_of(group, metric.replace("win_rate", "episodes"))
+    if counts is None or len(counts.env_steps) != len(curve.env_steps):  # rows of an earlier version
+        return 100, None
+    return 100, counts.values.sum(0)
+
+
+def plot(axes: Axes, curve: Curve, label: str, colour: str, factor: float, episodes: np.ndarray | None = None) -> None:
+    low, high = interval(curve.values, episodes)
     marker = "o" if len(curve.env_steps) == 1 else None
     axes.fill_between(curve.env_steps, factor * low, factor * high, color=colour, alpha=0.15, linewidth=0)
     mean = factor * np.nanmean(curve.values, axis=0)

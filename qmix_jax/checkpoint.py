@@ -33,9 +33,10 @@ import numpy as np
 
 from qmix_jax import replay
 from qmix_jax.agents import Agents, make_agents
-from qmix_jax.config import CheckpointConfig, Config, ConfigError, by_name, from_mapping, require
+from qmix_jax.config import ENVIRONMENTS, CheckpointConfig, Config, ConfigError, by_name, from_mapping, require
 from qmix_jax.envs import make_team
 from qmix_jax.envs.team import TeamEnv
+from qmix_jax.mixers import MIXERS
 from qmix_jax.parallel import DATA, Program, TrainState
 from qmix_jax.reporting import warn
 from qmix_jax.reporting.records import known, read_json, to_json, versions, write_text_atomically
@@ -494,9 +495,10 @@ class TrainedRun:
         return agents if held == jax.tree.map(lambda leaf: leaf.shape, wanted) else None
 
     def params(self, seed: int = 0) -> Params:
-        """The parameters of the run's seed number `seed`, counted from 0."""
-        require(0 <= seed < self.config.num_seeds, f"seed={seed}, but the run has {self.config.num_seeds}")
-        return jax.tree.map(lambda leaf: leaf[seed], self.all_params)
+        """The parameters of the run's seed number `seed`, counted from 0, as JAX arrays."""
+        count = self.config.num_seeds
+        require(0 <= seed < count, f"seed={seed}, but the run has {count}, numbered from 0")
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), self.all_params)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -516,11 +518,27 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> Config:
     """The settings of the run in a folder; raises ConfigError, in one line, where this version cannot read them."""
-    settings = read_settings(folder)
+    return _to_config(read_settings(folder), folder)
+
+
+def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
+    """The config of settings that were read from `path`."""
+    for group, choices in {"env": ENVIRONMENTS, "algorithm": MIXERS}.items():
+        _require_known(path, group, settings.get(group), list(choices))
     try:
         return from_mapping(settings)
     except ConfigError as error:
-        raise ConfigError(f"{folder} was made by another version of qmix_jax: {error}") from error
+        raise ConfigError(f"{path} was made by another version of qmix_jax: {error}") from error
+
+
+def _require_known(path: Path, group: str, section: Any, choices: list[str]) -> None:
+    """Raise ConfigError where a run's environment or mixer is one that was added to another installation."""
+    name = section.get("name") if isinstance(section, dict) else None
+    require(
+        not isinstance(name, str) or name in choices,
+        f"{path} was trained with {group}={name}, which this installation does not know (it has {', '.join(choices)}); "
+        f"use the installation that it was trained with, or add {name} to this one",
+    )
 
 
 def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
@@ -541,7 +559,8 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     if edited:
         shown = ", ".join(f"{name}={now[name]} (trained with {before.get(name)})" for name in edited[:3])
         warn(f"{folder / 'config.yaml'} was changed since, which counts for nothing here: {shown}")
-    run = TrainedRun(config, make_team(config), chosen.params, chosen.env_steps)
+    params = jax.tree.map(jnp.asarray, chosen.params)  # which jax.jit can close over, unlike NumPy's
+    run = TrainedRun(config, make_team(config), params, chosen.env_steps)
     require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
     return run
 
@@ -552,10 +571,7 @@ UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps"
 
 def read_settings_of(checkpoint: Checkpoint) -> Config:
     """The settings that a checkpoint keeps; raises ConfigError where this version cannot read them."""
-    try:
-        return from_mapping(checkpoint.settings or {})
-    except ConfigError as error:
-        raise ConfigError(f"{checkpoint.path} was written by another version of qmix_jax: {error}") from error
+    return _to_config(checkpoint.settings or {}, checkpoint.path)
 
 
 def _fits(run: TrainedRun) -> bool:

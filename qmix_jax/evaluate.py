@@ -156,18 +156,71 @@ def record(env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys:
     scene = jax.vmap(env.scene)
 
     def step(play, time):
-        observation = play.observation
-        hidden, q = agents.step(params["agent"], play.hidden, play.inputs)
-        action = greedy(q, observation.available)
-        values = judge(mixer, params["mixer"], joint_of(q, hidden, action, action, observation))
-        env_keys, _ = _at(keys, time)
-        after = _advance(env, env_keys, play, hidden, action)
+        after, values = _judged_step(env, agents, mixer, params, keys, play, time)
         return after, (scene(after.env_state), after.episodes.total - play.episodes.total, values)
 
     begin = _begin(env, agents, keys)
     play, (scenes, rewards, values) = lax.scan(step, begin, jnp.arange(env.spec.episode_limit))
     scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(begin.env_state), scenes)
     return Record(scenes, rewards, values, play.episodes)
+
+
+def _judged_step(
+    env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys, play: _Play, time: int | Array
+) -> tuple[_Play, Values]:
+    """A greedy step everywhere, and what agents and mixer make of it."""
+    observation = play.observation
+    hidden, q = agents.step(params["agent"], play.hidden, play.inputs)
+    action = greedy(q, observation.available)
+    values = judge(mixer, params["mixer"], joint_of(q, hidden, action, action, observation))
+    return _advance(env, _at(keys, time)[0], play, hidden, action), values
+
+
+class AgentSums(NamedTuple):
+    """Sums over the steps of B episodes at which an agent could choose: where more than one action was legal."""
+
+    steps: Float[Array, "N"]
+    """How many these were."""
+    q: Float[Array, "N"]
+    """Each agent's value of the action that it took."""
+    credit: Float[Array, "N"] | None
+    """dQ_tot / dQ_i; None for independent learners."""
+    actions: Float[Array, "N A"]
+    """How often each action was taken."""
+
+
+def watch(
+    env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys, counted: Bool[Array, "B"]
+) -> AgentSums:
+    """Play one greedy episode for each key as `play_episodes` does, and sum what each agent does in those `counted`."""
+
+    def values_of(play, time):
+        return _judged_step(env, agents, mixer, params, keys, play, time)
+
+    def body(carry):
+        time, play, sums = carry
+        after, values = values_of(play, time)
+        could_choose = jnp.sum(play.observation.available, axis=-1) > 1
+        weight = (could_choose & (counted & ~play.episodes.is_over)[:, None]).astype(jnp.float32)
+        taken = jax.nn.one_hot(after.last_action, env.spec.num_actions)
+        new = AgentSums(
+            steps=jnp.sum(weight, axis=0),
+            q=jnp.sum(weight * values.q, axis=0),
+            credit=None if values.credit is None else jnp.sum(weight * values.credit, axis=0),
+            actions=jnp.sum(weight[..., None] * taken, axis=0),
+        )
+        return time + 1, after, jax.tree.map(jnp.add, sums, new)
+
+    def is_going(carry):
+        time, play, _ = carry
+        return (time < env.spec.episode_limit) & ~jnp.all(play.episodes.is_over)
+
+    play = _begin(env, agents, keys)
+    has_credit = jax.eval_shape(values_of, play, 0)[1].credit is not None
+    zeros = jnp.zeros(env.spec.num_agents)
+    counts = jnp.zeros((env.spec.num_agents, env.spec.num_actions))
+    sums = AgentSums(zeros, zeros, zeros if has_credit else None, counts)
+    return lax.while_loop(is_going, body, (0, play, sums))[2]
 
 
 def judge(mixer: nn.Module, params: Params, joint: Joint) -> Values:

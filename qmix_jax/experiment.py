@@ -15,19 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax import exits, resume
+from qmix_jax import advice, exits, resume
 from qmix_jax.checkpoint import PARAMS, Checkpoint, Saver, Snapshot, state_to_host, to_host
-from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require, to_mapping
+from qmix_jax.config import Config, ConfigError, require, to_mapping
 from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
 from qmix_jax.lock import locked
 from qmix_jax.memory import gib, refuse_what_cannot_fit
-from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
+from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_idle, describe_memory
 from qmix_jax.reporting import say
 from qmix_jax.reporting.curve import draw_curve
 from qmix_jax.reporting.dashboard import make_dashboards
 from qmix_jax.reporting.display import Display, make_display
 from qmix_jax.reporting.records import (
+    FROZEN,
     MetricsFile,
     Reporter,
     add_to_manifest,
@@ -38,7 +39,7 @@ from qmix_jax.reporting.records import (
     write_manifest,
     write_text_atomically,
 )
-from qmix_jax.resume import FROZEN, Past
+from qmix_jax.resume import Past
 from qmix_jax.rollout import EpisodeSums
 from qmix_jax.types import Clock, Params
 
@@ -68,10 +69,11 @@ def describe(program: Program) -> str:
     needs = describe_memory(program.shapes)
     count = needs["parameters"] // 4 // config.num_seeds
     kind = mesh.devices.flat[0].device_kind
+    idle = describe_idle(config, jax.device_count())
     return (
         f"replay {gib(needs['replay'])} · {count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
-        f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)"
+        f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)" + f"\n{idle}" * bool(idle)
     )
 
 
@@ -261,21 +263,26 @@ class Run:
         return row if self.end_status == exits.DONE else self._without_frozen(row)
 
     def _without_frozen(self, row: dict) -> dict:
-        """The row with nothing said of seeds that have met NaN, but since when."""
+        """The row without the evaluation of seeds that have met NaN, and without anything of those that did earlier."""
+        now = row["env_steps"]
 
-        def hide(value: Any) -> Any:
+        def is_shown(name: str, since: int | None) -> bool:
+            return since is None or (since == now and not name.startswith("eval/"))
+
+        def hide(name: str, value: Any) -> Any:
             if not isinstance(value, list):
                 return value
-            return [item if since is None else None for item, since in zip(value, self.frozen, strict=True)]
+            return [item if is_shown(name, since) else None for item, since in zip(value, self.frozen, strict=True)]
 
-        return {name: hide(value) for name, value in row.items()} | {FROZEN: list(self.frozen)}
+        return {name: hide(name, value) for name, value in row.items()} | {FROZEN: list(self.frozen)}
 
     def _episodes(self, prefix: str, sums: EpisodeSums) -> dict[str, list[float | None]]:
-        """Means over finished episodes, per seed; None where none finished."""
+        """Means over finished episodes, per seed (None where none finished), and how many they were."""
         totals = {"return": sums.total_return, "episode_length": sums.total_length}
         if self.program.env.spec.has_wins:
             totals["win_rate"] = sums.wins
-        return {f"{prefix}/{name}": _ratio(total, sums.episodes) for name, total in totals.items()}
+        means = {f"{prefix}/{name}": _ratio(total, sums.episodes) for name, total in totals.items()}
+        return {**means, f"{prefix}/episodes": [int(count) for count in sums.episodes]}
 
     def _what_to_look_at(self, broken: list[int]) -> str:
         """The message of a run that met NaN."""
@@ -292,8 +299,8 @@ class Run:
         seen = f"; before that {', '.join(clues)}" if clues else ""
         return (
             f"the loss of seed {', '.join(str(self.config.seed + i) for i in broken)} became NaN between steps "
-            f"{start:,} and {self.rows[-1]['env_steps']:,}{seen}. {saved}Look at a "
-            f"lower learner.learning_rate or learner.max_grad_norm, and at algorithm.state_norm."
+            f"{start:,} and {self.rows[-1]['env_steps']:,}{seen}. {saved}"
+            f"{advice.after_nan(self.config, before, self.rows[-1], broken[0])}."
         )
 
     def write_settings(self, settings: dict) -> None:
@@ -408,30 +415,25 @@ def _command() -> str:
     return str(_short(beside)) if beside.exists() else f"{_short(Path(sys.executable))} -m qmix_jax"
 
 
-def _chosen_environment(config: Config) -> str:
-    """The overrides that choose the run's environment, with a space before each; nothing for the default one."""
-    match config.env.settings:
-        case SmaxConfig(map=name):
-            return "" if name == SmaxConfig().map else f" env.map={name}"
-        case MpeConfig(task=task):
-            return f" env=mpe env.task={task}"
-    return f" env={config.env.name}"
+MOST_LETTERS = 100
+"""Of a command that what it does stands beside in one column."""
 
 
 def next_steps(config: Config, folder: Path) -> str:
     """The commands that come next."""
-    train, chosen, run = f"{_command()} train", _chosen_environment(config), shlex.quote(str(_short(folder)))
-    other = "vdn" if config.algorithm.name != "vdn" else "qmix"
+    train, run = f"{_command()} train", shlex.quote(str(_short(folder)))
+    same, other = advice.same_settings(config), "vdn" if config.algorithm.name != "vdn" else "qmix"
+    more_seeds = [each for each in same if not each.startswith("num_seeds=")] + [f"num_seeds={4 * config.num_seeds}"]
     lines = {
         f"{_command()} evaluate {run}": "score it, with --noise, --replace, --remove too",
         f"{_command()} render {run}": "film who matters when",
-        f"{train}{chosen} algorithm={other}": "the same with another mixer",
+        f"{train} {advice.command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
     }
     if config.env.name == "smax":
         lines[f"{train} env.map=3m total_env_steps=1e6"] = "another battle"
-    lines[f"{train}{chosen} num_seeds=4"] = "four seeds at once"
+    lines[f"{train} {advice.command_line(more_seeds)}"] = "more seeds at once"
     lines[f"{train} --help"] = "everything else"
-    width = max(map(len, lines))
+    width = min(MOST_LETTERS, max(map(len, lines)))
     return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
 
 

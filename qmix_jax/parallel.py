@@ -107,6 +107,29 @@ def split_devices(config: Config, available: int) -> tuple[int, int]:
     return max(exact)
 
 
+def describe_idle(config: Config, available: int) -> str:
+    """Why `devices: auto` leaves devices idle, and the settings that would use all, in one sentence; '' where all work.
+
+    Of all ways to share the work over every device, the one is named that the fewest settings stand against.
+    """
+    used = math.prod(split_devices(config, available))
+    if config.devices != "auto" or used == available:
+        return ""
+    numbers = {
+        "rollout.num_envs": config.rollout.num_envs,
+        "learner.batch_size": config.learner.batch_size,
+        "evaluation.episodes": config.evaluation.episodes,
+    }
+    ways = [
+        available // seeds for seeds in range(available, 0, -1) if available % seeds == config.num_seeds % seeds == 0
+    ]
+    obstacles = [{name: (n, data) for name, n in numbers.items() if n % data} for data in ways]
+    fewest = min(obstacles, key=len)
+    now = " and ".join(f"{name}={n}" for name, (n, _) in fewest.items())
+    better = " ".join(f"{name}={math.ceil(n / data) * data}" for name, (n, data) in fewest.items())
+    return f"{available - used} of {available} devices idle, over which {now} cannot be shared; {better} would use all"
+
+
 @dataclass(frozen=True)
 class Program:
     """The training program of all seeds over a mesh."""

@@ -8,7 +8,7 @@ from typing import Any
 from qmix_jax.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_settings, read_settings_of
 from qmix_jax.config import Config, ConfigError, by_name, flatten, from_mapping, nearest, require
 from qmix_jax.parallel import Program, TrainState
-from qmix_jax.reporting.records import HAS_STATE, read_manifest, read_metrics
+from qmix_jax.reporting.records import FROZEN, HAS_STATE, read_manifest, read_metrics
 
 MAY_CHANGE = (
     "total_env_steps",
@@ -36,8 +36,6 @@ MAY_CHANGE = (
 meaning."""
 NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "logging")
 """Those of them whose change keeps a run from meeting NaN no longer."""
-FROZEN = "train/frozen_since"
-"""In a row: for each seed the environment step of the evaluation at which it met NaN, or null."""
 
 
 @dataclass

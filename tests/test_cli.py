@@ -12,7 +12,8 @@ import qmix_jax
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
 from qmix_jax.cli.conf import choices, conf_dir
-from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build
+from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
+from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build, by_name, from_mapping
 from qmix_jax.exits import NOT_SAVED, STOPPED
 from qmix_jax.mixers import MIXERS
 
@@ -151,6 +152,20 @@ WRONG = [
     ("algorithm=vdn algorithm.embed_size=3", "algorithm.embed_size", "algorithm=cw_qmix|ow_qmix|"),
     ("env=mpe env.task=simple_sprea", "env.task=simple_sprea", "'simple_spread'"),
     ("smax", "'smax'", "env=smax"),
+    ("3m", "'3m'", "'env=smax env.map=3m'"),
+    ("env=3m", "env=3m", "'env=smax env.map=3m'"),
+    ("env=5m_vs_6", "env=5m_vs_6", "'env=smax env.map=5m_vs_6m'"),
+    ("env=simple_spread", "env=simple_spread", "'env=mpe env.task=simple_spread'"),
+    ("env=MPE_simple_spread_v3", "env=MPE_simple_spread_v3", "'env=mpe env.task=simple_spread'"),
+    ("env=flat", "env=flat", "'env=qplex_game env.game=flat'"),
+    ("env=sc2", "env=sc2", "'env=smax'"),
+    ("-m env=smax,8m", "env=8m", "'env=smax env.map=8m'"),
+    ("task=simple_spread", "'task'", "'env.task', with env=mpe"),
+    ("payoff=[[1,0],[0,1]]", "'payoff'", "'env.payoff', with env=matrix"),
+    ("epsilon_anneal_time=50000", "epsilon_anneal_time", "'exploration.decay_env_steps'"),
+    ("TOTAL_TIMESTEPS=1e6", "TOTAL_TIMESTEPS", "'total_env_steps'"),
+    ("mixer=vdn", "'mixer'", "'algorithm'"),
+    ("env_args.map_name=3m", "env_args.map_name", "'env.map'"),
     ("seed", "'seed'", "NAME=VALUE"),
     ("seed=[1", "seed=[1", "cannot read"),
     ("seed=abc", "seed=abc", "whole number"),
@@ -170,6 +185,20 @@ WRONG = [
     ("-m algorithm=qmix,vdx", "algorithm=vdx", "'vdn'"),
     ("-m algorithm=qmix,vdn algorithm.embed_size=3", "algorithm.embed_size", "|qmix|"),
 ]
+
+
+def test_every_map_task_and_name_of_another_program_leads_to_a_setting_that_is_there():
+    from qmix_jax.cli.compose import compose
+    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
+
+    for name in SMAX_MAPS:
+        assert environment_of(name) == f"env=smax env.map={name}"
+    for name in MPE_TASKS:
+        assert environment_of(name) == f"env=mpe env.task={name}"
+    assert environment_of("chess") == ""
+    known = set(by_name(from_mapping(compose([])))) | {"env", "algorithm"}
+    assert set(OTHER_NAMES.values()) <= known
+    assert all(name == name.lower() for name in OTHER_NAMES)
 
 
 @pytest.mark.parametrize(("line", "mistake", "right"), WRONG, ids=[line for line, _, _ in WRONG])

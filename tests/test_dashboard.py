@@ -13,6 +13,7 @@ from PIL import Image
 
 from qmix_jax.reporting import dashboard
 from qmix_jax.reporting.dashboard import Background, lines, make_dashboards
+from qmix_jax.reporting.statistics import share_interval
 from qmix_jax.reporting.tensorboard import TensorBoard
 from qmix_jax.reporting.wandb_runs import WandbRuns, flatten
 
@@ -129,6 +130,17 @@ def test_a_row_of_several_seeds_becomes_the_mean_its_interval_and_each_seed():
         "seed_2": {"eval/return": 3.0},
     }
     assert lines({"env_steps": 5, "eval/return": [1.0]}) == {"mean": {"eval/return": 1.0}}
+
+
+def test_win_rates_that_are_alike_have_lines_apart_where_the_row_counts_episodes():
+    row = {"env_steps": 5, "eval/win_rate": [1.0, 1.0], "eval/episodes": [16, 16], "train/win_rate": [0.0, 0.0]}
+    told = lines({**row, "train/episodes": [7, 3]})
+    assert (
+        told["low"]["eval/win_rate"] == pytest.approx(share_interval(32, 32).low) and told["low"]["eval/win_rate"] < 1
+    )
+    assert told["high"]["train/win_rate"] == pytest.approx(share_interval(0, 10).high)
+    assert told["high"]["eval/win_rate"] == 1 and told["low"]["train/win_rate"] == 0
+    assert lines(row)["high"]["train/win_rate"] == 0, "a row of an earlier version does not count them"
 
 
 def test_lines_have_names_of_their_own_where_they_share_a_run():

@@ -53,7 +53,8 @@ def run(folder, command, *arguments):
 
 
 def test_the_example_learns_what_a_sum_cannot(copy):
-    train, report = blocks("sh")[1].splitlines()
+    activate, train, report = blocks("sh")[1].splitlines()
+    assert activate == ". .venv/bin/activate"
     run(copy, train, *SHORT.split())
     run(copy, report)
     last = {path.parent.name: read_metrics(path)[-1] for path in copy.glob("multirun/hinge/*/metrics.jsonl")}
@@ -63,4 +64,7 @@ def test_the_example_learns_what_a_sum_cannot(copy):
 
 
 def test_the_example_passes_every_test_of_the_registry(copy):
-    assert "passed" in run(copy, blocks("sh")[0], "-p", "no:cacheprovider")
+    make, test, arguments = shlex.split(blocks("sh")[0])
+    assert (make, test, arguments[:5]) == ("make", "test", "ARGS=")
+    assert "$(ARGS)" in (ROOT / "Makefile").read_text().partition("pytest")[2].splitlines()[0]
+    assert "passed" in run(copy, f"python -m pytest {arguments[5:]}", "-p", "no:cacheprovider")

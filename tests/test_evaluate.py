@@ -14,14 +14,17 @@ from conftest import TINY, merge, untrained_run
 
 from qmix_jax import robustness
 from qmix_jax.agents import AgentInput, make_agents
+from qmix_jax.behaviour import Behaviour
 from qmix_jax.checkpoint import TrainedRun, load_run
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.evaluate import on_map
 from qmix_jax.config import ConfigError, from_mapping
 from qmix_jax.envs import make_env
-from qmix_jax.evaluate import episode_keys, evaluate, play_episodes, team_key
+from qmix_jax.evaluate import Episodes, episode_keys, evaluate, play_episodes, record, team_key
 from qmix_jax.exploration import random_action
+from qmix_jax.mixers import make_mixer
 from qmix_jax.reporting import scores
+from qmix_jax.reporting.statistics import share_interval
 from qmix_jax.robustness import Examination, disturbed, plan, undisturbed
 
 SEEDS = 2
@@ -111,6 +114,37 @@ def test_the_interval_of_several_seeds_holds_the_differences_between_them():
     values = np.repeat([[0.0], [1.0]], 500, axis=1)[..., None]
     low, high = scores.bootstrap(values)
     assert (low, high) == (0.0, 1.0)
+
+
+def episodes_of(won, total=(1.0, 2.0)):
+    """One seed's episodes."""
+    count = len(won)
+    return Episodes(np.ones(count, bool), np.resize(total, count), np.full(count, 5), np.array(won, bool))
+
+
+@pytest.mark.parametrize("won", [False, True])
+def test_a_win_rate_of_0_or_1_has_wilsons_width(won):
+    score = scores.scores_of([episodes_of([won] * 8)], has_wins=True)["win_rate"]
+    assert (score.mean, score.low, score.high) == pytest.approx(share_interval(8 * won, 8))
+    assert score.high - score.low > 0.3 and score.method == "Wilson over episodes"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_seeds_of_one_win_rate_are_no_surer_than_all_their_episodes_together(share):
+    won = np.arange(8) < 8 * share
+    score = scores.scores_of([episodes_of(won)] * 4, has_wins=True)["win_rate"]
+    pooled = share_interval(32 * share, 32)
+    assert score.low <= pooled.low + 1e-12 and score.high >= pooled.high - 1e-12
+    assert score.method == "bootstrap over seeds and their episodes, no narrower than Wilson over all episodes"
+
+
+def test_a_return_that_never_varies_is_certain_but_one_episode_says_nothing_of_others():
+    certain = scores.scores_of([episodes_of([True] * 8, total=[3.0])], has_wins=False)
+    assert (certain["return"].low, certain["return"].high) == (3.0, 3.0)
+    assert certain["return"].method == "bootstrap over episodes" and list(certain) == ["return", "length"]
+    single = scores.to_plain(scores.scores_of([episodes_of([True])], has_wins=True))
+    assert single["return"]["interval"] is None and single["return"]["interval_method"] == "none: a single episode"
+    assert single["win_rate"]["interval"] == pytest.approx(share_interval(1, 1)[1:])
 
 
 # --- disturbances ------------------------------------------------------------------------------------------------
@@ -247,6 +281,76 @@ def test_tables_for_people_and_a_file_for_programs(folder, capsys, tmp_path):
     assert json.loads(file.read_text())["seed"] == 4
 
 
+def test_the_document_holds_every_episode_of_every_seed_on_a_line(folder, capsys):
+    run = load_run(folder)
+    _, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json")
+    found = json.loads(out)["scores"]
+    for i in range(SEEDS):
+        played = Examination(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i))
+        assert found["return"]["episodes"][i] == played.total.tolist()
+        assert found["length"]["episodes"][i] == played.length.tolist()
+        assert found["win_rate"]["episodes"][i] == played.won.tolist()
+    assert {each["interval_method"].split(",")[0] for each in found.values()} == {
+        "bootstrap over seeds and their episodes"
+    }
+    assert str(found["length"]["episodes"][0]) in out
+
+
+def test_what_each_agent_does_is_that_of_the_recorded_episodes(folder, capsys):
+    """Over devices and batches that do not divide the episodes; the probe world leaves every agent a choice."""
+    status, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--agents", "--json")
+    assert status == 0
+    agents, run = json.loads(out)["agents"], load_run(folder)
+    mixer = make_mixer(run.config.algorithm, run.env)
+    play = jax.jit(lambda params, keys: record(run.env, run.agents, mixer, params, keys))
+    assert [agent["agent"] for agent in agents] == ["agent_0", "agent_1"]
+    for i in range(SEEDS):
+        recorded = jax.device_get(play(run.params(i), episode_keys(team_key(4, i), 9)))
+        counts = np.arange(len(recorded.reward))[:, None] < recorded.episodes.length
+        for n, agent in enumerate(agents):
+            assert agent["steps"][i] == recorded.episodes.length.sum()
+            assert agent["q"]["seeds"][i] == pytest.approx(recorded.values.q[..., n][counts].mean(), rel=1e-4)
+            assert agent["credit"]["seeds"][i] == pytest.approx(recorded.values.credit[..., n][counts].mean(), rel=1e-4)
+            assert sum(agent["action_shares"]["seeds"][i]) == pytest.approx(1)
+    assert agents[0]["q"]["mean"] == pytest.approx(np.mean(agents[0]["q"]["seeds"]))
+
+
+def test_agents_that_cannot_choose_do_not_count():
+    """Two agents, two seeds: the second agent never had a choice with seed 0, nor the third with any."""
+    behaviour = Behaviour(
+        steps=np.array([[4, 0, 0], [2, 2, 0]]),
+        q=np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]]),
+        credit=None,
+        actions=np.array([[[0.25, 0.75], [np.nan] * 2, [np.nan] * 2], [[0.75, 0.25], [0.0, 1.0], [np.nan] * 2]]),
+    )
+    first, second, third = scores.agents_to_plain(behaviour, ["a", "b", "c"])
+    assert first["q"] == {"mean": 2.0, "seeds": [1.0, 3.0]} and first["action_shares"]["mean"] == [0.5, 0.5]
+    assert second["q"] == {"mean": 5.0, "seeds": [None, 5.0]} and second["credit"] is None
+    assert third["q"] == {"mean": None, "seeds": [None, None]} and third["steps"] == [0, 0]
+    json.dumps([first, second, third], allow_nan=False)
+    _, _, *lines = scores.format_agents(behaviour, ["a", "b", "c"]).splitlines()
+    assert [line.split() for line in lines] == [
+        ["a", "2.00", "none", "0:", "50.0%,", "1:", "50.0%"],
+        ["b", "5.00", "none", "1:", "100.0%"],
+        ["c", "?", "?", "could", "never", "choose"],
+    ]
+
+
+def test_the_table_of_agents_stands_under_the_scores(folder, capsys):
+    status, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--agents")
+    assert status == 0 and "agent_1" in out.splitlines()[-1] and "credit dQ_tot / dQ_i" in out
+
+
+def test_the_parameters_of_a_run_can_be_closed_over(folder):
+    run = load_run(folder)
+    params, all_params = run.params(1)["agent"], jax.tree.map(lambda leaf: leaf[1], run.all_params)["agent"]
+    closed, given = (
+        jax.jit(lambda key: evaluate(run.env, run.agents, params, key, 8)),
+        jax.jit(lambda agent, key: evaluate(run.env, run.agents, agent, key, 8)),
+    )
+    jax.tree.map(np.testing.assert_array_equal, closed(jax.random.key(3)), given(all_params, jax.random.key(3)))
+
+
 def test_the_scores_are_those_of_each_seeds_own_episodes(folder, capsys):
     run = load_run(folder)
     _, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json")
@@ -294,6 +398,15 @@ def test_a_run_of_another_version_is_named(folder, capsys, tmp_path):
     (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
     status, _, err = evaluate_command(capsys, tmp_path)
     assert status == 2 and "other parameters" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("group", "here"), [("env", "probe"), ("algorithm", "qmix")])
+def test_a_mixer_or_environment_from_elsewhere_is_named_as_such(folder, capsys, tmp_path, group, here):
+    settings = (folder / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(settings.replace(f"name: {here}", "name: hinge"))
+    status, _, err = evaluate_command(capsys, tmp_path)
+    assert status == 2 and err.count("\n") == 1
+    assert f"trained with {group}=hinge, which this installation does not know" in err and "version" not in err
 
 
 def test_help_teaches(capsys):

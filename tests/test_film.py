@@ -6,6 +6,7 @@ from PIL import Image
 
 from qmix_jax.reporting import film
 from qmix_jax.reporting.curve import draw_curve, interval
+from qmix_jax.reporting.statistics import share_interval
 
 STEPS = 4
 
@@ -173,6 +174,14 @@ def test_the_interval_leaves_out_what_is_missing():
     assert low[0] <= 1.5 <= high[0] and low[1] == high[1] == 3 and np.isnan(low[2])
 
 
+def test_the_interval_of_shares_that_are_alike_is_as_wide_as_their_episodes_leave_it():
+    values = np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    low, high = interval(values, np.array([64, 64, np.nan]))
+    assert low[0] == 0 and high[0] == pytest.approx(share_interval(0, 64).high) and high[0] > 0.05
+    assert high[1] == 1 and low[1] == pytest.approx(share_interval(64, 64).low)
+    assert low[2] == high[2] == 1, "of so many episodes as nobody counted"
+
+
 @pytest.mark.parametrize("count", [0, 1, 5])
 @pytest.mark.parametrize("wins", [True, False])
 def test_curves_of_any_length(tmp_path, count, wins):
@@ -185,6 +194,7 @@ def test_curves_of_any_length(tmp_path, count, wins):
             "train/loss": None if k == 0 else [0.1, 0.2, 0.3],
             "train/epsilon": 0.5,
             **({"eval/win_rate": [0.1 * k] * 3} if wins else {}),
+            **({"eval/episodes": [8] * 3} if k > 1 else {}),
         }
         for k in range(count)
     ]

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from qmix_jax import memory, parallel
 from qmix_jax.config import ConfigError
-from qmix_jax.parallel import DATA, Program, compile_with, describe_memory, split_devices
+from qmix_jax.parallel import DATA, Program, compile_with, describe_idle, describe_memory, split_devices
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Clock
 
@@ -187,6 +187,44 @@ def test_one_compilation_a_run(probe):
 )
 def test_devices_are_split_to_fit(available, changes, expected):
     assert split_devices(tiny(**changes), available) == expected
+
+
+EPISODES_33 = {"evaluation": {"episodes": 33}}
+
+
+@pytest.mark.parametrize(
+    ("available", "changes", "says"),
+    [
+        (2, {}, ""),
+        (2, EPISODES_33 | {"devices": 1}, ""),
+        (2, EPISODES_33 | {"num_seeds": 2}, ""),
+        (
+            2,
+            EPISODES_33,
+            "1 of 2 devices idle, over which evaluation.episodes=33 cannot be shared; evaluation.episodes=34 would use "
+            "all",
+        ),
+        (
+            8,
+            EPISODES_33 | {"num_seeds": 4, "learner": {"batch_size": 7}},
+            "4 of 8 devices idle, over which learner.batch_size=7 and evaluation.episodes=33 cannot be shared; "
+            "learner.batch_size=8 evaluation.episodes=34 would use all",
+        ),
+        (
+            3,
+            {"num_seeds": 2},
+            "1 of 3 devices idle, over which rollout.num_envs=4 and learner.batch_size=8 and evaluation.episodes=8 "
+            "cannot be shared; rollout.num_envs=6 learner.batch_size=9 evaluation.episodes=9 would use all",
+        ),
+    ],
+)
+def test_devices_that_stay_idle_are_told_with_what_would_use_them(available, changes, says):
+    config = tiny(**changes)
+    assert describe_idle(config, available) == says
+    if says:
+        better = dict(word.split("=") for word in says.partition("; ")[2].split() if "=" in word)
+        settings = {name.split(".")[0]: {name.split(".")[1]: int(value)} for name, value in better.items()}
+        assert describe_idle(tiny(**changes | settings), available) == ""
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,12 @@ def test_what_lies_ahead_is_fainter():
     assert bright == sorted(bright) and bright[-1] > 4 * bright[0] + 100
 
 
+@pytest.mark.parametrize("names", [(), ("ally_0", "ally_1")])
+def test_legends_name_the_agents_as_everywhere(names):
+    account = credit.Account(valued(mpe_scene(), 2, agent_names=names))
+    assert [series.name for series in account.agents] == [*(names or ("agent_0", "agent_1"))]
+
+
 def test_colours_of_agents_differ():
     assert len(set(credit.agent_colours(27))) == 27
 
@@ -181,6 +187,21 @@ def test_the_best_team_is_filmed_and_the_outcome_said(folder, capsys, tmp_path, 
     assert lines[-1] == str(out) and out.stat().st_size > 0
 
 
+def test_recordings_know_the_agents_names(folder):
+    (recording,) = render.play(load_run(folder), team=0, seed=0, episodes=1)
+    assert recording.agent_names == load_run(folder).env.spec.agent_names
+
+
+@pytest.mark.parametrize("name", ["film.GIF", "figure.PNG", "film.Mp4"])
+def test_the_case_of_a_files_ending_makes_no_difference(tmp_path, name):
+    if name.endswith("Mp4"):
+        pytest.importorskip("av")
+    path = render.picture(str(tmp_path / name))
+    credit.write("mpe", [valued(mpe_scene(), 2)], path)
+    start = path.read_bytes()[:12]
+    assert b"GIF8" in start or b"PNG" in start or b"ftyp" in start
+
+
 def test_the_film_lies_in_the_run_unless_said_otherwise(tmp_path, capsys):
     settings = merge(TINY, {"env": {"name": "matrix"}, "algorithm": {"name": "iql"}, "devices": 1})
     settings["env"] = {"name": "matrix"}
@@ -198,7 +219,7 @@ def test_the_film_lies_in_the_run_unless_said_otherwise(tmp_path, capsys):
         ("nowhere", "no folder nowhere"),
         ("RUN --out film.avi", ".gif, .mp4, .png"),
         ("RUN --out no/film.gif", "no folder no"),
-        ("RUN --team 2", "seed=2, but the run has 2"),
+        ("RUN --team 2", "--team 2: the run has 2 teams, counted from 0"),
         ("RUN --episodes 0", "1 or more"),
         ("RUN --checkpoint 7", "no checkpoint '7'"),
     ],

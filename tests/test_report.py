@@ -33,7 +33,7 @@ def leave_run(folder, scores, env=None, algorithm="qmix", seed=0, steps=STEPS, m
         "logging": {"display": "none"},
     }
     for name, changes in sections.items():
-        settings[name] = {**settings[name], **changes}
+        settings[name] = {**settings.get(name, {}), **changes}
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
     rows = []
@@ -99,6 +99,41 @@ def test_the_probability_of_improvement_counts_pairs(x, y, expected):
 )
 def test_the_interval_of_a_share_is_wilsons(count, total, low, high):
     assert statistics.share_interval(count, total) == pytest.approx((count / total, low, high), abs=1e-4)
+
+
+def test_an_interval_over_seeds_is_no_narrower_than_wilsons_over_their_episodes():
+    """Four seeds of 32 episodes: alike, at 0, at 1 or between, they leave the width of 128 episodes."""
+    for share in (0.0, 0.25, 1.0):
+        estimate = interquartile_mean_interval([np.full(4, share)], episodes=128)
+        assert estimate == pytest.approx(statistics.share_interval(128 * share, 128))
+        assert estimate.low <= share <= estimate.high and estimate.high - estimate.low > 0.02
+    apart = np.array([0.0, 1.0])
+    assert interquartile_mean_interval([apart], 64) == interquartile_mean_interval([apart]), (
+        "as before where it is wider"
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_students_interval_of_seeds_that_are_alike_is_wilsons(share):
+    estimate = statistics.seeds_interval([share] * 3, episodes=96)
+    assert estimate == pytest.approx(statistics.share_interval(96 * share, 96))
+    assert statistics.seeds_interval([share] * 3) == (share, share, share), "a return may be certain"
+
+
+def test_students_interval_of_a_share_stays_within_0_and_1():
+    assert statistics.seeds_interval([0.0, 1.0], episodes=64) == (0.5, 0.0, 1.0)
+
+
+def test_an_interval_over_seeds_is_students():
+    mean, low, high = statistics.seeds_interval([1.0, 2.0, 3.0])
+    assert (mean, high - mean) == (2.0, pytest.approx(4.303 / np.sqrt(3))) and mean - low == pytest.approx(high - mean)
+    assert statistics.seeds_interval([7.0]) == (7.0, 7.0, 7.0) and statistics.seeds_interval([]) is None
+
+
+@pytest.mark.parametrize(("runs", "low"), [(1, 0.2065), (3, 0.4385), (10, 0.7225)])
+def test_a_method_that_wins_every_pair_is_as_sure_as_so_many_pairs_are(runs, low):
+    estimate = probability_of_improvement([np.ones(runs)], [np.zeros(runs)])
+    assert estimate == pytest.approx((1.0, low, 1.0), abs=1e-4)
 
 
 def test_statistics_agree_with_rliable():
@@ -206,6 +241,51 @@ def test_returns_of_several_tasks_are_normalised_by_task(tmp_path):
     assert [entry.final.value for entry in comparison.tasks] == [10.0, 5.0, 1000.0, 500.0]
 
 
+def test_a_win_rate_of_one_seed_has_the_width_of_its_episodes(tmp_path):
+    leave_run(tmp_path / "a", [1.0], evaluation={"episodes": 32})
+    (comparison,) = compare(groups_in(tmp_path))
+    assert comparison.tasks[0].final == pytest.approx(statistics.share_interval(32, 32))
+    assert comparison.tasks[0].curve[-1] == comparison.tasks[0].final
+    assert "no narrower than Wilson's over all episodes" in to_markdown([comparison])
+    assert "100.0 [89.3, 100.0]" in to_markdown([comparison])
+
+
+def test_win_rates_of_several_tasks_have_the_width_of_all_episodes_together(tmp_path):
+    for task in ("3m", "8m"):
+        leave_run(tmp_path / task, [0.0, 0.0], env={"name": "smax", "map": task}, evaluation={"episodes": 8})
+    (comparison,) = compare(groups_in(tmp_path))
+    assert comparison.together[0].final == pytest.approx(statistics.share_interval(0, 32))
+
+
+def leave_games(folder, returns, steps=(10, 20)):
+    """Returns of two algorithms on two games, by game; they are alike at every step."""
+    for task, scores in returns.items():
+        for algorithm, score in zip(("qmix", "vdn"), scores, strict=True):
+            env = {"name": "mpe", "task": task}
+            run = leave_run(folder / f"{task}{algorithm}", [score] * 2, env, algorithm, steps=steps, metric="return")
+            rows = [{"env_steps": step, "wall_seconds": 1.0, "eval/return": [score] * 2} for step in steps]
+            (run / "metrics.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
+
+
+def test_games_on_which_nothing_varies_have_no_normalised_score(tmp_path):
+    """All solved or none: the least and the largest evaluation cannot tell."""
+    leave_games(tmp_path, {"a": (8.0, 8.0), "b": (5.0, 5.0)})
+    (comparison,) = compare(groups_in(tmp_path))
+    assert comparison.together == [] and len(comparison.tasks) == 4
+    assert comparison.notes == [
+        "a: every evaluation is 8, so it has no normalised score",
+        "b: every evaluation is 5, so it has no normalised score",
+    ]
+    assert cli.main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_only_games_on_which_something_varies_are_normalised(tmp_path):
+    leave_games(tmp_path, {"a": (8.0, 8.0 + 1e-6), "b": (5.0, 3.0)})
+    (comparison,) = compare(groups_in(tmp_path))
+    assert [entry.final.value for entry in comparison.together] == [1.0, 0.0]
+    assert "a: every evaluation is 8, so it has no normalised score" in comparison.notes
+
+
 def test_runs_are_compared_where_all_were_evaluated_and_the_report_says_so(tmp_path):
     leave_run(tmp_path / "a", [1.0], steps=(1000, 2000, 3000, 4000))
     leave_run(tmp_path / "b", [0.9], algorithm="vdn", steps=(2000, 4000, 6000))
@@ -243,7 +323,8 @@ def test_the_command_writes_table_picture_and_both_json_files(sweep, tmp_path, c
     table = (out / "report.md").read_text()
     assert table in capsys.readouterr().out
     assert "| 3m | qmix | 3 | 3,000 | 90.0 [80.0, 100.0] | 90.0 | 6s |" in table
-    assert "| qmix > vdn | 100.0 [100.0, 100.0] |" in table
+    assert "| qmix > vdn | 100.0 [61.0, 100.0] |" in table, "Wilson's for 6 of 6 pairs"
+    assert "95 % stratified bootstrap interval" in table
     (comparison,) = json.loads((out / "report.json").read_text())
     assert comparison["tasks"][0]["final"] == pytest.approx([0.9, 0.8, 1.0])
     assert [entry["seconds"] for entry in comparison["together"]] == [12.0, 12.0], "of both tasks"
@@ -321,7 +402,7 @@ def no_step_in_common(folder):
 
 
 def a_seed_without_score(folder):
-    leave_run(folder / "a", [0.5, float("nan")])
+    leave_run(folder / "a", [float("nan")])
 
 
 @pytest.mark.parametrize(
@@ -346,6 +427,93 @@ def test_mistakes_are_one_clear_line_and_nothing_is_written(tmp_path, capsys, pr
     assert error.startswith("qmix-jax: error: ") and error.count("\n") == 1
     assert all(word in error for word in words), error
     assert not out.exists()
+
+
+def nan_everywhere(folder):
+    met_nan(leave_run(folder / "a", [0.5]), seed=0)
+
+
+def met_nan(run, seed, seeds=1):
+    """The run's last row says that a seed's loss was NaN."""
+    path = run / "metrics.jsonl"
+    *before, last = [json.loads(line) for line in path.read_text().splitlines()]
+    last |= {"train/updates": [4] * seeds, "train/loss": [None if i == seed else 0.5 for i in range(seeds)]}
+    path.write_text("".join(to_json(row) + "\n" for row in [*before, last]))
+
+
+def failed_early(folder):
+    (folder / "a" / ".hydra").mkdir(parents=True)
+
+
+def a_row_of_another_type(folder):
+    (leave_run(folder / "a", [0.5]) / "metrics.jsonl").write_text('[]\n{"env_steps": "x"}\n')
+
+
+def settings_of_another_type(folder):
+    (leave_run(folder / "a", [0.5]) / "config.yaml").write_text("seed: [1\n")
+
+
+def settings_without_a_name(folder):
+    (leave_run(folder / "a", [0.5]) / "config.yaml").write_text("seed: 1\nnum_seeds: 1\n")
+
+
+def a_folder_for_a_file(folder):
+    path = leave_run(folder / "a", [0.5]) / "metrics.jsonl"
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (no_run, "empty holds no run"),
+        (metrics_alone, "it has no config.yaml"),
+        (never_evaluated, "before its first evaluation"),
+        (damaged, "metrics.jsonl is damaged"),
+        (a_seed_without_score, "no eval/win_rate"),
+        (nan_everywhere, "met NaN before step 3,000"),
+        (failed_early, "its job ended before its first evaluation"),
+        (a_row_of_another_type, "metrics.jsonl is damaged"),
+        (settings_of_another_type, "config.yaml is damaged"),
+        (settings_without_a_name, "config.yaml is damaged: env.name"),
+        (a_folder_for_a_file, "metrics.jsonl"),
+        (lambda folder: (folder / "multirun.yaml").write_text("a: 1"), "multirun.yaml is a file"),
+    ],
+)
+def test_a_run_that_cannot_be_reported_is_left_out_with_a_warning(tmp_path, capsys, spoil, words):
+    """As with `qmix-jax report multirun/*`; where nothing is left, it is the error."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    spoil_in = runs / "0"
+    spoil_in.mkdir(parents=True)
+    spoil(spoil_in)
+    assert cli.main(["report", *map(str, spoil_in.iterdir()), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not out.exists()
+    leave_run(runs / "good", [0.75], algorithm="vdn")
+    assert cli.main(["report", *map(str, [*spoil_in.iterdir(), runs / "good"]), "--out", str(out)]) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: left out: ") and words in warning
+    assert words in (out / "report.md").read_text() and "| vdn | 1 |" in (out / "report.md").read_text()
+
+
+def test_of_a_run_that_a_seed_failed_in_the_others_are_reported(tmp_path, capsys):
+    met_nan(leave_run(tmp_path / "runs", [0.2, 0.0, 0.4], seed=5), seed=1, seeds=3)
+    assert cli.main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert "seed 6 met NaN before step 3,000" in capsys.readouterr().err
+    (group,) = groups_in(tmp_path / "runs")
+    assert group.seeds == [5, 7]
+    np.testing.assert_allclose(group.scores("win_rate", [3000]), [[0.2], [0.4]])
+
+
+@pytest.mark.parametrize("name", ["rep.pdf", "report.PNG", "there.txt"])
+def test_out_is_a_folder(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    leave_run(tmp_path / "run", [0.5])
+    (tmp_path / "there.txt").touch()
+    assert cli.main(["report", "run", "--out", name]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and name in error and "name a folder" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there.txt"]
 
 
 @pytest.mark.parametrize("line", ["", "--uot x", "nowhere", "--out"])

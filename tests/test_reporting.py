@@ -52,13 +52,6 @@ def test_nan_and_infinity_are_null_in_metrics(tmp_path):
     file.close()
 
 
-def test_the_interval_over_seeds_is_students():
-    mean, half = records.mean_interval([1.0, 2.0, 3.0, None])
-    assert (mean, half) == (2.0, pytest.approx(4.303 / math.sqrt(3)))
-    assert records.mean_interval([7.0]) == (7.0, 0.0)
-    assert records.mean_interval([None, math.nan]) is records.mean_interval(None) is None
-
-
 def test_the_manifest_has_the_machine_the_versions_and_what_the_caller_adds(tmp_path):
     records.write_manifest(tmp_path, {"seed": 3})
     manifest = json.loads((tmp_path / "run.json").read_text())
@@ -114,6 +107,16 @@ def test_the_plain_display_says_the_facts_in_short_lines(capsys):
         assert fact in first
     assert "100%" in last and display.UNKNOWN in last
     assert max(map(len, (title, header, first, last))) <= 100
+
+
+def test_win_rates_that_are_alike_have_a_spread_as_wide_as_their_episodes_leave_it():
+    """3 x 32 episodes without a loss: Wilson's interval goes down to 96.2 %."""
+    assert display.percent([1.0, 1.0, 1.0], episodes=96) == "100.0 ± 3.8%"
+    assert display.percent([0.0, None, 0.0], episodes=64) == "0.0 ± 5.7%"
+    assert display.percent([1.0], episodes=32) == "100.0%" and display.percent(None, episodes=0) == display.UNKNOWN
+    progress = display.Progress("QMIX", 200_000, num_seeds=3, has_wins=True)
+    progress.log(a_row(seeds=3, **{"eval/win_rate": [1.0] * 3, "eval/episodes": [32] * 3}))
+    assert progress.win_rate == "100.0 ± 3.8%"
 
 
 def test_a_resumed_display_knows_what_was_before_without_saying_it_again(capsys):

@@ -643,7 +643,7 @@ def test_settings_of_another_version_are_said_to_be(copy, capsys, never_stopped)
     before = contents(copy)
     for attempt in (lambda: train(copy, LONG), lambda: load_run(copy)):
         with pytest.raises(
-            ConfigError, match=r"192 was written by another version of qmix_jax: unknown setting 'learner.mom"
+            ConfigError, match=r"192 was made by another version of qmix_jax: unknown setting 'learner.mom"
         ):
             attempt()
     assert contents(copy) == before

@@ -1,6 +1,7 @@
 """Where the YAML files are, and what they say of themselves. Needs neither Hydra nor JAX."""
 
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -19,3 +20,17 @@ def choices(group: str) -> dict[str, str]:
 def _first_comment(path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     return next((line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @")), "")
+
+
+def defaults_of(env: str) -> dict[str, Any]:
+    """The settings of `env=NAME` with nothing else said, as plain containers; without an algorithm."""
+    from omegaconf import OmegaConf
+
+    def read(path: Path) -> list[Any]:
+        config: Any = OmegaConf.load(path)
+        before = [each for each in config.pop("defaults", []) if isinstance(each, str) and each != "_self_"]
+        return [part for name in before for part in read(path.parent / f"{name}.yaml")] + [config]
+
+    general, own = conf_dir() / "config.yaml", conf_dir() / "env" / f"{env}.yaml"
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(*read(general), *(read(own) if own.is_file() else [])))
+    return {name: value for name, value in merged.items() if name != "hydra"}

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from qmix_jax.config import ConfigError, MpeConfig, SmaxConfig, choose, require
 
 if TYPE_CHECKING:
     from qmix_jax.agents import Agents
+    from qmix_jax.behaviour import Behaviour
     from qmix_jax.checkpoint import TrainedRun
     from qmix_jax.envs.team import TeamEnv
     from qmix_jax.reporting.scores import Scores, Table
@@ -27,15 +29,17 @@ NOISE, REPLACED = (0.05, 0.1, 0.2, 0.5), (0.1, 0.25, 0.5, 1.0)
 
 DESCRIPTION = """\
 Score a trained team: greedy episodes, one an environment, exactly as many as asked for, with the mean and its 95 %
-bootstrap interval of win rate (where there is one), return and length. Needs the run's folder and nothing else.
+interval of win rate (where there is one), return and length. Needs the run's folder and nothing else.
 
-A run of several seeds plays --episodes with each; its intervals draw seeds, and of each its own episodes.
+Intervals: Wilson's of a win rate, a bootstrap over episodes otherwise. A run of several seeds plays --episodes with
+each; its bootstrap draws seeds, and of each its own episodes, and a win rate's is no narrower than Wilson's.
 Every severity of a table is played from the same starts, so that rows compare."""
 
 EXAMPLES = """\
 examples
   qmix-jax evaluate RUN
   qmix-jax evaluate RUN --episodes 4096 --seed 7 --json scores.json
+  qmix-jax evaluate RUN --agents
   qmix-jax evaluate RUN --map smacv2_5_units
   qmix-jax evaluate RUN --noise --replace 0.1,0.3 --remove each"""
 
@@ -45,7 +49,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     start_jax([AUTO])
     from qmix_jax.checkpoint import load_run
-    from qmix_jax.reporting.scores import to_plain
+    from qmix_jax.reporting.scores import agents_to_plain, format_agents, to_plain
     from qmix_jax.robustness import Examination
 
     run = load_run(options.run, options.checkpoint)
@@ -57,6 +61,7 @@ def main(arguments: list[str]) -> int:
     with Progress() as progress:
         scorer = Scorer(run, examination, options.seed, progress, total=plays * options.episodes * seeds)
         scores, tables = score_all(scorer, kinds)
+        behaviour = watch_agents(scorer) if options.agents else None
     document = {
         "run": options.run,
         "checkpoint": options.checkpoint,
@@ -71,9 +76,12 @@ def main(arguments: list[str]) -> int:
         "tables": {
             table.name: [{"severity": row.severity, **to_plain(row.scores)} for row in table.rows] for table in tables
         },
+        **({"agents": agents_to_plain(behaviour, env.spec.agent_names)} if behaviour else {}),
     }
     if options.json != STDOUT:
         print(in_words(document, scores, tables))
+        if behaviour:
+            print("\n" + format_agents(behaviour, env.spec.agent_names))
     if options.json:
         write_json(document, options.json)
     return 0
@@ -94,7 +102,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         const=str(STDOUT),
         type=output,
         metavar="FILE",
-        help="one JSON document to FILE, beside the tables; without FILE to stdout, in place of them",
+        help="one JSON document, with every episode, to FILE, beside the tables; without FILE to stdout, instead",
+    )
+    parser.add_argument(
+        "--agents",
+        action="store_true",
+        help="a table of what each agent does: Q-value, credit dQ_tot / dQ_i, share of each action (plays once more)",
     )
     wrong = parser.add_argument_group("when something goes wrong (a table of scores against severity each)")
     wrong.add_argument(
@@ -290,6 +303,19 @@ class Scorer:
         return f", {duration(seconds)} left" if seconds > 1 else ""
 
 
+def watch_agents(scorer: Scorer) -> "Behaviour":
+    """What the agents of all the run's seeds do in the undisturbed episodes."""
+    from qmix_jax.behaviour import observe
+    from qmix_jax.evaluate import team_key
+    from qmix_jax.mixers import make_mixer
+
+    scorer.progress.say("watching the agents", is_stage=True)
+    run, examination = scorer.run, scorer.examination
+    teams = [(run.params(i), team_key(scorer.seed, i)) for i in range(run.config.num_seeds)]
+    mixer = make_mixer(run.config.algorithm, examination.env)
+    return observe(examination.env, examination.agents, mixer, teams, examination.episodes)
+
+
 def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Table]]":
     """The undisturbed scores, and a table for each kind that begins with them."""
     from qmix_jax.reporting.scores import Row, Table
@@ -311,17 +337,21 @@ def in_words(document: dict[str, Any], scores: "Scores", tables: "list[Table]") 
 
     place, trained = document["tested_on"], document["trained_on"]
     where = trained if place == trained else f"{trained}, tested on {place}"
-    seeds = len(document["trained_seeds"])
+    seeds, episodes = len(document["trained_seeds"]), document["episodes"]
     heading = (
         f"{document['algorithm'].upper()} on {where}, checkpoint {document['checkpoint']}: "
-        f"{document['episodes']:,} greedy episodes{f' of each of {seeds} seeds' if seeds > 1 else ''}"
+        f"{episodes:,} greedy episode{'s' * (episodes > 1)}{f' of each of {seeds} seeds' if seeds > 1 else ''}"
     )
     return "\n\n".join(["\n".join([heading, format_scores(scores)]), *map(format_table, tables)])
 
 
+def _on_one_line(found: re.Match[str]) -> str:
+    return f"[{' '.join(found[1].split())}]"
+
+
 def write_json(document: dict[str, Any], target: Path) -> None:
-    """To stdout or a file, which is written whole."""
-    text = json.dumps(document, indent=2)
+    """To stdout or a file, which is written whole; lists of numbers stand on one line."""
+    text = re.sub(r'\[\n\s*([^][{}"]*?)\s*\]', _on_one_line, json.dumps(document, indent=2))
     if target == STDOUT:
         print(text)
     else:

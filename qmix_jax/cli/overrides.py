@@ -1,29 +1,94 @@
 """What can be wrong with the names in overrides, said in one line before Hydra says it in many."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from qmix_jax.config import ConfigError, choose, require
+from qmix_jax.config import ENVIRONMENTS, ConfigError, QplexGameConfig, choose, require
 
 OTHER_NAMES = {
+    "alg": "algorithm",
+    "alg_name": "algorithm",
+    "batch_size_run": "rollout.num_envs",
+    "buffer_batch_size": "learner.batch_size",
     "buffer_size": "replay.capacity",
+    "env_name": "env",
+    "eps_decay": "exploration.decay_env_steps",
+    "eps_finish": "exploration.finish",
+    "eps_start": "exploration.start",
     "epsilon": "exploration.start",
+    "epsilon_anneal_time": "exploration.decay_env_steps",
+    "epsilon_finish": "exploration.finish",
+    "epsilon_start": "exploration.start",
+    "grad_norm_clip": "learner.max_grad_norm",
+    "hidden_dim": "agent.hidden_size",
+    "hypernet_embed": "algorithm.hypernet_size",
+    "lambda": "learner.td_lambda",
+    "learning_starts": "learner.start_env_steps",
+    "log_interval": "evaluation.every_env_steps",
     "lr": "learner.learning_rate",
+    "lr_linear_decay": "learner.final_learning_rate",
     "map_name": "env.map",
+    "mixer": "algorithm",
+    "mixer_embedding_dim": "algorithm.embed_size",
+    "mixer_hypernet_hidden_dim": "algorithm.hypernet_size",
+    "mixer_init_scale": "algorithm.init_scale",
+    "mixing_embed_dim": "algorithm.embed_size",
     "n_envs": "rollout.num_envs",
+    "num_epochs": "learner.env_steps_per_update",
+    "num_minibatches": "learner.batch_size",
+    "obs_agent_id": "agent.use_agent_id",
+    "obs_last_action": "agent.use_last_action",
+    "optim_eps": "learner.adam_epsilon",
+    "rew_scale": "learner.reward_scale",
+    "rnn_hidden_dim": "agent.hidden_size",
+    "save_model_interval": "checkpoint.every_env_steps",
     "scenario": "env.map",
     "t_max": "total_env_steps",
+    "target_update_interval": "target.every_env_steps",
+    "target_update_interval_or_tau": "target.every_env_steps",
+    "test_interval": "evaluation.every_env_steps",
+    "test_nepisode": "evaluation.episodes",
+    "test_num_envs": "evaluation.episodes",
     "timesteps": "total_env_steps",
     "total_timesteps": "total_env_steps",
+    "use_tensorboard": "logging.tensorboard",
 }
-"""What other programs call a setting."""
+"""What other programs (PyMARL, JaxMARL, ...) call a setting, in small letters."""
+
+OTHER_ENVIRONMENTS = {
+    "sc2": "env=smax",
+    "smac": "env=smax",
+    "heuristicenemysmax": "env=smax",
+    "stag_hunt": "env=predator_prey",
+    "gymma": "env=mpe",
+}
+"""What they call an environment."""
+
+
+def environment_of(name: str) -> str:
+    """The overrides that choose the environment of which `name` is a map, a task, a game, or another program's name for
+    it; '' where it is none of these.
+    """
+    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
+
+    lines = {
+        **OTHER_ENVIRONMENTS,
+        **{each.lower(): f"env=smax env.map={each}" for each in SMAX_MAPS},
+        **{each: f"env=mpe env.task={each}" for each in MPE_TASKS},
+        **{each: f"env=qplex_game env.game={each}" for each in get_args(get_type_hints(QplexGameConfig)["game"])},
+    }
+    word = re.sub(r"^(mpe|smax)_|_v\d+$", "", name.lower())  # JaxMARL's MPE_simple_spread_v3
+    match = difflib.get_close_matches(word, lines, 1, 0.85)
+    return lines[match[0]] if match else ""
 
 
 class OverrideChecker:
@@ -65,6 +130,8 @@ class OverrideChecker:
         for group, options in self.groups.items():
             if word in options:
                 return f" (did you mean '{self._plus(group)}{group}={word}'?)"
+        if environment := environment_of(word):
+            return f" (did you mean '{environment}'?)"
         return "; write NAME=VALUE"
 
     def _plus(self, name: str) -> str:
@@ -88,6 +155,8 @@ class OverrideChecker:
         right = self._plus(group)
         for choice in value if isinstance(value, list) else [value]:
             if "/" not in str(choice) and not override.is_delete():
+                if group == "env" and choice not in self.groups[group] and (line := environment_of(str(choice))):
+                    raise ConfigError(f"env={choice} is not known (did you mean '{line}'?)")
                 choose(f"{right}{group}", str(choice), self.groups[group])
         why = "adds to the defaults" if right else "is always chosen"
         is_right = override.is_delete() or _prefix(override) == right
@@ -111,6 +180,9 @@ class OverrideChecker:
         owners = [choice for choice in others if key in self._settings((f"{section}={choice}",))]
         if owners:
             raise ConfigError(f"{section}={name} has no setting '{key}'; it belongs to {section}={'|'.join(owners)}")
+        environments = [name for name, cls in ENVIRONMENTS.items() if key in {each.name for each in fields(cls)}]
+        if environments and f"env.{key}" not in known:
+            raise ConfigError(f"unknown setting '{key}' (did you mean 'env.{key}', with env={'|'.join(environments)}?)")
         hint = _suggest(key, [*known, *(f"{self._plus(group)}{group}" for group in self.groups)])
         raise ConfigError(f"unknown setting '{key}'{hint}")
 
@@ -143,7 +215,7 @@ def _suggest(key: str, known: list[str]) -> str:
     initials = {"".join(word[0] for word in leaf.split("_")): name for leaf, name in leaves.items() if "_" in leaf}
     parts = [name for leaf, name in leaves.items() if len(last) > 2 and last in leaf]
     found = [
-        OTHER_NAMES.get(last, ""),
+        OTHER_NAMES.get(last.lower(), ""),
         *(siblings[leaf] for leaf in difflib.get_close_matches(last, siblings, 1)),
         *(leaves[leaf] for leaf in difflib.get_close_matches(last, leaves, 1)),
         initials.get(last, ""),

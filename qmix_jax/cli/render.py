@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
 from qmix_jax.cli.startup import AUTO, start_jax
+from qmix_jax.config import require
 
 if TYPE_CHECKING:
     from qmix_jax.checkpoint import TrainedRun
@@ -37,11 +38,13 @@ def main(arguments: list[str]) -> int:
 
     run = load_run(options.run, options.checkpoint)
     out = options.out or output(str(Path(options.run) / "render.gif"))
-    if out.suffix == ".mp4":
+    if out.suffix.lower() == ".mp4":
         from qmix_jax.reporting.video import require_video
 
         require_video()
-    team = best_team(run, Path(options.run)) if options.team is None else options.team
+    team, teams = options.team, run.config.num_seeds
+    require(team is None or team < teams, f"--team {team}: the run has {teams} team{'s' * (teams > 1)}, counted from 0")
+    team = best_team(run, Path(options.run)) if team is None else team
     with Progress() as progress:
         progress.say("playing", is_stage=True)
         recordings = play(run, team, options.seed, options.episodes)
@@ -72,7 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def picture(text: str) -> Path:
     """An argument's type: a file whose name says which kind of picture it is."""
     path = output(text)
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"{path.name} must end in {', '.join(SUFFIXES)}")
     return path
 
@@ -100,4 +103,7 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     played = jax.jit(lambda params, keys: record(run.env, run.agents, mixer, params, keys))
     result = jax.device_get(compile_quickly(played.lower(params, keys))(params, keys))
     spec, title = run.env.spec, f"{run.config.algorithm.name.upper()} on {run.env.spec.name}"
-    return [Recording.cut(result, episode, has_wins=spec.has_wins, title=title) for episode in range(episodes)]
+    return [
+        Recording.cut(result, episode, has_wins=spec.has_wins, title=title, agent_names=spec.agent_names)
+        for episode in range(episodes)
+    ]

@@ -86,14 +86,19 @@ class Account:
         low, high = float(self.q_tot.min()), float(self.q_tot.max())
         return Series("Q_tot", WHITE, self.q_tot, self.q_tot, low, high if high > low else low + 1.0)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The agents' names."""
+        return self.recording.agent_names or tuple(f"agent_{i}" for i in range(self.num_agents))
+
     @cached_property
     def agents(self) -> list[Series]:
         """Each agent's Q-value and credit, all on one scale."""
         heights = self.q if self.credit is None else self.credit
         low, high = _bounds(heights)
         return [
-            Series(f"agent {i + 1}", colour, self.q[:, i], heights[:, i], low, high)
-            for i, colour in enumerate(agent_colours(self.num_agents))
+            Series(name, colour, self.q[:, i], heights[:, i], low, high)
+            for i, (name, colour) in enumerate(zip(self.names, agent_colours(self.num_agents), strict=True))
         ]
 
     @property
@@ -117,8 +122,9 @@ def _bounds(values: np.ndarray) -> tuple[float, float]:
 # --- under the film ----------------------------------------------------------------------------------------------
 
 TOP, FOOT = 26, 22  # heights of the panel's heading and of its time axis
-LEFT, RIGHT = 140, SIZE - 58  # where the lanes begin and end
+LEFT, RIGHT = 150, SIZE - 58  # where the lanes begin and end
 NOT_YET = 0.3  # opacity of what lies ahead
+LONGEST_NAME = 10  # letters of an agent's name that a lane has room for
 LOW_LANE = 16  # lanes of less height show values by brightness
 
 
@@ -199,20 +205,21 @@ class Panel:
         agent = row - (account.team is not None)
         shown = 1.0 if account.alive[now, agent] else 0.45
         canvas.disk((24, y), min(9.0, self.lane / 2 - 1.5), film.mix(NIGHT, series.colour, 0.65 * shown))
-        canvas.text((24, y), str(agent + 1), size - 2, WHITE, "mm", shown)
-        if shown < 1 and self.lane > 14:
-            canvas.text((38, y), "dead", size - 2, DIM)
-        canvas.text((LEFT - 12, y), f"{series.number[now]:.2f}", size, series.colour, "rm", shown)
+        canvas.text((24, y), str(agent), size - 2, WHITE, "mm", shown)
+        canvas.text((38, y), series.name[:LONGEST_NAME], size - 2, DIM, alpha=shown)
+        number = f"{series.number[now]:.2f}" if shown == 1 else "dead"
+        canvas.text((LEFT - 12, y), number, size, series.colour, "rm", shown)
         if account.credit is not None:
             canvas.text((SIZE - 14, y), f"{series.height[now]:.2f}", size, series.colour, "rm", shown)
 
 
 def write(kind: str, recordings: Sequence[film.Recording], path: Path) -> None:
     """A film of the episodes one after another (.gif, .mp4), or a figure of them one below another (.png)."""
-    if path.suffix == ".png":
+    kind_of_file = path.suffix.lower()
+    if kind_of_file == ".png":
         draw_figure(kind, recordings, path)
         return
-    save = save_mp4 if path.suffix == ".mp4" else film.save_gif
+    save = save_mp4 if kind_of_file == ".mp4" else film.save_gif
     frames = [frame.image for recording in recordings for frame in paint(kind, recording)]
     save(frames, path, seconds_per_frame=film.FRAME_SECONDS)
 
@@ -238,6 +245,8 @@ STRIP = 5
 """Moments of the episode that a figure shows."""
 MOST_LINES = 10
 """Teams larger than this get a map of colours instead of a line for each agent."""
+MOST_NAMES = 6
+"""Of agents beside such a map."""
 INK, FAINT = "#1c2430", "#6b7688"
 
 
@@ -337,9 +346,10 @@ def _print_colour(colour: Colour) -> tuple[float, ...]:
 def _draw_map(axes: "Axes", lines: Sequence[tuple[Series, np.ndarray]]) -> None:
     """Agents by steps, the value as the colour."""
     values = np.array([values for _, values in lines])
-    extent = (0, values.shape[1], len(values) + 0.5, 0.5)
+    extent = (0, values.shape[1], len(values) - 0.5, -0.5)
     shown = axes.imshow(values, aspect="auto", cmap="viridis", extent=extent, interpolation="nearest")
-    axes.set_ylabel("agent", fontsize=10, color=FAINT)
+    every = math.ceil(len(lines) / MOST_NAMES)
+    axes.set_yticks(range(0, len(lines), every), [series.name for series, _ in lines[::every]], fontsize=7)
     axes.figure.colorbar(shown, cax=axes.inset_axes((1.01, 0.0, 0.01, 1.0)))
 
 

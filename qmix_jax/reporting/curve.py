@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from qmix_jax.reporting.records import known
+from qmix_jax.reporting.statistics import widen
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -45,6 +48,14 @@ def read_curve(rows: Sequence[dict], key: str) -> Curve | None:
     return Curve(np.array([step for step, _ in found]), values)
 
 
+def _episodes(rows: Sequence[dict], env_steps: np.ndarray) -> np.ndarray:
+    """(points,) the episodes of all seeds together in each evaluation; NaN where a row does not say."""
+    counts = {
+        row["env_steps"]: sum(known(row.get("eval/episodes"))) for row in rows if row.get("env_steps") is not None
+    }
+    return np.array([counts[step] or np.nan for step in env_steps])
+
+
 def _mean(values: np.ndarray) -> np.ndarray:
     """The mean over the first axis of what is there; NaN where nothing is."""
     present = np.isfinite(values)
@@ -52,11 +63,13 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interval(values: np.ndarray, episodes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Low and high of the 95 % interval of the mean over seeds, for values (seeds, points).
 
     Whole seeds are drawn again and again (percentile bootstrap) with a fixed generator; NaN counts as missing.
-    The interval always holds the mean, and is the mean where there is one seed.
+    The interval always holds the mean, and is the mean where there is one seed. With `episodes` (points,), those of all
+    seeds together (NaN: unknown), the values are shares of them, and the interval is no narrower than Wilson's: see
+    `statistics.widen`.
     """
     values = np.asarray(values, np.float64)
     mean = _mean(values)
@@ -68,7 +81,8 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         means = _mean(values[draws, point].T)
         means = means[np.isfinite(means)]
         low[point], high[point] = np.percentile(means, (2.5, 97.5)) if len(means) else (np.nan, np.nan)
-    return np.fmin(low, mean), np.fmax(high, mean)
+    low, high = np.fmin(low, mean), np.fmax(high, mean)
+    return (low, high) if episodes is None else widen(mean, low, high, episodes)
 
 
 def _steps_text(value: float, _: object = None) -> str:
@@ -100,22 +114,23 @@ def _span(rows: Sequence[dict]) -> tuple[float, float]:
     return (0.0, max(steps, default=0.0) * 1.02 or 1.0)
 
 
-def _plot(axes: "Axes", curve: Curve | None, width: float, percent: bool = False) -> None:
-    """Each seed thin, the mean thick, and its interval shaded."""
+def _plot(axes: "Axes", curve: Curve | None, width: float, episodes: np.ndarray | None = None) -> None:
+    """Each seed thin, the mean thick, and its interval shaded; with `episodes` (see `interval`) in percent."""
     if curve is None:
         axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", va="center", color=FAINT)
         axes.set_xticks([])
         axes.set_yticks([])
         return
-    steps, values = curve.env_steps, curve.values * (100 if percent else 1)
+    factor = 1 if episodes is None else 100
+    steps, values = curve.env_steps, factor * curve.values
     marker = "o" if len(steps) == 1 else None
     if len(values) > 1:
-        low, high = interval(values)
-        axes.fill_between(steps, low, high, color=MAIN, alpha=0.2, linewidth=0)
+        low, high = interval(curve.values, episodes)
+        axes.fill_between(steps, factor * low, factor * high, color=MAIN, alpha=0.2, linewidth=0)
         for seed in values:
             axes.plot(steps, seed, color=MAIN, linewidth=0.7, alpha=0.35, marker=marker, markersize=3)
     axes.plot(steps, _mean(values), color=MAIN, linewidth=width, marker=marker, solid_capstyle="round")
-    if percent:
+    if episodes is not None:
         axes.set_ylim(-2, 102)
 
 
@@ -139,7 +154,7 @@ def _subtitle(rows: Sequence[dict], main: Curve | None) -> str:
     parts = []
     if main is not None:
         seeds = len(main.values)
-        parts.append("1 seed" if seeds == 1 else f"mean of {seeds} seeds, 95 % interval shaded")
+        parts.append("1 seed" if seeds == 1 else f"mean of {seeds} seeds, 95 % bootstrap interval shaded")
     return "  ·  ".join([*parts, *filter(None, [_wall_clock(rows)])])
 
 
@@ -158,7 +173,7 @@ def draw_curve(rows: list[dict], path: Path, *, title: str) -> None:
     )
     large = figure.add_subplot(grid[:, 0])
     tidy(large, score, 11.5)
-    _plot(large, main, 2.6, percent=win_rate is not None)
+    _plot(large, main, 2.6, None if win_rate is None else _episodes(rows, win_rate.env_steps))
     large.set_xlim(*_span(rows))
     large.set_xlabel("environment steps", color=FAINT, fontsize=10)
     for row, (key, name) in enumerate(small.items()):

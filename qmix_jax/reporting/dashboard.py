@@ -10,7 +10,8 @@ from typing import Protocol
 
 from qmix_jax.config import Config
 from qmix_jax.reporting import say
-from qmix_jax.reporting.records import Reporter, known, mean_interval
+from qmix_jax.reporting.records import Reporter, known
+from qmix_jax.reporting.statistics import seeds_interval
 
 TIMEOUT = 60.0
 """Seconds that the end of a run waits at most for a dashboard to take what is left."""
@@ -104,17 +105,17 @@ def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dic
 
 def lines(row: dict) -> dict[str, dict[str, float]]:
     """A row as lines over environment steps, each with its numbers by name: `mean`, and of several seeds also `low` and
-    `high` (the 95 % interval of the mean) and `seed_0`, `seed_1`, ...
+    `high` (the 95 % interval of the mean, see `seeds_interval`) and `seed_0`, `seed_1`, ...
     """
     found: dict[str, dict[str, float]] = {"mean": {}}
     for name, value in row.items():
-        summary = mean_interval(value)
+        episodes = sum(known(row.get(name.replace("win_rate", "episodes")))) if name.endswith("/win_rate") else 0
+        summary = seeds_interval(known(value), int(episodes))
         if name == "env_steps" or summary is None:
             continue
-        mean, half = summary
-        found["mean"][name] = mean
+        found["mean"][name] = summary.value
         if isinstance(value, list) and len(value) > 1:
-            edges = {"low": mean - half, "high": mean + half}
+            edges = {"low": summary.low, "high": summary.high}
             seeds = {f"seed_{i}": numbers[0] for i, each in enumerate(value) if (numbers := known(each))}
             for line, number in {**edges, **seeds}.items():
                 found.setdefault(line, {})[name] = number

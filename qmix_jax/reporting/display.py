@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qmix_jax.reporting import say
-from qmix_jax.reporting.records import known, mean_interval
+from qmix_jax.reporting.records import known
+from qmix_jax.reporting.statistics import seeds_interval
 
 UNKNOWN = "–"  # noqa: RUF001  (a dash is what a reader expects)
 
@@ -107,9 +108,14 @@ class Progress:
         """Take in a row."""
         self._first = self._first or row
         self.row, self._changed = row, self._clock()
-        score = mean_interval(row.get("eval/win_rate" if self.has_wins else "eval/return"))
-        if score:
-            self.scores.append(score[0])
+        score = known_mean(row.get("eval/win_rate" if self.has_wins else "eval/return"))
+        if score is not None:
+            self.scores.append(score)
+
+    @property
+    def win_rate(self) -> str:
+        """The newest win rate, as text."""
+        return percent(self.row.get("eval/win_rate"), int(sum(known(self.row.get("eval/episodes")))))
 
     @property
     def env_steps(self) -> int:
@@ -214,7 +220,7 @@ class LiveDisplay(Display):
 
     def _facts(self) -> Table:
         progress, row = self.progress, self.progress.row
-        score = {"win rate": percent(row.get("eval/win_rate"))} if progress.has_wins else {}
+        score = {"win rate": progress.win_rate} if progress.has_wins else {}
         best = percent(progress.best) if progress.has_wins else number(progress.best)
         facts = {
             "steps/s": compact(row.get("train/steps_per_second")),
@@ -303,7 +309,7 @@ class PlainDisplay(Display):
         progress, row = self.progress, self.progress.row
         show = percent if progress.has_wins else number
         spread = 7 if progress.num_seeds > 1 else 0  # room for the ± of several seeds
-        wins = [("win rate", 8 + spread, percent(row.get("eval/win_rate")))] if progress.has_wins else []
+        wins = [("win rate", 8 + spread, progress.win_rate)] if progress.has_wins else []
         return [
             ("env steps", 11, f"{progress.env_steps:,}"),
             ("done", 4, f"{progress.share:.0%}"),
@@ -328,22 +334,27 @@ def known_mean(value: Any) -> float | None:
 
 
 def number(value: Any) -> str:
-    """A number, or the mean ± half of the 95 % interval over seeds."""
+    """A number, or the mean ± half of the 95 % interval over seeds (Student's t)."""
     return _with_interval(value, _short)
 
 
-def percent(value: Any) -> str:
-    """A share as a percentage, likewise."""
-    text = _with_interval(value, lambda share: f"{100 * share:.1f}")
+def percent(value: Any, episodes: int | None = None) -> str:
+    """A share as a percentage, likewise.
+
+    With `episodes`, those of all seeds together, ± has width also where all seeds score alike: the larger part of the
+    interval of `statistics.seeds_interval`.
+    """
+    text = _with_interval(value, lambda share: f"{100 * share:.1f}", episodes)
     return text if text == UNKNOWN else text + "%"
 
 
-def _with_interval(value: Any, show: Callable[[float], str]) -> str:
-    summary = mean_interval(value)
+def _with_interval(value: Any, show: Callable[[float], str], episodes: int | None = None) -> str:
+    values = known(value)
+    summary = seeds_interval(values, episodes)
     if summary is None:
         return UNKNOWN
-    mean, half = summary
-    return f"{show(mean)} ± {show(half)}" if len(known(value)) > 1 else show(mean)
+    mean, low, high = summary
+    return f"{show(mean)} ± {show(max(mean - low, high - mean))}" if len(values) > 1 else show(mean)
 
 
 def _short(value: float) -> str:

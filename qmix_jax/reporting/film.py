@@ -65,9 +65,13 @@ class Recording(NamedTuple):
     """(L, ...) what the team made of each step's joint action; see `qmix_jax.reporting.credit`."""
     colours: tuple[Colour, ...] = ()
     """Each agent's colour in worlds that move; empty: the painter's own."""
+    agent_names: tuple[str, ...] = ()
+    """As everywhere (`TeamSpec.agent_names`), for legends; empty: agent_0, agent_1, ..."""
 
     @classmethod
-    def cut(cls, record: "Record", episode: int, *, has_wins: bool, title: str) -> "Recording":
+    def cut(
+        cls, record: "Record", episode: int, *, has_wins: bool, title: str, agent_names: tuple[str, ...] = ()
+    ) -> "Recording":
         """One episode out of a record (of NumPy arrays)."""
         length = int(record.episodes.length[episode])
         q, q_tot, credit = (None if part is None else part[:length, episode] for part in record.values)
@@ -77,6 +81,7 @@ class Recording(NamedTuple):
             won=bool(record.episodes.won[episode]) if has_wins else None,
             title=title,
             values=record.values._replace(q=q, q_tot=q_tot, credit=credit),
+            agent_names=agent_names,
         )
 
 
@@ -422,13 +427,13 @@ def _paint_units(shot: _Shot) -> None:
 
 
 def _paint_badges(shot: _Shot) -> None:
-    """The numbers of agents that have colours of their own."""
+    """The numbers, from 0, of agents that have colours of their own."""
     canvas, battle, moment, places, sizes = shot
     for agent, colour in enumerate(battle.recording.colours):
         if battle.death[agent] > moment.time:
             (x, y), away = places[agent], float(sizes[agent]) + 3
             canvas.disk((x - away, y - away), 8, SHADE, 0.8)
-            canvas.text((x - away, y - away), str(agent + 1), 11, mix(colour, WHITE, 0.3), "mm")
+            canvas.text((x - away, y - away), str(agent), 11, mix(colour, WHITE, 0.3), "mm")
 
 
 def _paint_deaths(shot: _Shot) -> None:
@@ -606,7 +611,7 @@ def _paint_trails(canvas: Canvas, world: _World, moment: Moment) -> None:
 
 
 def _paint_agents(canvas: Canvas, world: _World, moment: Moment, positions: np.ndarray) -> None:
-    for number, entity in enumerate(np.flatnonzero(world.is_agent).tolist(), 1):
+    for number, entity in enumerate(np.flatnonzero(world.is_agent).tolist()):
         place, colour = world.camera.spot(positions[entity]), world.colour[entity]
         radius = max(8.0, float(world.radius[entity]))
         goal = int(world.goal[moment.now, entity])
@@ -673,7 +678,7 @@ def _paint_hunt(canvas: Canvas, scene: dict[str, np.ndarray], step: int) -> None
             canvas.disk(middle, radius * 0.75, colour)
             continue
         canvas.box((left + 3, top + 3, right - 3, bottom - 3), mix(colour, NIGHT, 0.35), radius=7)
-        canvas.text(middle, str(unit + 1), 14, WHITE, "mm")
+        canvas.text(middle, str(unit), 14, WHITE, "mm")
         if scene["is_capturing"][step, unit]:
             canvas.ring(middle, radius, GOLD, 2.5)
 
@@ -735,7 +740,7 @@ def _paint_table(
     chosen: Sequence[int] = (),
     alpha: float = 1.0,
 ) -> None:
-    """A payoff table: rows are agent 1's actions; `chosen` holds the row, or the row and the column, played."""
+    """A payoff table: rows are agent_0's actions; `chosen` holds the row, or the row and the column, played."""
     best, (rows, columns) = float(payoff.max()), payoff.shape
     size = int(min(28, (box[2] - box[0]) / columns * 0.3, (box[3] - box[1]) / rows * 0.4))
     for row in range(rows):
@@ -783,8 +788,8 @@ def _matrix_page(recording: Recording, payoff: np.ndarray, chosen: Sequence[int]
     scale = (float(payoff.min()), float(payoff.max()))
     if payoff.ndim == 2:
         box = (84.0, HEADER + 66.0, SIZE - 34.0, SIZE - 108.0)
-        canvas.text(((box[0] + box[2]) / 2, HEADER + 18), "agent 2 plays", 14, TEXT if len(chosen) == 1 else DIM, "mm")
-        canvas.text((16, box[1] - 16), "agent 1", 14, TEXT if not len(chosen) else DIM, "lm")
+        canvas.text(((box[0] + box[2]) / 2, HEADER + 18), "agent_1 plays", 14, TEXT if len(chosen) == 1 else DIM, "mm")
+        canvas.text((16, box[1] - 16), "agent_0", 14, TEXT if not len(chosen) else DIM, "lm")
         _paint_table(canvas, payoff, box, scale, chosen=tuple(chosen))
         _paint_labels(canvas, box, (payoff.shape[0], payoff.shape[1]), chosen, 16)
         return canvas
@@ -823,7 +828,7 @@ class _Choices(NamedTuple):
     """How far a two-step game has come."""
 
     side: int | None
-    """0: agent 1 chose A, 1: B."""
+    """0: agent_0 chose A, 1: B."""
     action: tuple[int, ...]
     """What was played in the table."""
 
@@ -846,17 +851,17 @@ def _tree_page(recording: Recording, tables: Sequence[np.ndarray], choices: _Cho
         canvas.text(sign, "AB"[side], 15, NIGHT if taken else TEXT, "mm")
         canvas.box((joint[0] - 48, 158, joint[0] + 48, 186), PANEL, outline=GOLD if taken else LINE, width=2, radius=8)
         canvas.text(joint, f"state 2{'AB'[side]}", 14, TEXT, "mm", max(shown, 0.5))
-        canvas.text((joint[0], 205), "agent 2 plays", 11, DIM, "mm", shown)
+        canvas.text((joint[0], 205), "agent_1 plays", 11, DIM, "mm", shown)
         chosen = choices.action if taken else ()
         _paint_table(canvas, table, box, scale, chosen=chosen, alpha=shown)
         _paint_labels(canvas, box, (table.shape[0], table.shape[1]), chosen, 14)
     canvas.box((root[0] - 92, root[1] - 18, root[0] + 92, root[1] + 18), PANEL, outline=BLUE, width=2, radius=10)
-    canvas.text(root, "agent 1 chooses a side", 14, TEXT, "mm")
+    canvas.text(root, "agent_0 chooses a side", 14, TEXT, "mm")
     return canvas
 
 
 def paint_two_step(recording: Recording) -> list[Frame]:
-    """The QMIX paper's game: agent 1 picks a table, then both play it."""
+    """The QMIX paper's game: agent_0 picks a table, then both play it."""
     scene = recording.scene
     stages, actions = np.asarray(scene["stage"], int), np.asarray(scene["action"], int)
     tables = [np.asarray(scene[name], np.float64)[0] for name in ("payoff_a", "payoff_b")]

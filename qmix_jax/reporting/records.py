@@ -52,6 +52,9 @@ class Reporter(Protocol):
         ...
 
 
+FROZEN = "train/frozen_since"
+"""In a row, once a seed has met NaN: for each seed the environment step of that evaluation, or null."""
+
 # --- metrics.jsonl -----------------------------------------------------------------------------------------------
 
 
@@ -178,28 +181,6 @@ def known(value: Any) -> list[float]:
     """The numbers of a row's entry: of every seed that has one."""
     values = value if isinstance(value, Sequence) else [value]
     return [number for item in values if (number := _number(item)) is not None]
-
-
-def mean_interval(value: Any) -> tuple[float, float] | None:
-    """Mean over seeds, and half of its 95 % interval (0 for one seed); None where nothing is known."""
-    values = known(value)
-    if not values:
-        return None
-    count, mean = len(values), sum(values) / len(values)
-    if count == 1:
-        return mean, 0.0
-    variance = sum((item - mean) ** 2 for item in values) / (count - 1)
-    return mean, _student_t(count - 1) * math.sqrt(variance / count)
-
-
-_STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
-
-def _student_t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: a table, and its series in 1 / freedom beyond."""
-    if freedom <= len(_STUDENT_T):
-        return _STUDENT_T[freedom - 1]
-    return 1.95996 + 2.37227 / freedom + 2.8225 / freedom**2
 
 
 # --- run.json ----------------------------------------------------------------------------------------------------

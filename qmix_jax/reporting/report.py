@@ -1,5 +1,6 @@
 """What runs show together: runs -> groups -> comparisons -> a table, a picture, JSON, and marl-eval's JSON."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
@@ -9,11 +10,17 @@ from typing import Any
 import numpy as np
 
 from qmix_jax.config import require
+from qmix_jax.reporting import say
 from qmix_jax.reporting.comparison_figure import draw_comparisons
 from qmix_jax.reporting.display import duration
 from qmix_jax.reporting.records import to_json, write_text_atomically
-from qmix_jax.reporting.runs import METRICS, Group, find_runs, group_runs, read_run
+from qmix_jax.reporting.runs import METRICS, Group, group_runs, read_runs
 from qmix_jax.reporting.statistics import Estimate, Scores, interquartile_mean_interval, probability_of_improvement
+
+IMPROVEMENT = (
+    "How likely a run of one is better than a run of another [95 % stratified bootstrap interval, or where that has no "
+    "width Wilson's for as many pairs as have no run in common]:"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Comparison:
 
     environment: str
     metric: str
+    interval_method: str
+    """How the intervals of scores were made."""
     tasks: list[Entry]
     together: list[Entry]
     """Algorithms that ran on every one of several tasks; scores are normalised where `is_normalised` says so."""
@@ -71,6 +80,9 @@ class _Results:
         self.scores = {
             (group.task, group.algorithm): group.scores(self.metric, self.env_steps[group.task]) for group in groups
         }
+        self.episodes = {
+            (group.task, group.algorithm): group.episodes if self.metric == "win_rate" else None for group in groups
+        }
         self.seconds = {
             (group.task, group.algorithm): group.seconds(self.env_steps[group.task][-1]) for group in groups
         }
@@ -79,6 +91,26 @@ class _Results:
     def is_normalised(self) -> bool:
         """Returns of different tasks have no common scale."""
         return len(self.tasks) > 1 and self.metric == "return"
+
+    @property
+    def interval_method(self) -> str:
+        """How the intervals of scores are made, in words."""
+        pooled = self.metric == "win_rate" and all(self.episodes.values())
+        return "95 % stratified bootstrap interval" + ", no narrower than Wilson's over all episodes" * pooled
+
+    @property
+    def comparable(self) -> list[str]:
+        """The tasks that count where all are taken together: scores that are all alike cannot be normalised."""
+        return [task for task in self.tasks if not (self.is_normalised and self._is_constant(task))]
+
+    def _is_constant(self, task: str) -> bool:
+        low, high = self._range(task)
+        return bool(np.isclose(low, high))
+
+    def _range(self, task: str) -> tuple[float, float]:
+        """The least and the largest evaluation on a task, of any algorithm and seed."""
+        each = [scores for (other, _), scores in self.scores.items() if other == task]
+        return min(float(scores.min()) for scores in each), max(float(scores.max()) for scores in each)
 
     @property
     def complete(self) -> list[str]:
@@ -99,9 +131,8 @@ class _Results:
         scores = self.scores[task, algorithm]
         if not self.is_normalised:
             return scores
-        everything = np.concatenate([each.ravel() for (other, _), each in self.scores.items() if other == task])
-        low, high = everything.min(), everything.max()
-        return (scores - low) / max(high - low, 1e-12)
+        low, high = self._range(task)
+        return (scores - low) / (high - low)
 
     def notes(self) -> list[str]:
         """What a reader must know of runs that were cut or left out."""
@@ -112,6 +143,8 @@ class _Results:
                 notes.append(f"{task}: compared at {last:,} steps, the last evaluation that every run has")
             if any(set(self.env_steps[task]) - set(g.env_steps) for g in self.groups if g.task == task):
                 notes.append(f"{task}: not all evaluated at the same steps; a score is a run's last one up to a step")
+            if task not in self.comparable:
+                notes.append(f"{task}: every evaluation is {self._range(task)[0]:g}, so it has no normalised score")
         left_out = [name for name in self.algorithms if name not in self.complete]
         if left_out:
             notes.append(f"not on every task, so only in the table by task: {', '.join(left_out)}")
@@ -136,27 +169,16 @@ def compare(groups: Sequence[Group]) -> list[Comparison]:
 
 def _compare(environment: str, results: _Results) -> Comparison:
     tasks, complete = results.tasks, results.complete
-    final = {name: [results.normalised(task, name)[:, -1] for task in tasks] for name in complete}
-    shared = sorted(set.intersection(*(set(steps) for steps in results.env_steps.values())))
-    together = [
-        _entry(
-            "all tasks",
-            name,
-            [_at(results, task, name, shared) for task in tasks],
-            shared,
-            final[name],
-            sum(results.seconds[task, name] for task in tasks),
-        )
-        for name in complete
-    ]
+    final = {name: [results.scores[task, name][:, -1] for task in tasks] for name in complete}
     return Comparison(
         environment=environment,
         metric=results.metric,
+        interval_method=results.interval_method,
         tasks=[
-            _entry(*key, [scores], results.env_steps[key[0]], [scores[:, -1]], results.seconds[key])
+            _entry(*key, [scores], results.env_steps[key[0]], results.seconds[key], results.episodes[key])
             for key, scores in _by_task(results)
         ],
-        together=together if len(tasks) > 1 else [],
+        together=_together(results) if len(tasks) > 1 else [],
         is_normalised=results.is_normalised,
         improvements=[
             Improvement(x, y, probability_of_improvement(final[x], final[y])) for x, y in combinations(complete, 2)
@@ -165,29 +187,50 @@ def _compare(environment: str, results: _Results) -> Comparison:
     )
 
 
+def _together(results: _Results) -> list[Entry]:
+    """The algorithms that ran on every task, over all tasks that can be compared."""
+    tasks = results.comparable
+    if not tasks:
+        return []
+    shared = sorted(set.intersection(*(set(results.env_steps[task]) for task in tasks)))
+    entries = []
+    for name in results.complete:
+        scores = [results.normalised(task, name) for task in tasks]
+        columns = [[results.env_steps[task].index(step) for step in shared] for task in tasks]
+        curves = [each[:, chosen] for each, chosen in zip(scores, columns, strict=True)]
+        counts = [results.episodes[task, name] for task in tasks]
+        episodes = sum(filter(None, counts)) if all(counts) else None
+        seconds = sum(results.seconds[task, name] for task in tasks)
+        entries.append(_entry("all tasks", name, curves, shared, seconds, episodes, [each[:, -1] for each in scores]))
+    return entries
+
+
 def _by_task(results: _Results) -> list[tuple[tuple[str, str], np.ndarray]]:
     """The scores by task, and within each task in the same order of algorithms."""
     tasks, algorithms = results.tasks, results.algorithms
     return sorted(results.scores.items(), key=lambda item: (tasks.index(item[0][0]), algorithms.index(item[0][1])))
 
 
-def _at(results: _Results, task: str, algorithm: str, env_steps: list[int]) -> np.ndarray:
-    columns = [results.env_steps[task].index(step) for step in env_steps]
-    return results.normalised(task, algorithm)[:, columns]
-
-
 def _entry(
-    task: str, algorithm: str, curves: list[np.ndarray], env_steps: list[int], final: Scores, seconds: float
+    task: str,
+    algorithm: str,
+    curves: list[np.ndarray],
+    env_steps: list[int],
+    seconds: float,
+    episodes: int | None,
+    final: Scores | None = None,
 ) -> Entry:
+    """An entry of each task's scores (seeds, len(env_steps)); `final` are the last ones, where tasks share no step."""
+    final = [curve[:, -1] for curve in curves] if final is None else final
     return Entry(
         task=task,
         algorithm=algorithm,
         num_seeds=min(len(scores) for scores in final),
-        final=interquartile_mean_interval(final),
+        final=interquartile_mean_interval(final, episodes),
         mean=float(np.mean([scores.mean() for scores in final])),
         seconds=seconds,
         env_steps=env_steps,
-        curve=[interquartile_mean_interval([curve[:, k] for curve in curves]) for k in range(len(env_steps))],
+        curve=[interquartile_mean_interval([curve[:, k] for curve in curves], episodes) for k in range(len(env_steps))],
     )
 
 
@@ -201,11 +244,15 @@ def write_report(paths: Sequence[Path], out: Path) -> str:
         The table.
 
     Raises:
-        ConfigError: where a path holds no run or runs cannot be compared; nothing is written then.
+        ConfigError: where no run is left or runs cannot be compared; nothing is written then. Runs that are damaged,
+            failed or without evaluations are left out with a warning.
     """
-    groups = group_runs([read_run(folder) for folder in find_runs(paths)])
+    runs, left_out = read_runs(paths)
+    groups = group_runs(runs)
     comparisons = compare(groups)
-    table = to_markdown(comparisons)
+    table = to_markdown(comparisons) + "".join(["\nLeft out:\n\n"] * bool(left_out) + [f"- {x}\n" for x in left_out])
+    for each in left_out:
+        say(f"warning: left out: {each}", sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
     write_text_atomically(out / "report.md", table)
     write_text_atomically(out / "report.json", to_json([asdict(each) for each in comparisons], indent=1) + "\n")
@@ -226,7 +273,7 @@ def _sections(comparison: Comparison) -> list[str]:
     columns = ["seeds", "steps", f"IQM {name}", "mean", "wall clock"]
     parts = [
         f"## {comparison.environment}",
-        f"Greedy {name} at the last evaluation: interquartile mean over seeds [95 % stratified bootstrap interval].",
+        f"Greedy {name} at the last evaluation: interquartile mean over seeds [{comparison.interval_method}].",
         _table(
             ["task", "algorithm", *columns],
             [_cells(entry, percent, entry.task) for entry in comparison.tasks],
@@ -237,7 +284,7 @@ def _sections(comparison: Comparison) -> list[str]:
         parts += [f"All tasks together{scale}:", _table(["algorithm", *columns], rows)]
     if comparison.improvements:
         rows = [[f"{x} > {y}", show(p, percent=True)] for x, y, p in map(_fields, comparison.improvements)]
-        parts += ["How likely a run of one is better than a run of another:", _table(["", "probability %"], rows)]
+        parts += [IMPROVEMENT, _table(["", "probability %"], rows)]
     return parts + [f"- {note}" for note in comparison.notes]
 
 

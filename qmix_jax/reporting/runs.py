@@ -1,7 +1,8 @@
 """Run folders read back and grouped: which runs are seeds of the same thing, and what to call it."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qmix_jax.config import ConfigError, require
-from qmix_jax.reporting.records import read_metrics
+from qmix_jax.reporting.records import FROZEN, read_metrics
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")
 """Settings (or sections) in which runs of the same thing may differ."""
@@ -25,6 +26,9 @@ class RunFolder:
     settings: dict[str, Any]
     """By dotted name, such as learner.gamma."""
     rows: list[dict]
+    """Its evaluations; lists hold every seed that was trained."""
+    left_out: dict[int, str] = field(default_factory=dict)
+    """Seeds, counted from 0, that do not count, and why."""
 
     @property
     def algorithm(self) -> str:
@@ -43,9 +47,20 @@ class RunFolder:
         return self.settings.get("env.map") or self.settings.get("env.task") or self.environment
 
     @property
-    def seeds(self) -> range:
-        """The seeds that were trained side by side."""
-        return range(self.settings["seed"], self.settings["seed"] + self.settings["num_seeds"])
+    def numbers(self) -> list[int]:
+        """The seeds that count, numbered from 0."""
+        return [i for i in range(self.settings["num_seeds"]) if i not in self.left_out]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that count, of those trained side by side."""
+        return [self.settings["seed"] + i for i in self.numbers]
+
+    @property
+    def episodes(self) -> int | None:
+        """Of all these seeds together in one evaluation; None where the settings do not say."""
+        each = self.settings.get("evaluation.episodes")
+        return each * len(self.numbers) if each else None
 
     @property
     def metrics(self) -> list[str]:
@@ -53,8 +68,8 @@ class RunFolder:
         return [name for name in METRICS if f"eval/{name}" in self.rows[0]]
 
     def evaluations(self, metric: str) -> dict[int, list[float | None]]:
-        """Environment step -> the metric of every seed."""
-        return {row["env_steps"]: row[f"eval/{metric}"] for row in self.rows}
+        """Environment step -> the metric of every seed that counts."""
+        return {row["env_steps"]: [row[f"eval/{metric}"][i] for i in self.numbers] for row in self.rows}
 
     def seconds(self) -> dict[int, float]:
         """Environment step -> seconds since the run began."""
@@ -75,6 +90,12 @@ class Group:
     def seeds(self) -> list[int]:
         """All seeds, run by run."""
         return [seed for run in self.runs for seed in run.seeds]
+
+    @property
+    def episodes(self) -> int | None:
+        """Of all seeds together in one evaluation; None where a run's settings do not say."""
+        counts = [run.episodes for run in self.runs]
+        return sum(filter(None, counts)) if all(counts) else None
 
     @cached_property
     def env_steps(self) -> list[int]:
@@ -110,8 +131,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run folders among and below the paths; raises ConfigError for a path with none."""
     found: list[Path] = []
     for path in paths:
-        require(path.is_dir(), f"there is no folder {path}")
-        folders = sorted(file.parent for file in path.rglob("metrics.jsonl") if not _is_of_a_checkpoint(file))
+        require(path.is_dir(), f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+        marks = [*path.rglob("metrics.jsonl"), *path.rglob(".hydra")]  # a job that failed early has the latter alone
+        folders = sorted({mark.parent for mark in marks if not _is_of_a_checkpoint(mark)})
         require(bool(folders), f"{path} holds no run: there is no metrics.jsonl in it or below it")
         found += [folder for folder in folders if folder not in found]
     return found
@@ -121,18 +143,104 @@ def _is_of_a_checkpoint(file: Path) -> bool:
     return file.parent.parent.name == "checkpoints"
 
 
+def read_runs(paths: Sequence[Path]) -> tuple[list[RunFolder], list[str]]:
+    """The runs among and below the paths, and what had to be left out, with the reason.
+
+    Raises:
+        ConfigError: a path does not exist, or no run is left.
+    """
+    runs: dict[Path, RunFolder] = {}
+    left_out: dict[str, None] = {}  # each reason once, in order
+    for path in paths:
+        require(path.exists(), f"there is no folder {path}")
+        try:
+            folders = find_runs([path])
+        except ConfigError as error:
+            left_out[str(error)] = None
+            continue
+        for folder in folders:
+            try:
+                runs[folder] = read_run(folder)
+            except ConfigError as error:
+                left_out[str(error)] = None
+    require(bool(runs), f"no run can be reported: {'; '.join(left_out)}")
+    for run in runs.values():
+        for number, why in run.left_out.items():
+            left_out[f"{run.folder}: seed {run.settings['seed'] + number} {why}"] = None
+    return list(runs.values()), list(left_out)
+
+
 def read_run(folder: Path) -> RunFolder:
-    """A run from its folder; raises ConfigError where something is missing."""
+    """A run from its folder, without the seeds that met NaN or were not evaluated.
+
+    Raises:
+        ConfigError: something is missing or damaged, or no seed is left.
+    """
+    path = folder / "metrics.jsonl"
+    require(path.exists(), f"{folder} has no metrics.jsonl: its job ended before its first evaluation")
+    settings = _read_settings(folder)
+    try:
+        rows = read_metrics(path)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    require(bool(rows), f"{folder} was stopped before its first evaluation; leave it out")
+    count = settings["num_seeds"]
+    require(all(_is_whole(row, count) for row in rows), f"{path} is damaged: a row is no evaluation of {count} seeds")
+    left_out = {i: why for i in range(count) if (why := _flaw(rows, i))}
+    reasons = "; ".join(f"seed {settings['seed'] + i} {why}" for i, why in left_out.items())
+    require(len(left_out) < count, f"{folder} has no seed to report: {reasons}; leave the run out")
+    return RunFolder(folder, settings, rows, left_out)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """The settings by dotted name; raises ConfigError where they are missing or damaged."""
     from omegaconf import OmegaConf
 
-    require((folder / "config.yaml").is_file(), f"{folder} is no run's folder: it has no config.yaml")
-    settings: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    path = folder / "config.yaml"
+    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
     try:
-        rows = read_metrics(folder / "metrics.jsonl")
-    except ValueError as error:
-        raise ConfigError(f"{folder / 'metrics.jsonl'} is damaged: {error}") from error
-    require(bool(rows), f"{folder} was stopped before its first evaluation; leave it out")
-    return RunFolder(folder, dict(_flatten(settings)), rows)
+        settings: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # whatever the file may hold
+        raise ConfigError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+    require(isinstance(settings, dict), f"{path} is damaged: it holds no settings")
+    flat = dict(_flatten(settings))
+    for kind, names in {int: ("seed", "num_seeds"), str: ("env.name", "algorithm.name")}.items():
+        for name in names:
+            require(isinstance(flat.get(name), kind), f"{path} is damaged: {name} is {flat.get(name)}")
+    require(flat["num_seeds"] > 0, f"{path} is damaged: num_seeds is {flat['num_seeds']}")
+    return flat
+
+
+def _is_whole(row: Any, num_seeds: int) -> bool:
+    """Whether a row is an evaluation of so many seeds."""
+    if not isinstance(row, dict) or not all(_is_number(row.get(name)) for name in ("env_steps", "wall_seconds")):
+        return False
+    scores = [row[f"eval/{name}"] for name in METRICS if f"eval/{name}" in row]
+    return bool(scores) and all(
+        isinstance(each, list) and len(each) == num_seeds and all(x is None or _is_number(x) for x in each)
+        for each in scores
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _flaw(rows: Sequence[dict], number: int) -> str:
+    """Why a seed's scores do not count; '' where they do."""
+
+    def of_seed(row: dict, name: str) -> Any:
+        values = row.get(name)
+        return values[number] if isinstance(values, list) and number < len(values) else None
+
+    for row in rows:
+        if of_seed(row, FROZEN) or (of_seed(row, "train/updates") and of_seed(row, "train/loss") is None):
+            return f"met NaN before step {row['env_steps']:,}"
+        for metric in METRICS:
+            score = row.get(f"eval/{metric}", [0.0] * (number + 1))[number]
+            if score is None or not math.isfinite(score):
+                return f"has no eval/{metric} at step {row['env_steps']:,}"
+    return ""
 
 
 def _flatten(settings: dict, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -95,7 +95,7 @@ def read_contract(folder: Path) -> dict:
         ArtifactError: unless it is one of this format and version, with every entry that an agent needs.
     """
     path = folder / CONTRACT
-    contract = _parse(_read(path, MAX_CONTRACT, f"{folder} is no exported team: "))
+    contract = _parse(read_file(path, MAX_CONTRACT, f"{folder} is no exported team: "))
     if not isinstance(contract, dict) or not {"format", "format_version"} <= contract.keys():
         raise ArtifactError(f"{path} is no contract of an exported team, or is damaged")
     name, version = contract["format"], contract["format_version"]
@@ -160,7 +160,7 @@ def read_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], sha256: str)
         ArtifactError: where the file is missing, cut short, damaged, not the one with this SHA-256, holds other arrays,
             or numbers that are not finite.
     """
-    data = _read(path, 8 + MAX_HEADER + 4 * sum(map(math.prod, shapes.values())))
+    data = read_file(path, 8 + MAX_HEADER + 4 * sum(map(math.prod, shapes.values())))
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 8
     if 8 + length > len(data):
         raise ArtifactError(f"{path} is cut short: {len(data)} bytes do not hold its header")
@@ -212,8 +212,10 @@ def _cut(path: Path, body: memoryview, entries: dict, shapes: Mapping[str, tuple
     return arrays
 
 
-def _read(path: Path, most: int, context: str = "") -> bytes:
-    """The bytes of a regular file, which has at most so many."""
+def read_file(path: Path, most: int, context: str = "") -> bytes:
+    """The bytes of a regular file; raises ArtifactError (`context` and a reason) where it has more than `most`, is no
+    regular file (a pipe would be waited for), or cannot be read.
+    """
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):

@@ -205,6 +205,10 @@ def _hidden(path: Path, why: str) -> Path:
 
 def _size_and_crc(path: Path) -> tuple[int, int]:
     size = crc = 0
+    if not path.is_file():
+        raise OSError(
+            f"{path.name} is missing, or no regular file"
+        )  # a pipe would be waited for, a device read for ever
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             size, crc = size + len(block), zlib.crc32(block, crc)

@@ -4,6 +4,7 @@ Each rebuild follows the public module's own order of layers and concatenations;
 (in, out) matrices. Where this package starts weights elsewhere or normalises the state, the options turn that off.
 """
 
+import dataclasses
 import itertools
 import math
 
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 from conftest import joint_of, shaken
 
+from qmix_jax.cli.compose import compose
+from qmix_jax.config import from_mapping
+from qmix_jax.learner import make_optimizer
 from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.qplex import QPLEX, QPLEXQatten
@@ -274,3 +278,13 @@ def test_coalitions_are_the_agents_before_one_in_an_order(num_agents, num_orders
     np.testing.assert_array_equal(np.sort(sizes, axis=-1), np.tile(np.arange(num_agents), (len(rows), 1)))
     np.testing.assert_allclose(rows.sum(-1), sizes > 0, rtol=1e-5)
     assert len(rows) == min(num_orders, math.factorial(num_agents))
+
+
+def test_the_preset_pymarl2_steps_as_pymarl2_does_on_half_the_squared_error():
+    settings = from_mapping(compose(["+preset=pymarl2"])).learner
+    ours = make_optimizer(settings)
+    theirs = make_optimizer(dataclasses.replace(settings, max_grad_norm=10.0, adam_epsilon=1e-8))
+    for norm in (1e-6, 9.0, 11.0, 1_000.0):
+        gradient = norm * jnp.array([0.6, 0.8, 0.0])  # of half the squared error; of the whole one, twice that
+        step = ours.update(2 * gradient, ours.init(gradient))[0]
+        np.testing.assert_allclose(step, theirs.update(gradient, theirs.init(gradient))[0], rtol=1e-6)

@@ -11,11 +11,17 @@ import pytest
 from conftest import TINY, merge, untrained_run
 from omegaconf import OmegaConf
 
-from qmix_jax.checkpoint import read_settings
+from qmix_jax.checkpoint import find, read_settings
 from qmix_jax.cli import evaluate, render, train
 from qmix_jax.cli.main import main
 from qmix_jax.config import ConfigError
 from qmix_jax.untrusted import read_yaml
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("run") / "run", TINY)
+
 
 PLAIN = {
     "a": 1e-10,
@@ -88,17 +94,22 @@ def test_settings_that_are_no_regular_file_are_refused_without_waiting(tmp_path,
         read_yaml(tmp_path / "config.yaml")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_a_checkpoint_that_holds_a_pipe_or_a_device_has_a_flaw(run, tmp_path, make):
+    shutil.copytree(run, tmp_path / "run")
+    checkpoint = find(tmp_path / "run")
+    assert not checkpoint.flaw()
+    (checkpoint.path / "about.json").unlink()
+    make(checkpoint.path / "about.json")
+    assert checkpoint.flaw() == "about.json is missing, or no regular file"
+
+
 # --- modules in a run's folder -----------------------------------------------------------------------------------
 
 PLANTED = (
     "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()\ndef leave(o, s, available): return available\n"
 )
 SHIELD = "planted_rules:leave"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return untrained_run(tmp_path_factory.mktemp("run") / "run", TINY)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import sys
 
-from qmix_jax.cli.main import main
-
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the current folder, which may be the run of a stranger (docs/trust.md)
+    from qmix_jax.cli.main import main
+
     sys.exit(main())

@@ -42,6 +42,7 @@ from qmix_jax.reporting import warn
 from qmix_jax.reporting.records import known, read_json, to_json, versions, write_text_atomically
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Params
+from qmix_jax.untrusted import read_yaml
 
 FORMAT = 1
 """Counted up when older checkpoints can no longer be read."""
@@ -259,6 +260,10 @@ def _hidden(path: Path, why: str) -> Path:
 
 def _size_and_crc(path: Path) -> tuple[int, int]:
     size = crc = 0
+    if not path.is_file():
+        raise OSError(
+            f"{path.name} is missing, or no regular file"
+        )  # a pipe would be waited for, a device read for ever
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             size, crc = size + len(block), zlib.crc32(block, crc)
@@ -503,17 +508,12 @@ class TrainedRun:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of the run in a folder; raises ConfigError where there is none, or its file is damaged."""
-    from omegaconf import OmegaConf
-
     path = folder / "config.yaml"
     require(folder.is_dir(), f"there is no folder {folder}")
     require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # whatever the file may hold
-        raise ConfigError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+    values = read_yaml(path)
     require(isinstance(values, dict), f"{path} is damaged: it holds no settings")
-    return values  # pyright: ignore[reportReturnType]
+    return values
 
 
 def read_config(folder: Path) -> Config:

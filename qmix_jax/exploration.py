@@ -10,8 +10,17 @@ from qmix_jax.config import ExplorationConfig
 
 
 def greedy(q: Float[Array, "*batch A"], available: Bool[Array, "*batch A"]) -> Int[Array, "*batch"]:
-    """The legal action with the largest Q; the first one of equals."""
-    return jnp.argmax(jnp.where(available, q, jnp.finfo(q.dtype).min), axis=-1)
+    """The legal action with the largest Q; the first one of equals (subnormal numbers may count as 0)."""
+    return jnp.argmax(legal_values(q, available), axis=-1)
+
+
+def legal_values(q: Float[Array, "*batch A"], available: Bool[Array, "*batch A"]) -> Float[Array, "*batch A"]:
+    """Q of legal actions, at least the lowest finite number, and -inf for illegal ones, which so are never the largest.
+
+    A legal Q that is NaN or -inf counts as that lowest number: among nothing else, the first legal action is chosen.
+    """
+    lowest = jnp.finfo(q.dtype).min
+    return jnp.where(available, jnp.where(q > lowest, q, lowest), -jnp.inf)
 
 
 def random_action(uniform: Float[Array, "*batch"], available: Bool[Array, "*batch A"]) -> Int[Array, "*batch"]:

@@ -63,12 +63,18 @@ def _read_records(folder: Path) -> tuple[list[dict], dict]:
 
 
 def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict:
-    """Write one seed's team to the new folder `out`, whole or not at all; returns the contract."""
+    """Write one seed's team to the new folder `out`, whole or not at all; returns the contract.
+
+    Raises:
+        ConfigError: where the agents are no GRU, their weights are not finite, or nobody could load what was written.
+    """
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already; name a new folder")
     require(run.config.agent.kind == "gru", f"agents of agent.kind={run.config.agent.kind} cannot be exported")
     params = {name: np.asarray(leaf, np.float32) for name, leaf in run.params(seed)["agent"].items()}
     network = _describe_network(run)
     _refuse_unknown_weights(params, runtime.expected_shapes(network, run.env.spec.num_agents))
+    broken = runtime.not_finite(params)
+    require(not broken, f"this team cannot be exported: its '{broken}' holds NaN or infinity; try another checkpoint")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as draft:
@@ -93,7 +99,7 @@ def _write_files(team: Path, run: TrainedRun, network: dict, params: dict[str, n
     shutil.copyfile(runtime.__file__, team / "runtime.py")
     (team / runtime.WEIGHTS).write_bytes(save(params, metadata={"format": runtime.FORMAT}))
     (team / COMPILED).write_bytes(compile_policy(run, params))
-    made = {name: (team / name).read_bytes() for name in (runtime.WEIGHTS, COMPILED)}
+    made = {name: (team / name).read_bytes() for name in ("runtime.py", runtime.WEIGHTS, COMPILED)}
     contract = {
         "format": runtime.FORMAT,
         "format_version": runtime.FORMAT_VERSION,
@@ -107,7 +113,10 @@ def _write_files(team: Path, run: TrainedRun, network: dict, params: dict[str, n
         "exported_with": _describe_software(),
         "provenance": provenance,
     }
-    (team / runtime.CONTRACT).write_text(to_json(contract, indent=1) + "\n", encoding="utf-8")
+    text = to_json(contract, indent=1) + "\n"
+    flaw = runtime.contract_flaw(json.loads(text)) or "its length" * (len(text.encode()) > runtime.MAX_CONTRACT)
+    require(not flaw, f"this team cannot be exported: in {runtime.CONTRACT}, {flaw} is more than a reader takes")
+    (team / runtime.CONTRACT).write_text(text, encoding="utf-8")
     return contract
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.agents import AgentInput, Agents
 from qmix_jax.config import LearnerConfig, TargetConfig
-from qmix_jax.exploration import greedy
+from qmix_jax.exploration import greedy, legal_values
 from qmix_jax.mixers.base import Mixer
 from qmix_jax.targets import bootstrap_cuts, first_episode, lambda_targets
 from qmix_jax.types import Joint, Observation, Params, Sequence, TeamSpec, global_state
@@ -107,7 +107,7 @@ def joint_of(
     """The mixer's record of a joint action beside the greedy one, of agents with these values and recurrent states."""
     return Joint(
         chosen_q=pick(q, action),
-        greedy_q=jnp.max(jnp.where(seen.available, q, jnp.finfo(q.dtype).min), axis=-1),
+        greedy_q=jnp.max(legal_values(q, seen.available), axis=-1),
         action=jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype),
         is_greedy=action == best,
         hidden=hidden,

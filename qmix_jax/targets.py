@@ -13,13 +13,17 @@ def lambda_targets(
     gamma: float,
     td_lambda: float,
 ) -> Float[Array, "T *batch"]:
-    """Peng's Q(lambda) targets, the form that PyMARL2 found best for QMIX (Hu et al. 2021).
+    """TD(lambda) targets of greedy values, also called Peng's Q(lambda) (Hu et al. 2021 found them best for QMIX).
 
         G_t = r_t + gamma * (1 - terminated_t) * ((1 - lambda_t) * V_{t+1} + lambda_t * G_{t+1})
 
     V_{t+1} (`next_value` at t) is the target network's value of the greedy joint action after step t. lambda_t is
     `td_lambda`, and 0 where step t is the last one and where `cut_t`: the target of step t+1 cannot be trusted there,
     so step t bootstraps from V_{t+1} alone. See `bootstrap_cuts` for what a time limit cuts.
+
+    These are the targets of PyMARL2's `build_td_lambda_targets`, its default (`q_lambda: False`). The off-policy
+    correction of its `build_q_lambda_targets`, which adds V_t less the target network's value of the action taken to
+    every reward, is not here.
     """
     trace_t = jnp.where(cut_t, 0.0, td_lambda).at[-1].set(0.0)
 

@@ -1,5 +1,6 @@
 """Four simulated devices, checked shapes, and one tiny world that most tests share."""
 
+import itertools
 import os
 
 QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -17,6 +18,7 @@ install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.
 from pathlib import Path  # noqa: E402
 
 import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
@@ -81,6 +83,31 @@ def joint_of(q, action, state, hidden):
         hidden=hidden,
         state=state,
     )
+
+
+SPECIAL = np.array(
+    [np.nan, np.inf, -np.inf, 3.4028235e38, -3.4028235e38, 0, -0.0, 1.2e-38, -1, 1, 1.0000001], np.float32
+)
+
+
+def strange_values(*shape):
+    """Float32 of every kind: half of them special ones, half any bits at all (but for subnormal numbers: 0)."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, shape, np.uint32).view(np.float32)
+    values = np.where(rng.random(shape) < 0.5, rng.choice(SPECIAL, shape), bits)
+    return np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
+
+
+def masks(num_actions):
+    """Every availability of so many actions in which one is legal: (2^A - 1, A)."""
+    return np.array(list(itertools.product([False, True], repeat=num_actions)))[1:]
+
+
+def best_legal(q, available):
+    """The action that is to be chosen: the first with the largest legal value, where NaN and -inf are the lowest."""
+    lowest = np.finfo(np.float32).min
+    values = [(q[a] if q[a] > lowest else lowest, -a) for a in np.flatnonzero(available)]
+    return -max(values)[1]
 
 
 def shaken(key, params, size):

@@ -4,9 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import best_legal, masks, strange_values
 
 from qmix_jax.config import ExplorationConfig
-from qmix_jax.exploration import epsilon_at, epsilon_greedy, greedy, random_action
+from qmix_jax.exploration import epsilon_at, epsilon_greedy, greedy, legal_values, random_action
+from qmix_jax.learner import joint_of
+from qmix_jax.types import Observation
+
+LOWEST = np.finfo(np.float32).min
 
 AVAILABLE = jnp.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]], bool)
 
@@ -14,6 +19,34 @@ AVAILABLE = jnp.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1]], bool)
 def test_greedy_takes_the_best_legal_action_and_never_another():
     q = jnp.array([[1.0, 9.0, 3.0, 2.0], [9.0, 9.0, -9.0, 9.0], [-1.0, -2.0, -3.0, -0.5]])
     np.testing.assert_array_equal(greedy(q, AVAILABLE), [2, 2, 3])
+
+
+def test_greedy_is_the_best_legal_action_of_whatever_values():
+    q, available = strange_values(200, 1, 4).repeat(15, axis=1), jnp.broadcast_to(masks(4), (200, 15, 4))
+    expected = [
+        [best_legal(*pair) for pair in zip(*row, strict=True)] for row in zip(q, np.asarray(available), strict=True)
+    ]
+    explore = jax.random.uniform(jax.random.key(0), (2, 200, 15))
+    np.testing.assert_array_equal(jax.jit(greedy)(jnp.asarray(q), available), expected)
+    np.testing.assert_array_equal(jax.jit(epsilon_greedy)(explore, jnp.asarray(q), available, jnp.array(0.0)), expected)
+    best = np.take_along_axis(q, np.array(expected)[..., None], -1)[..., 0]
+    values = jnp.max(legal_values(jnp.asarray(q), available), axis=-1)
+    np.testing.assert_array_equal(values, np.where(best > LOWEST, best, LOWEST))
+
+
+@pytest.mark.parametrize("nothing", [np.nan, -np.inf])
+def test_where_no_legal_value_is_a_number_the_first_legal_action_is_taken(nothing):
+    q = jnp.where(AVAILABLE, nothing, 9.0)
+    np.testing.assert_array_equal(greedy(q, AVAILABLE), AVAILABLE.argmax(-1))
+    seen = Observation(agents=jnp.zeros((3, 1)), available=AVAILABLE, state=None)
+    joint = joint_of(q, jnp.zeros((3, 1)), jnp.zeros(3, int), greedy(q, AVAILABLE), seen)
+    np.testing.assert_array_equal(joint.greedy_q, np.full(3, LOWEST))
+
+
+def test_subnormal_values_never_make_an_illegal_action_the_choice():
+    q = np.array([[0, 1e-45, 0], [-1e-45, 0, 1e-40], [-1e-40, -1e-45, -0.0]], np.float32)
+    q, available = jnp.asarray(q[:, None].repeat(7, axis=1)), jnp.broadcast_to(masks(3), (3, 7, 3))
+    assert np.take_along_axis(available, np.asarray(greedy(q, available))[..., None], -1).all()
 
 
 def test_random_actions_are_legal_and_equally_likely():

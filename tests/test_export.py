@@ -1,28 +1,35 @@
 """A team leaves the house: each agent alone in a process, with NumPy, plays as the team did in the compiled program."""
 
 import contextlib
+import dataclasses
+import hashlib
 import json
+import os
+import random
 import shutil
+import struct
 import subprocess
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, merge
+from conftest import TINY, best_legal, masks, merge, strange_values
 from safetensors.numpy import load_file
 
-from qmix_jax import experiment
+from qmix_jax import experiment, runtime
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.checkpoint import TrainedRun, load_run
 from qmix_jax.cli import main as cli
-from qmix_jax.config import from_mapping
+from qmix_jax.config import ConfigError, from_mapping
 from qmix_jax.envs import make_env
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.evaluate import greedy_policy
-from qmix_jax.export import export_team
+from qmix_jax.export import compile_policy, export_team
 from qmix_jax.reporting.records import best_seed, read_metrics
 from qmix_jax.runtime import ArtifactError, DecentralisedAgent
 
@@ -195,6 +202,44 @@ def test_the_compiled_form_runs_without_this_package_for_any_number_of_teams(tea
             np.testing.assert_array_equal(found["action"], best)
 
 
+def test_whatever_its_values_are_the_compiled_team_and_a_lone_agent_take_the_best_legal_action(teams):
+    run, folder = teams["spread"]
+    q, legal, team = strange_values(50, 3, 5), masks(5), (31, 3)
+    weights = run.params(0)["agent"] | {"q": jnp.zeros((3, 8, 5)), "q_bias": jnp.asarray(q[0])}
+    policy = jax.export.deserialize(bytearray(compile_policy(run, weights)))
+    inputs = jnp.zeros((*team, 8)), jnp.zeros(team, jnp.int32), jnp.ones(31, bool), jnp.zeros((*team, 18))
+    compiled = policy.call(*inputs, jnp.asarray(legal[:, None].repeat(3, axis=1)))[2]
+    np.testing.assert_array_equal(compiled, [[best_legal(q[0, i], mask) for i in range(3)] for mask in legal])
+    agent = DecentralisedAgent(folder, agent="agent_0")
+    agent._weights["q"] = np.zeros((8, 5), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for values in q.reshape(-1, 5):
+            agent._weights["q_bias"] = values
+            assert [agent.act(np.zeros(18), mask) for mask in legal] == [best_legal(values, mask) for mask in legal]
+
+
+def test_an_agent_says_once_that_its_values_are_no_numbers(teams):
+    agent = DecentralisedAgent(teams["speaker"][1], agent="listener_0")
+    agent._weights |= {"q_bias": np.array([0, np.nan, 1, 0, 0], np.float32)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.act(OBS, [True, False, True, True, True])  # the NaN is not legal
+    with pytest.warns(
+        RuntimeWarning, match="^listener_0: Q-values of legal actions are NaN or infinite.*first$"
+    ) as said:
+        for _ in range(3):
+            assert agent.act(OBS, [False, True, False, False, False]) == 1
+    assert len(said) == 1
+
+
+def test_weights_that_overflow_leave_an_agent_with_legal_actions(teams):
+    agent = DecentralisedAgent(teams["smax"][1], agent="ally_1")
+    agent._weights["obs"] = np.full_like(agent._weights["obs"], 3e38)
+    with pytest.warns(RuntimeWarning, match="^ally_1: "):
+        assert agent.act(np.ones(agent.obs_size), np.arange(agent.num_actions) > 2) == 3
+
+
 # --- the artifact ------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +281,37 @@ def test_the_contract_of_a_battle_names_targets_and_units(teams):
     assert names[:4] == ["health", "x_over_map_width", "y_over_map_height", "weapon_cooldown"]
 
 
+def test_the_contract_names_the_hash_of_every_file(teams):
+    folder = teams["smax"][1]
+    hashes = json.loads((folder / "contract.json").read_text())["sha256"]
+    assert hashes.keys() == {path.name for path in folder.iterdir()} - {"contract.json"}
+    assert all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256 for name, sha256 in hashes.items())
+
+
+def test_a_contract_from_before_the_runtime_was_hashed_is_still_read(team):
+    path = team / "contract.json"
+    contract = json.loads(path.read_text())
+    del contract["sha256"]["runtime.py"]
+    path.write_text(json.dumps(contract))
+    assert DecentralisedAgent(team, agent="listener_0").act(OBS, LEGAL) in range(5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_not_exported(teams, tmp_path, value):
+    run, _ = teams["speaker"]
+    agent = run.all_params["agent"] | {"q_bias": run.all_params["agent"]["q_bias"].at[0, 0].set(value)}
+    with pytest.raises(ConfigError, match=r"^this team cannot be exported: its 'q_bias' holds NaN or infinity; try"):
+        export_team(dataclasses.replace(run, all_params={"agent": agent}), tmp_path / "team", 0, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_reader_would_refuse_is_not_exported(teams, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "MAX_CONTRACT", 1_000)
+    with pytest.raises(ConfigError, match=r"cannot be exported: in contract.json, its length is more than a reader"):
+        export_team(teams["speaker"][0], tmp_path / "team", 0, {})
+    assert not list(tmp_path.iterdir())
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -258,6 +334,208 @@ def flip(path, place):
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
+
+
+def rehash(team):
+    """The contract's hash of the weights, as somebody who means harm would set it."""
+    edit(team, sha256={"weights.safetensors": hashlib.sha256((team / "weights.safetensors").read_bytes()).hexdigest()})
+
+
+def write_header(team, header):
+    """Another header (text, or entries) before the same numbers."""
+    path = team / "weights.safetensors"
+    data = path.read_bytes()
+    text = header.encode() if isinstance(header, str) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + struct.unpack("<Q", data[:8])[0] :])
+    rehash(team)
+
+
+def read_header(team):
+    data = (team / "weights.safetensors").read_bytes()
+    return json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+
+
+def entry(team, name, **changes):
+    header = read_header(team)
+    write_header(team, header | {name: header[name] | changes})
+
+
+def swap(team, first, second):
+    """Two arrays of one size, the second one's place said for both."""
+    header = read_header(team)
+    assert header[first]["shape"] == header[second]["shape"]
+    entry(team, first, data_offsets=header[second]["data_offsets"])
+
+
+def number(team, value):
+    """Another last number of the weights."""
+    path = team / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + struct.pack("<f", value))
+    rehash(team)
+
+
+def replace(path, make):
+    path.unlink()
+    make(path)
+
+
+def grow(path, size):
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def agents(team, *entries):
+    path = team / "contract.json"
+    contract = json.loads(path.read_text())
+    path.write_text(json.dumps(contract | {"agents": [contract["agents"][0] | entry for entry in entries]}))
+
+
+def contract_text(text):
+    return lambda team: (team / "contract.json").write_text(text)
+
+
+CONTRACT, WEIGHTS = "contract.json", "weights.safetensors"
+HOSTILE = {
+    "a contract that is a pipe": (lambda team: replace(team / CONTRACT, os.mkfifo), "is no regular file"),
+    "weights that are a pipe": (lambda team: replace(team / WEIGHTS, os.mkfifo), "is no regular file"),
+    "a device": (lambda team: replace(team / WEIGHTS, lambda p: p.symlink_to("/dev/zero")), "is no regular file"),
+    "a folder": (lambda team: replace(team / WEIGHTS, Path.mkdir), "is no regular file"),
+    "a link to itself": (lambda team: replace(team / CONTRACT, lambda p: p.symlink_to(p)), "cannot be read"),
+    "a contract of a terabyte": (lambda team: grow(team / CONTRACT, 1 << 40), "is larger than the 4,194,304 bytes"),
+    "weights of a terabyte": (lambda team: grow(team / WEIGHTS, 1 << 40), "is larger than the"),
+    "ten million digits": (contract_text('{"format": ' + "1" * 10_000_000 + "}"), "is larger than"),
+    "a million digits": (contract_text('{"format": ' + "1" * 1_000_000 + "}"), "is no contract"),
+    "a million lists": (contract_text("[" * 1_000_000), "is no contract"),
+    "a hundred thousand objects": (contract_text('{"format":' * 100_000), "is no contract"),
+    "a contract that is a list": (contract_text("[]"), "is no contract"),
+    "NaN": (contract_text('{"format": NaN, "format_version": 1}'), "is no contract"),
+    "one entry twice": (contract_text('{"format": 1, "format": 2, "format_version": 1}'), "is no contract"),
+    "a format of many lines": (lambda team: edit(team, format="\n" * 10_000), "is in format"),
+    "a format of lists": (lambda team: edit(team, format=[[]]), "is in format a list"),
+    "a huge size": (lambda team: edit(team, network={"hidden_size": 10**30}), "network.hidden_size is missing, wrong"),
+    "sizes of terabytes": (lambda team: edit(team, network={"hidden_size": 10**6}), "network is missing, wrong or too"),
+    "a size that is a truth value": (lambda team: edit(team, network={"hidden_size": True}), "network.hidden_size is"),
+    "a switch that is a number": (lambda team: edit(team, network={"layer_norm": 1}), "network.layer_norm is"),
+    "no agents": (agents, "agents is missing"),
+    "one name twice": (lambda team: agents(team, {}, {}), "one name for two agents is"),
+    "a name of two lines": (lambda team: agents(team, {"name": "a\nb"}), "agents[0].name is"),
+    "a name that is a list": (lambda team: agents(team, {"name": []}), "agents[0].name is"),
+    "an agent larger than the team": (lambda team: agents(team, {"obs_size": 12}), "agents[0].obs_size is"),
+    "an agent without actions": (lambda team: agents(team, {"actions": []}), "agents[0].actions is"),
+    "a shield that is a number": (lambda team: edit(team, shield=1), "shield is"),
+    "no hash": (lambda team: edit(team, sha256=None), "sha256 is"),
+    "a hash that is a number": (lambda team: edit(team, sha256={WEIGHTS: 1}), "sha256.weights.safetensors is"),
+    "a header of lists": (lambda team: write_header(team, "[" * 60_000), "no safetensors file"),
+    "a header that is no object": (lambda team: write_header(team, []), "no safetensors file"),
+    "an array twice": (lambda team: write_header(team, '{"q": 1, "q": 2}'), "no safetensors file"),
+    "an array that is none": (lambda team: write_header(team, {"q": None}), "no safetensors file"),
+    "an unknown array": (
+        lambda team: entry_of("\n../x", team),
+        "'\\n../x' has shape (1,), and contract.json says None",
+    ),
+    "negative sizes": (lambda team: entry(team, "q", shape=[-8, -5]), "'q' has shape (-8, -5)"),
+    "sizes of sizes": (lambda team: entry(team, "q", shape=[[[8]], 5]), "'q' has shape a list"),
+    "a thousand sizes": (lambda team: entry(team, "q", shape=[1] * 1000), "'q' has shape a list"),
+    "other numbers": (lambda team: entry(team, "q", dtype="F16"), "'q' is not (8, 5) numbers of float32"),
+    "overlapping arrays": (lambda team: swap(team, "norm_bias", "norm_scale"), "numbers of float32 from byte"),
+    "a place before the file": (lambda team: entry(team, "q", data_offsets=[-160, 0]), "numbers of float32 from byte"),
+    "a place behind the file": (
+        lambda team: entry(team, "q", data_offsets=[10**9, 10**9 + 160]),
+        "of float32 from byte",
+    ),
+    "a place that goes backward": (
+        lambda team: entry(team, "q", data_offsets=[160, 0]),
+        "numbers of float32 from byte",
+    ),
+    "no place": (lambda team: entry(team, "q", data_offsets=[]), "numbers of float32 from byte"),
+    "a place in words": (lambda team: entry(team, "q", data_offsets="ab"), "no safetensors file"),
+    "more bytes": (
+        lambda team: (grow(team / WEIGHTS, 8 + (team / WEIGHTS).stat().st_size), rehash(team)),
+        "8 bytes follow",
+    ),
+    "NaN weights": (lambda team: number(team, float("nan")), "'q_bias' holds numbers that are not finite"),
+    "infinite weights": (lambda team: number(team, float("-inf")), "'q_bias' holds numbers that are not finite"),
+}
+
+
+def entry_of(name, team):
+    write_header(team, read_header(team) | {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+
+
+def refusal(team):
+    """What is said of the team, in one line within a second; '' where it is taken."""
+    began = time.perf_counter()
+    try:
+        DecentralisedAgent(team, agent="listener_0")
+        said = ""
+    except ValueError as error:  # ArtifactError, or the agent's name was changed
+        said = str(error)
+    assert time.perf_counter() - began < 1
+    assert said.isprintable() and len(said) < 1_000
+    return said
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_artifact_is_refused_in_one_line_at_once(team, name):
+    spoil, message = HOSTILE[name]
+    spoil(team)
+    assert message in refusal(team)
+
+
+JSON = [None, True, -1, 0, 10**40, 1e300, "", "\x00\n", "x" * 10_000, [], [[]], {}, {"": {}}]
+
+
+def places(value, path=()):
+    """The path of everything within a JSON value."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield from places(item, (*path, key))
+
+
+def exchanged(value, path, new):
+    """A JSON value with something else at a path."""
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = exchanged(value[path[0]], path[1:], new)
+    return copy
+
+
+def test_a_contract_or_header_with_anything_anywhere_is_taken_or_refused_in_one_line_at_once(team):
+    contract, header, rng = json.loads((team / CONTRACT).read_text()), read_header(team), random.Random(0)
+    for path in places(contract):
+        (team / CONTRACT).write_text(json.dumps(exchanged(contract, path, rng.choice(JSON))))
+        refusal(team)
+    (team / CONTRACT).write_text(json.dumps(contract))
+    for path in places(header):
+        for new in rng.sample(JSON, 3):
+            write_header(team, exchanged(header, path, new))
+            assert refusal(team) or path[:1] == ("__metadata__",), path
+
+
+def test_whatever_bytes_change_the_artifact_is_taken_or_refused_in_one_line_at_once(team):
+    whole, rng = {name: (team / name).read_bytes() for name in (CONTRACT, WEIGHTS)}, random.Random(1)
+    for trial in range(300):
+        for name, data in whole.items():
+            (team / name).write_bytes(data)
+        name = (CONTRACT, WEIGHTS)[trial % 2]
+        data = bytearray(whole[name])
+        place = rng.randrange(len(data) if name == CONTRACT else 1_000)
+        change = rng.choice(["flip", "cut", "insert", "repeat"])
+        if change == "flip":
+            data[place] ^= 1 << rng.randrange(8)
+        elif change == "cut":
+            del data[place:]
+        elif change == "insert":
+            data[place:place] = rng.randbytes(rng.randrange(1, 50))
+        else:
+            data[place:place] = data[place : place + 200]
+        (team / name).write_bytes(data)
+        if name == WEIGHTS:
+            assert refusal(team), "the hash tells"
+            rehash(team)
+        refusal(team)
 
 
 DAMAGES = {

@@ -21,6 +21,7 @@ VARIANTS = {
     "qmix-softplus": {"positive": "softplus"},
     "qmix-raw-state": {"state_norm": "none"},
     "qplex-deep": {"num_layers": 3, "num_heads": 2},
+    "qplex_qatten-weighted": {"weighted_heads": True},
     "qatten-unweighted": {"weighted_heads": False},
 }
 

@@ -4,6 +4,7 @@ Each rebuild follows the public module's own order of layers and concatenations;
 (in, out) matrices. Where this package starts weights elsewhere or normalises the state, the options turn that off.
 """
 
+import dataclasses
 import itertools
 import math
 
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 from conftest import joint_of, shaken
 
+from qmix_jax.cli.compose import compose
+from qmix_jax.config import from_mapping
+from qmix_jax.learner import make_optimizer
 from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
-from qmix_jax.mixers.qplex import QPLEX
+from qmix_jax.mixers.qplex import QPLEX, QPLEXQatten
 from qmix_jax.mixers.qtran import QTRAN
 from qmix_jax.mixers.shaq import SHAQ, coalitions
 
@@ -96,6 +100,41 @@ def test_qplex(num_heads, num_layers):
     assert len(weights["key"]["head"]) == num_layers
     expected = qplex_dmaqer(weights, seen.chosen_q, seen.greedy_q, seen.state, seen.action, num_heads)
     np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def qplex_dmaq_qatten(weights, q, max_q, unit_states, state, action, weighted):
+    """QPLEX's DMAQ_QattenMixer with is_minus_one, called twice as its learner does, of 2 heads and 2 kernels."""
+    logits = [
+        np.einsum("be,bne->bn", sequential(head(weights["attention_query"], h), state), unit_states @ keys)
+        for h, keys in enumerate(np.moveaxis(weights["attention_key"]["kernel"], 1, 0))
+    ]
+    attention = np.stack([softmax(each / np.sqrt(6)) for each in logits], axis=1)
+    if weighted:
+        attention = attention * np.abs(sequential(weights["heads"], state))[:, :, None]
+    w, v = attention.sum(1) + 1e-10, np.tile(sequential(weights["value"], state), (1, N)) / N
+    q, max_q = w * q + v, w * max_q + v
+    data = np.concatenate([state, action.reshape(len(q), -1)], axis=1)
+    attend = np.zeros((len(q), N))
+    for k in range(2):
+        key = np.tile(np.abs(sequential(head(weights["key"], k), state)), (1, N)) + 1e-10
+        agents = sigmoid(sequential(head(weights["agents"], k), state))
+        attend += key * agents * sigmoid(sequential(head(weights["actions"], k), data))
+    cost = sum((each**2).mean(-1) for each in logits)
+    return q.sum(-1) + ((q - max_q) * (attend - 1)).sum(-1), cost
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_qplex_with_qattens_attention(weighted):
+    mixer = QPLEXQatten(
+        num_heads=2, attention_heads=2, embed_size=6, weighted_heads=weighted, attention_penalty=0.1, state_norm="none"
+    )
+    params, weights, joint, seen = weights_and_situations(mixer)
+    expected, cost = qplex_dmaq_qatten(
+        weights, seen.chosen_q, seen.greedy_q, seen.hidden, seen.state, seen.action, weighted
+    )
+    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    penalty = mixer.apply(params, joint, joint, method="penalty")
+    np.testing.assert_allclose(penalty, 0.1 * cost, rtol=1e-4, atol=1e-5)
 
 
 def test_qplex_learns_advantages_through_the_first_sum_alone():
@@ -239,3 +278,13 @@ def test_coalitions_are_the_agents_before_one_in_an_order(num_agents, num_orders
     np.testing.assert_array_equal(np.sort(sizes, axis=-1), np.tile(np.arange(num_agents), (len(rows), 1)))
     np.testing.assert_allclose(rows.sum(-1), sizes > 0, rtol=1e-5)
     assert len(rows) == min(num_orders, math.factorial(num_agents))
+
+
+def test_the_preset_pymarl2_steps_as_pymarl2_does_on_half_the_squared_error():
+    settings = from_mapping(compose(["+preset=pymarl2"])).learner
+    ours = make_optimizer(settings)
+    theirs = make_optimizer(dataclasses.replace(settings, max_grad_norm=10.0, adam_epsilon=1e-8))
+    for norm in (1e-6, 9.0, 11.0, 1_000.0):
+        gradient = norm * jnp.array([0.6, 0.8, 0.0])  # of half the squared error; of the whole one, twice that
+        step = ours.update(2 * gradient, ours.init(gradient))[0]
+        np.testing.assert_allclose(step, theirs.update(gradient, theirs.init(gradient))[0], rtol=1e-6)

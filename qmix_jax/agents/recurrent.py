@@ -31,6 +31,10 @@ class RecurrentAgents(NamedTuple):
     what one-hot inputs would add to the first layer. `layer_norm` normalises what goes into the ReLU, and the
     recurrent state before the last layer. With `share_parameters` all agents use the same weights;
     without, every parameter has a leading axis N.
+
+    Here unlike PyMARL: "no last action", before an episode's first, has a row of its own, which is learnt (there it
+    adds nothing); and r and z have one bias where PyTorch's GRU has two, of which only the sum matters (an optimiser
+    that scales each number's step, as Adam and RMSprop do, moves the sum of two twice as far).
     """
 
     config: AgentConfig

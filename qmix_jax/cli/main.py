@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from qmix_jax import __version__
@@ -23,17 +24,32 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return the exit status."""
-    if "" not in sys.path:
-        sys.path.append("")  # env.shield may name a module of the current folder
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     try:
-        return _dispatch(command, rest)
+        with _current_folder_for_shield(command, rest):
+            return _dispatch(command, rest)
     except (ConfigError, OSError) as error:
         return report(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
         _let_go_of_stdout()
+
+
+@contextmanager
+def _current_folder_for_shield(command: str, rest: list[str]) -> Iterator[None]:
+    """Let Python find modules of the current folder, after all others, where the command line itself names a shield.
+
+    Never for a shield that a run's settings name: the folder may be a stranger's (docs/trust.md).
+    """
+    names_shield = command in ("train", "bench") and any(word.lstrip("+").startswith("env.shield=") for word in rest)
+    if names_shield:
+        sys.path.append("")
+    try:
+        yield
+    finally:
+        if names_shield:
+            sys.path.remove("")
 
 
 def _let_go_of_stdout() -> None:

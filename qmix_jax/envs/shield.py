@@ -6,6 +6,7 @@ here and in the deployed agent.
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,11 +25,20 @@ def load_shield(path: str) -> Shield:
     try:
         module = import_module(module_name)
     except Exception as error:  # whatever the module does when it is imported
-        raise ConfigError(f"env.shield={path}: {module_name} cannot be imported ({_one_line(error)})") from error
+        way_out = _way_out(module_name) if isinstance(error, ModuleNotFoundError) else ""
+        raise ConfigError(
+            f"env.shield={path}: {module_name} cannot be imported ({_one_line(error)}){way_out}"
+        ) from error
     shield = getattr(module, name, None)
     hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
     require(callable(shield), f"env.shield={path}: {module_name} has no function {name}{hint}")
     return shield  # pyright: ignore[reportReturnType]
+
+
+def _way_out(module_name: str) -> str:
+    """How a module of the current folder is found, where there is one: only `train` looks there by itself."""
+    is_here = any(Path(module_name.partition(".")[0] + suffix).exists() for suffix in ("", ".py"))
+    return "; the current folder has one: if you trust it, set PYTHONPATH=. before the command" if is_here else ""
 
 
 def _one_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from qmix_jax.mixers.iql import IQL
 from qmix_jax.mixers.joint import JointQ
 from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
-from qmix_jax.mixers.qplex import QPLEX
+from qmix_jax.mixers.qplex import QPLEX, QPLEXQatten
 from qmix_jax.mixers.qtran import QTRAN
 from qmix_jax.mixers.shaq import SHAQ
 from qmix_jax.mixers.transfqmix import TransfQMix
@@ -19,6 +19,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "vdn": VDN,
     "qmix": QMIX,
     "qplex": QPLEX,
+    "qplex_qatten": QPLEXQatten,
     "qatten": Qatten,
     "qtran": QTRAN,
     "cw_qmix": CWQMIX,

@@ -19,10 +19,13 @@ class Qatten(Mixer):
         Q_tot = sum over heads h of |w_h(s)| sum_i softmax_i(query_h(s) . key_h(u_i) / sqrt(embed_size)) Q_i + c(s)
 
     The loss adds `attention_penalty` times the mean square of the logits, summed over heads. Shapes and penalty are
-    those of the authors' code with weighted heads (as PyMARL2 has it, without the penalty). Here unlike there: u_i is
-    the agent's recurrent state, through which no gradient flows, and not its slice of StarCraft's state, which other
-    environments do not have; the state is normalised first; the w_h start at N / num_heads, so that Q_tot starts near
-    the sum of the Q_i. The variant whose keys see the Q_i is left out: it gives individual-global-max up.
+    those of the authors' code with weighted heads, of which QPLEX's repository has a copy; PyMARL2's has no penalty.
+    Here unlike there: u_i is the agent's recurrent state, through which no gradient flows, and not its slice of
+    StarCraft's state, which other environments do not have; the penalty is a mean over the steps that count in the
+    loss, there over padded ones too; the query's last layer has a bias, as in PyMARL2 and not as in QPLEX's copy, and
+    the keys have none, as in that copy and not as in PyMARL2; the state is normalised first; the w_h start at
+    N / num_heads, so that Q_tot starts near the sum of the Q_i. The variant whose keys see the Q_i is left out: it
+    gives individual-global-max up.
     """
 
     is_monotonic: ClassVar[bool] = True
@@ -41,9 +44,7 @@ class Qatten(Mixer):
         """Q_tot of the joint action, and the attention's logits before they are divided by sqrt(embed_size)."""
         state = normalise_state(joint.state, self.state_norm)
         scale, heads, num_agents = self.init_scale, self.num_heads, joint.chosen_q.shape[-1]
-        query = Heads(heads, self.hypernet_size, self.embed_size, 1.0, name="query")(state)
-        key = nn.DenseGeneral((heads, self.embed_size), use_bias=False, name="key")(lax.stop_gradient(joint.hidden))
-        logits = jnp.einsum("...he,...nhe->...hn", query, key)
+        logits = attention_logits(state, joint.hidden, (heads, self.embed_size), self.hypernet_size)
         attention = jax.nn.softmax(logits / math.sqrt(self.embed_size), axis=-1)
         head_q = jnp.sum(attention * joint.chosen_q[..., None, :], axis=-1)
         if self.weighted_heads:
@@ -60,4 +61,25 @@ class Qatten(Mixer):
         """Large logits cost."""
         del best
         _, logits = self.mix(chosen)
-        return self.attention_penalty * jnp.sum(jnp.mean(jnp.square(logits), axis=-1), axis=-1)
+        return self.attention_penalty * magnitude(logits)
+
+
+def attention_logits(
+    state: Float[Array, "*batch Z"],
+    hidden: Float[Array, "*batch N H"],
+    heads: tuple[int, int],
+    hypernet_size: int,
+    prefix: str = "",
+) -> Float[Array, "*batch heads N"]:
+    """How every head's query, made of the state, matches the agents' keys. `heads`: their number, and the length of
+    queries and keys. To be called within a compact method, whose module gets the parameters `query` and `key`, with
+    `prefix` before their names.
+    """
+    query = Heads(heads[0], hypernet_size, heads[1], 1.0, name=f"{prefix}query")(state)
+    key = nn.DenseGeneral(heads, use_bias=False, name=f"{prefix}key")(lax.stop_gradient(hidden))
+    return jnp.einsum("...he,...nhe->...hn", query, key)
+
+
+def magnitude(logits: Float[Array, "*batch heads N"]) -> Float[Array, "*batch"]:
+    """The mean square of the logits over agents, summed over heads."""
+    return jnp.sum(jnp.mean(jnp.square(logits), axis=-1), axis=-1)

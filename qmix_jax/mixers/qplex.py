@@ -1,5 +1,6 @@
-"""The duplex dueling mixing network."""
+"""The duplex dueling mixing networks."""
 
+import math
 from typing import ClassVar
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
+from qmix_jax.mixers.qatten import attention_logits, magnitude
 from qmix_jax.types import Joint
 
 TINY = 1e-10  # added to the weights, so that they are positive and not just non-negative
@@ -24,9 +26,10 @@ class QPLEX(Mixer):
     The forward value is sum_i V_i' + sum_i lambda_i A_i; as in the authors' code, the advantages A_i = Q_i' - V_i'
     learn through the first sum alone. The maximum is over legal actions.
 
-    `num_layers` is the depth of key, agents and actions. The authors' settings are 4 heads of 1 layer on SMAC and 10
-    of 3 on games. Here unlike there: the state is normalised first, and w and lambda start near 1, so that Q_tot
-    starts as the sum of the Q_i.
+    `num_layers` is the depth of key, agents and actions. This is the mixer `dmaq` of the authors' code, with which they
+    play games (10 heads of 3 layers) and learn StarCraft offline (4 of 1); online they use `dmaq_qatten`, here
+    `QPLEXQatten`. Here unlike there: the state is normalised first, and w and lambda start near 1, so that Q_tot starts
+    as the sum of the Q_i.
     """
 
     is_monotonic: ClassVar[bool] = False
@@ -39,16 +42,25 @@ class QPLEX(Mixer):
     state_norm: StateNorm = "layer_norm"
     init_scale: float = 0.01
 
-    @nn.compact
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
+        return self.mix(joint)[0]
+
+    @nn.compact
+    def mix(self, joint: Joint) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch"]]:
+        """Q_tot of the joint action, and what the transformation costs in the loss."""
         state = normalise_state(joint.state, self.state_norm)
+        weight, value, cost = self._transformation(state, joint)
+        advantage = lax.stop_gradient(weight * (joint.chosen_q - joint.greedy_q))
+        by_agent = weight * joint.chosen_q + value + (self._importance(state, joint) - 1) * advantage
+        return jnp.sum(by_agent, axis=-1, keepdims=True), cost
+
+    def _transformation(self, state: Array, joint: Joint) -> tuple[Array, Array, Array]:
+        """w_i (*batch, N) and v_i (which broadcasts to it) of the state, and their cost (*batch,)."""
         num_agents, scale = joint.chosen_q.shape[-1], self.init_scale
         weight = jnp.abs(MLP(self.hypernet_size, num_agents, scale, 1.0, name="weight")(state)) + TINY
         value = MLP(self.hypernet_size, num_agents, scale, name="value")(state)
-        advantage = lax.stop_gradient(weight * (joint.chosen_q - joint.greedy_q))
-        by_agent = weight * joint.chosen_q + value + (self._importance(state, joint) - 1) * advantage
-        return jnp.sum(by_agent, axis=-1, keepdims=True)
+        return weight, value, jnp.zeros(state.shape[:-1])
 
     def _importance(self, state: Array, joint: Joint) -> Float[Array, "*batch N"]:
         """lambda_i of the joint action."""
@@ -63,3 +75,35 @@ class QPLEX(Mixer):
         agents = jax.nn.sigmoid(heads("agents", num_agents)(state))
         actions = jax.nn.sigmoid(heads("actions", num_agents)(jnp.concatenate([state, action], axis=-1)))
         return jnp.sum(key * agents * actions, axis=-2)
+
+
+class QPLEXQatten(QPLEX):
+    """QPLEX as its authors train it online on StarCraft (`dmaq_qatten` in their code): w and v are Qatten's.
+
+        w_i(s) = sum over heads h of w_h(s) softmax_i(query_h(s) . key_h(u_i) / sqrt(embed_size)),   v_i(s) = c(s) / N
+
+    with w_h = 1, or |w_h(s)| with `weighted_heads` (theirs on MMM2 and 3s5z_vs_3s6z). The rest is QPLEX's, and the loss
+    adds `attention_penalty` as with Qatten. Here unlike there: what `Qatten` says of u_i, of the penalty's mean and of
+    the query's bias; weighted heads start so that the w_i are near 1. The keys that see the Q_i, theirs on MMM2, are
+    left out.
+    """
+
+    embed_size: int = 32
+    attention_heads: int = 4
+    weighted_heads: bool = False
+    attention_penalty: float = 0.001
+
+    def _transformation(self, state: Array, joint: Joint) -> tuple[Array, Array, Array]:
+        num_agents, heads, scale = joint.chosen_q.shape[-1], self.attention_heads, self.init_scale
+        logits = attention_logits(state, joint.hidden, (heads, self.embed_size), self.hypernet_size, "attention_")
+        attention = jax.nn.softmax(logits / math.sqrt(self.embed_size), axis=-1)
+        if self.weighted_heads:
+            by_head = MLP(self.hypernet_size, heads, scale, num_agents / heads, name="heads")(state)
+            attention = jnp.abs(by_head)[..., None] * attention
+        value = MLP(self.embed_size, 1, scale, name="value")(state) / num_agents
+        return jnp.sum(attention, axis=-2) + TINY, value, self.attention_penalty * magnitude(logits)
+
+    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
+        """Large logits cost."""
+        del best
+        return self.mix(chosen)[1]

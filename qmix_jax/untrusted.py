@@ -1,0 +1,87 @@
+"""A run's settings, read as a stranger's: whatever the file holds, plain values or one line, soon (docs/trust.md)."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf._utils import get_yaml_loader
+
+from qmix_jax.config import ConfigError
+from qmix_jax.runtime import ArtifactError, read_file
+
+MAX_BYTES, MAX_DEPTH, MAX_EVENTS, MAX_WORD = 1 << 20, 32, 50_000, 1_000
+"""At most: bytes of the file, collections within one another, YAML's events (about one a value), characters of each."""
+
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
+
+
+class _Loader(_SafeLoader):
+    """YAML as OmegaConf reads it: 1e-3 is a number, a date is a word, and no name may stand twice."""
+
+    yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        if len({key.value for key, _ in node.value}) < len(node.value):
+            raise ValueError(f"a name stands twice in the mapping at line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, as plain containers. Nothing in it is executed or looked up elsewhere.
+
+    Raises:
+        ConfigError: it is no regular file, too large or too deep, no YAML, or has what a run's settings never have:
+            aliases, tags, interpolations, names twice, integers beyond 64 bits.
+    """
+    try:
+        text = read_file(path, MAX_BYTES).decode("utf-8")
+        _check_events(text)
+        values = yaml.load(text, _Loader)
+        _check_values(values)
+    except ArtifactError as error:
+        raise ConfigError(str(error)) from error
+    except (ValueError, TypeError, yaml.YAMLError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path} is damaged: {_one_line(error)}") from error
+    return values
+
+
+def _check_events(text: str) -> None:
+    """Raise ValueError for what could grow beyond the file's size when it is built, or is no plain value."""
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, _Loader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        flaw = _flaw(event) or (depth > MAX_DEPTH and f"more than {MAX_DEPTH} levels")
+        if flaw or number > MAX_EVENTS:
+            flaw = flaw or f"more than {MAX_EVENTS:,} values"
+            raise ValueError(f"{flaw}, which no run's settings have (line {event.start_mark.line + 1})")
+
+
+def _flaw(event: Any) -> str:
+    if isinstance(event, yaml.AliasEvent):
+        return "an alias"
+    if getattr(event, "tag", None) is not None:
+        return "a tag"
+    return f"more than {MAX_WORD:,} characters in a value" if len(getattr(event, "value", "")) > MAX_WORD else ""
+
+
+def _check_values(value: Any) -> None:
+    """Raise ValueError for a value that no setting has."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not (isinstance(name, str) and name.isprintable()):
+                raise ValueError(f"{ascii(name)[:80]} is no setting's name")
+            _check_values(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_values(item)
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("an integer is beyond 64 bits")
+    elif isinstance(value, str) and ("${" in value or not value.isprintable()):
+        raise ValueError(f"{ascii(value)[:80]} is an interpolation, or not printable")
+
+
+def _one_line(error: BaseException) -> str:
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1})" if mark else ""
+    return " ".join(f"{problem or error}{where}".split()) or type(error).__name__

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax import exits, resume
+from qmix_jax import exits, plan, resume
 from qmix_jax.checkpoint import PARAMS, Saver, Snapshot, state_to_host, to_host
 from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require
 from qmix_jax.envs import make_team
@@ -50,7 +50,9 @@ FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return 
 
 
 def check(config: Config) -> Program:
-    """The run's program, not yet compiled; raises ConfigError where it cannot work on this machine."""
+    """The run's program, not yet compiled; raises ConfigError where it cannot work on this machine, or for nothing."""
+    require(jnp.result_type(float) == jnp.float32, "training is in 32 bits: set JAX_ENABLE_X64=0, or leave it out")
+    plan.check(config)
     env = make_team(config)
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
@@ -394,7 +396,9 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
         return exits.DONE
     the_run.write_settings(settings)
     if says:
-        say("\n".join([f"{the_run.title}: {describe(program)}", *the_run.news()]))
+        say("\n".join([f"{the_run.title}: {describe(program)}", *plan.rounding(config), *the_run.news()]))
+    for line in plan.warnings(config):
+        say(f"qmix-jax: warning: {line}", sys.stderr)
     dashboards = make_dashboards(config, settings, folder, the_run.rows)
     title = f"{the_run.title} · seed {config.seed}" + (
         f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)

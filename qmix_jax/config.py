@@ -12,9 +12,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-MAX_ENV_STEPS = 2**31 - 1  # the clock counts in int32
+from typing import Annotated, Any, Literal
 
 
 class ConfigError(ValueError):
@@ -40,19 +38,71 @@ def choose(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise unless `value` is one of `choices`, naming the nearest."""
     if value not in choices:
         hint = nearest(str(value), list(choices)) or f"; choose one of {', '.join(choices)}"
-        raise ConfigError(f"{name}={value} is not known{hint}")
+        raise ConfigError(f"{name}={shown(value)} is not known{hint}")
 
 
-def _positive(section: str, settings: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(value > 0, f"{section}{name}={value} must be greater than 0")
+# --- where numbers must lie --------------------------------------------------------------------------------------
 
 
-def _share(section: str, settings: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value <= 1, f"{section}{name}={value} must lie between 0 and 1")
+@dataclass(frozen=True)
+class Range:
+    """Where a setting must lie, `low` and `high` included, as part of its type: `share: Annotated[float, Range(...)]`.
+
+    `rule` says so in words that follow "gamma=2".
+    """
+
+    low: float
+    high: float
+    rule: str
+
+    def check(self, name: str, value: float) -> None:
+        """Raise ConfigError unless the value lies there; NaN lies nowhere."""
+        require(self.low <= value <= self.high, f"{name}={shown(value)} {self.rule}")
+
+
+LARGEST_INT = 2**31 - 1  # of int32, in which the clock counts
+LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38  # of float32, beside 0
+
+ANY_INT = Range(-LARGEST_INT, LARGEST_INT, "must be a number that int32 holds (up to 2^31 - 1)")
+ANY_FLOAT = Range(-LARGEST, LARGEST, "must be a number that float32 holds (up to 3.4e38)")
+
+Positive = Annotated[float, Range(SMALLEST, LARGEST, "must be greater than 0, in float32 (1.2e-38 to 3.4e38)")]
+NotNegative = Annotated[float, Range(0, LARGEST, "must not be negative, nor greater than float32 holds (3.4e38)")]
+NotPositive = Annotated[float, Range(-LARGEST, 0, "must not be greater than 0, nor less than float32 holds (-3.4e38)")]
+Share = Annotated[float, Range(0, 1, "must lie between 0 and 1")]
+Scale = Annotated[float, Range(0, 1000, "must lie between 0 and 1000")]
+"""Of what a layer's weights begin as."""
+PositiveShare = Annotated[float, Range(SMALLEST, 1, "must lie in (0, 1]")]
+Steps = Annotated[int, Range(0, LARGEST_INT, "must not be negative, nor greater than 2^31 - 1")]
+Count = Annotated[int, Range(1, LARGEST_INT, "must be greater than 0, and 2^31 - 1 at most")]
+Size = Annotated[int, Range(1, 2**16, "must be greater than 0, and 65536 at most")]
+"""Of a layer; also how many seeds there can be."""
+Few = Annotated[int, Range(1, 1000, "must be greater than 0, and 1000 at most")]
+"""Layers, heads, agents: what a program is written out for."""
+
+
+def check_ranges(section: str, settings: Any) -> None:
+    """Raise ConfigError for the first number of a dataclass (a mixer's too) outside the `Range` of its type, or else
+    outside what the program's numbers hold.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    for setting in dataclasses.fields(settings):
+        hint, value = hints.get(setting.name), getattr(settings, setting.name, None)
+        if isinstance(value, int | float):
+            options = typing.get_args(hint) if _is_union(hint) else (hint,)
+            declared = [limit for option in options for limit in getattr(option, "__metadata__", ())]
+            for limit in declared or [ANY_INT if isinstance(value, int) else ANY_FLOAT]:
+                limit.check(section + setting.name, value)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def shown(value: Any) -> str:
+    """A value as a command line writes it, and no longer than a line can bear."""
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-20:]}"
 
 
 # --- environments ------------------------------------------------------------------------------------------------
@@ -83,11 +133,30 @@ class TwoStepConfig:
     """The QMIX paper's two-step game."""
 
 
+MAX_AXES = 32  # of a payoff
+
+
 @dataclass(frozen=True)
 class MatrixConfig:
     """A game of one step: the payoff is indexed by the agents' actions, one axis an agent."""
 
     payoff: tuple = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
+
+    def __post_init__(self):
+        num_axes = len(_table_shape(self.payoff))
+        require(num_axes > 1, "env.payoff needs one axis an agent and two agents or more, such as [[1,0],[0,2]]")
+
+
+def _table_shape(table: Any, depth: int = 0) -> tuple[int, ...]:
+    """The lengths of a table's axes, of nested lists of numbers; raises ConfigError where it is none."""
+    require(depth <= MAX_AXES, f"env.payoff has more than {MAX_AXES} axes, one an agent")
+    if not isinstance(table, list | tuple):
+        is_number = isinstance(table, int | float) and not isinstance(table, bool)
+        require(is_number and abs(table) <= LARGEST, f"env.payoff holds {shown(table)}, which is no number of float32")
+        return ()
+    shapes = {_table_shape(row, depth + 1) for row in table}
+    require(len(shapes) == 1, "env.payoff must be a table of numbers with rows of one length, and none of them empty")
+    return len(table), *shapes.pop()
 
 
 @dataclass(frozen=True)
@@ -113,7 +182,7 @@ class QplexGameConfig:
 class PredatorPreyConfig:
     """Eight agents hunt eight prey on a grid, two at a time."""
 
-    punishment: float = 0.0
+    punishment: NotPositive = 0.0
     """The team's reward when one agent tries to capture a prey alone: 0 (easy) to -2 (hard), as published."""
 
 
@@ -121,8 +190,8 @@ class PredatorPreyConfig:
 class ProbeConfig:
     """A tiny world whose observations name the episode and the time in it; for tests and for debugging."""
 
-    num_agents: int = 2
-    episode_length: int = 5
+    num_agents: Few = 2
+    episode_length: Annotated[int, Range(1, 10**6, "must be greater than 0, and 1000000 at most")] = 5
     ends: Literal["terminated", "truncated", "random"] = "terminated"
 
 
@@ -157,14 +226,15 @@ class EnvConfig:
 
     name: str
     settings: EnvSettings
-    starts_per_rollout: int = 3
-    """Fresh episodes prepared for each environment before a rollout. Should cover the most that can end in one:
-    the sequence's length over the shortest episode's."""
+    starts_per_rollout: Count | None = None
+    """Fresh episodes prepared for each environment before a rollout; one that needs more takes its first again. null:
+    as many as can be needed (`rollout.starts_needed`)."""
     shield: str | None = None
     """A function, as `package.module:function`, that narrows the legal actions (see docs/shield.md)."""
 
     def __post_init__(self):
-        _positive("env.", self, "starts_per_rollout")
+        check_ranges("env.", self)
+        check_ranges("env.", self.settings)
 
 
 # --- the parts of a run ------------------------------------------------------------------------------------------
@@ -182,7 +252,7 @@ class AlgorithmConfig:
 class AgentConfig:
     """The recurrent Q-network of each agent."""
 
-    hidden_size: int = 64
+    hidden_size: Size = 64
     layer_norm: bool = False
     """Normalise the first layer, and the recurrent state before the last layer."""
     use_agent_id: bool = True
@@ -190,13 +260,13 @@ class AgentConfig:
     share_parameters: bool = True
     kind: Literal["gru", "transformer"] = "gru"
     """transformer: attention over the entities that an agent sees, see `qmix_jax.agents.transformer`."""
-    num_heads: int = 4
+    num_heads: Few = 4
     """Of a transformer's attention."""
-    num_layers: int = 2
+    num_layers: Few = 2
     """Of a transformer."""
 
     def __post_init__(self):
-        _positive("agent.", self, "hidden_size", "num_heads", "num_layers")
+        check_ranges("agent.", self)
         is_plain = self.share_parameters and not (self.layer_norm or self.use_agent_id or self.use_last_action)
         require(
             self.kind == "gru" or is_plain,
@@ -209,73 +279,86 @@ class AgentConfig:
 class RolloutConfig:
     """How experience is gathered: each iteration takes num_steps in each of num_envs environments."""
 
-    num_envs: int = 32
-    num_steps: int = 32
+    num_envs: Count = 32
+    num_steps: Count = 32
     whole_episodes: bool = False
     """Start every rollout afresh and ignore what follows its first episode (PyMARL's semantics)."""
 
     def __post_init__(self):
-        _positive("rollout.", self, "num_envs", "num_steps")
+        check_ranges("rollout.", self)
 
 
 @dataclass(frozen=True)
 class ExplorationConfig:
     """Epsilon-greedy: linear from `start` to `finish` over `decay_env_steps`."""
 
-    start: float = 1.0
-    finish: float = 0.05
-    decay_env_steps: int = 100_000
+    start: Share = 1.0
+    finish: Share = 0.05
+    decay_env_steps: Steps = 100_000
 
     def __post_init__(self):
-        _share("exploration.", self, "start", "finish")
-        require(self.decay_env_steps >= 0, f"exploration.decay_env_steps={self.decay_env_steps} must not be negative")
+        check_ranges("exploration.", self)
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
     """Replay of whole sequences, sampled uniformly."""
 
-    capacity: int = 262_144
+    capacity: Annotated[int, Range(0, 10**15, "must not be negative, nor greater than 10^15")] = 262_144
     """Environment steps kept; rounded down to whole rollouts. 0: no replay (see `Config.has_replay`)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """In which observations (or what they are made from) are kept: bfloat16 takes half, and rounds to 3 digits."""
 
     def __post_init__(self):
-        require(self.capacity >= 0, f"replay.capacity={self.capacity} must not be negative")
+        check_ranges("replay.", self)
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
     """The temporal-difference update."""
 
-    batch_size: int = 32
+    batch_size: Count = 32
     """Sequences an update."""
-    env_steps_per_update: float = 512
+    env_steps_per_update: Positive = 512
     """One update for every so many environment steps, at any number of environments."""
-    start_env_steps: int = 20_000
+    start_env_steps: Steps = 20_000
     """Learning starts with the iteration that reaches this step."""
-    burn_in: int = 0
+    burn_in: Steps = 0
     """Steps at a sequence's start that only warm up the recurrent state."""
-    gamma: float = 0.99
-    td_lambda: float = 0.8
+    gamma: Share = 0.99
+    td_lambda: Share = 0.8
     double_q: bool = True
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
-    learning_rate: float = 1e-3
-    final_learning_rate: float | None = 1e-4
-    """Where the linear decay over `total_env_steps` ends; null: no decay."""
-    adam_epsilon: float = 1e-8
+    learning_rate: Positive = 1e-3
+    final_learning_rate: NotNegative | Literal["share"] | None = "share"
+    """Where the linear decay over the run (`Config.trained_env_steps`) ends: a rate; share: `final_learning_rate_share`
+    times `learning_rate`; null: no decay."""
+    final_learning_rate_share: NotNegative = 0.1
+    adam_epsilon: Positive = 1e-8
     """Added to the denominator of Adam, RAdam and RMSprop."""
-    max_grad_norm: float = 10.0
-    reward_scale: float = 1.0
+    max_grad_norm: Positive = 10.0
+    reward_scale: Positive = 1.0
 
     def __post_init__(self):
-        names = ("batch_size", "env_steps_per_update", "learning_rate", "max_grad_norm", "reward_scale", "adam_epsilon")
-        _positive("learner.", self, *names)
-        _share("learner.", self, "gamma", "td_lambda")
-        require(self.start_env_steps >= 0, f"learner.start_env_steps={self.start_env_steps} must not be negative")
-        require(self.burn_in >= 0, f"learner.burn_in={self.burn_in} must not be negative")
-        final = self.final_learning_rate
-        require(final is None or final >= 0, f"learner.final_learning_rate={final} must not be negative")
+        check_ranges("learner.", self)
+        first, last = self.learning_rate, self.final_learning_rate
+        require(
+            not isinstance(last, float | int) or last <= first,
+            f"learner.final_learning_rate={last} is above learner.learning_rate={first}; set "
+            f"learner.final_learning_rate=share, for an end at {self.final_learning_rate_share:g} times "
+            f"the start, or also learner.final_learning_rate_share=2 if the rate should rise",
+        )
+
+    @property
+    def last_learning_rate(self) -> float:
+        """Where the learning rate ends: where it begins, without decay."""
+        match self.final_learning_rate:
+            case None:
+                return self.learning_rate
+            case "share":
+                return self.final_learning_rate_share * self.learning_rate
+            case rate:
+                return rate
 
 
 @dataclass(frozen=True)
@@ -284,35 +367,35 @@ class TargetConfig:
 
     mode: Literal["hard", "soft", "none"] = "hard"
     """none: targets bootstrap from the online networks, held fixed."""
-    every_env_steps: int = 5_120
+    every_env_steps: Count = 5_120
     """hard: copy the parameters with the iteration that passes each multiple of this."""
-    tau: float = 0.005
+    tau: PositiveShare = 0.005
     """soft: move by this share after every update."""
 
     def __post_init__(self):
-        _positive("target.", self, "every_env_steps")
-        require(0 < self.tau <= 1, f"target.tau={self.tau} must lie in (0, 1]")
+        check_ranges("target.", self)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Greedy evaluation, compiled into the training program."""
 
-    every_env_steps: int = 100_000
-    episodes: int = 128
+    every_env_steps: Count = 100_000
+    """Environment steps between two evaluations at most: they are spread evenly over the run."""
+    episodes: Count = 128
 
     def __post_init__(self):
-        _positive("evaluation.", self, "every_env_steps", "episodes")
+        check_ranges("evaluation.", self)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """When the whole training state is saved, and what is kept of it."""
 
-    every_env_steps: int | None = 1_000_000
+    every_env_steps: Count | None = 1_000_000
     """Besides the end; null: only then."""
-    keep_last: int = 2
-    keep_best: int = 1
+    keep_last: Count = 2
+    keep_best: Steps = 1
     """How many are kept for their score, besides the last."""
     metric: Literal["auto", "eval/win_rate", "eval/return", "train/win_rate", "train/return"] = "auto"
     """The score, averaged over seeds; auto: eval/win_rate where there is one, or else eval/return."""
@@ -320,10 +403,7 @@ class CheckpointConfig:
     """Save the replay too; false: a resumed run learns only after it has gathered learner.start_env_steps anew."""
 
     def __post_init__(self):
-        _positive("checkpoint.", self, "keep_last")
-        every = self.every_env_steps
-        require(every is None or every > 0, f"checkpoint.every_env_steps={every} must be greater than 0, or null")
-        require(self.keep_best >= 0, f"checkpoint.keep_best={self.keep_best} must not be negative")
+        check_ranges("checkpoint.", self)
 
 
 @dataclass(frozen=True)
@@ -353,15 +433,18 @@ class LoggingConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
+MAX_DEVICES = 4096
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings of one run."""
 
     env: EnvConfig
     algorithm: AlgorithmConfig
-    seed: int = 0
-    num_seeds: int = 1
-    total_env_steps: int = 2_500_000
+    seed: Steps = 0
+    num_seeds: Size = 1
+    total_env_steps: Count = 2_500_000
     devices: str = "auto"
     matmul_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of what matrix products multiply while training; sums, parameters and all else are float32."""
@@ -376,16 +459,25 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self):
-        _positive("", self, "num_seeds", "total_env_steps")
-        require(self.seed >= 0, f"seed={self.seed} must not be negative")
+        check_ranges("", self)
         largest = 2**31 - self.num_seeds
         require(self.seed <= largest, f"seed={self.seed} must not be greater than {largest} (2^31 - num_seeds)")
-        last = self.num_chunks * self.chunk_env_steps
         require(
-            last <= MAX_ENV_STEPS, f"total_env_steps={self.total_env_steps} is more than the clock counts (2^31 - 1)"
+            self.trained_env_steps <= LARGEST_INT,
+            f"total_env_steps={self.total_env_steps} is more than the clock counts (2^31 - 1) in whole rollouts of "
+            f"{self.iteration_env_steps} steps (rollout.num_envs x rollout.num_steps); lower one of them",
         )
-        is_count = self.devices.isdigit() and int(self.devices) > 0
-        require(self.devices == "auto" or is_count, f"devices={self.devices} must be auto or a number of devices")
+        updates = self.trained_env_steps / self.learner.env_steps_per_update
+        require(
+            updates <= LARGEST_INT,
+            f"learner.env_steps_per_update={self.learner.env_steps_per_update} asks for {updates:.2g} updates in "
+            f"{self.trained_env_steps} steps, and 2^31 - 1 are counted; raise it",
+        )
+        is_count = self.devices in map(str, range(1, MAX_DEVICES + 1))
+        require(
+            self.devices == "auto" or is_count,
+            f"devices={shown(self.devices)} must be auto or a number of devices (1 to {MAX_DEVICES})",
+        )
         sequences = self.replay_sequences
         require(
             sequences > 0 or not self.has_replay,
@@ -396,8 +488,9 @@ class Config:
         batch, envs = self.learner.batch_size, self.rollout.num_envs
         require(
             self.has_replay or envs % batch == 0,
-            f"learner.batch_size={batch} does not divide rollout.num_envs={envs}, and without replay the newest "
-            f"rollout's sequences are learnt from in equal minibatches; set learner.batch_size={math.gcd(batch, envs)}",
+            f"learner.batch_size={batch} does not divide rollout.num_envs={envs}, and with replay.capacity=0 the "
+            f"newest rollout's sequences are learnt from in equal minibatches; set learner.batch_size="
+            f"{math.gcd(batch, envs)}",
         )
         require(
             self.learner.burn_in < self.rollout.num_steps,
@@ -410,10 +503,19 @@ class Config:
         return self.rollout.num_envs * self.rollout.num_steps
 
     @property
+    def num_iterations(self) -> int:
+        """Iterations that reach `total_env_steps`."""
+        return math.ceil(self.total_env_steps / self.iteration_env_steps)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of a run: as few as evaluate every `evaluation.every_env_steps` (in whole iterations)."""
+        return math.ceil(self.num_iterations / math.ceil(self.evaluation.every_env_steps / self.iteration_env_steps))
+
+    @property
     def iterations_per_chunk(self) -> int:
-        """Iterations between two evaluations: one compiled program."""
-        total = math.ceil(self.total_env_steps / self.iteration_env_steps)
-        return min(total, math.ceil(self.evaluation.every_env_steps / self.iteration_env_steps))
+        """Iterations between two evaluations: one compiled program. All chunks are of one length."""
+        return math.ceil(self.num_iterations / self.num_chunks)
 
     @property
     def chunk_env_steps(self) -> int:
@@ -421,9 +523,9 @@ class Config:
         return self.iterations_per_chunk * self.iteration_env_steps
 
     @property
-    def num_chunks(self) -> int:
-        """Chunks until `total_env_steps` is reached."""
-        return math.ceil(self.total_env_steps / self.chunk_env_steps)
+    def trained_env_steps(self) -> int:
+        """Environment steps of the run: `total_env_steps`, rounded up to whole chunks. Schedules end here."""
+        return self.num_chunks * self.chunk_env_steps
 
     @property
     def has_replay(self) -> bool:
@@ -449,7 +551,7 @@ class Config:
 def build(cls: type, values: Any, path: str = "") -> Any:
     """Make the dataclass `cls` from a mapping; unknown keys and wrong types raise, naming the nearest right one."""
     where = path.rstrip(".") or "the config"
-    require(isinstance(values, Mapping), f"{where}={values} must be a group of settings")
+    require(isinstance(values, Mapping), f"{where}={shown(values)} must be a group of settings")
     hints = typing.get_type_hints(cls)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in NOT_OPTIONS}
     check_keys(values, fields, path)
@@ -471,37 +573,49 @@ def check_keys(values: Mapping, known: typing.Iterable[str], path: str = "") -> 
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """`value` as the type that `hint` asks for, or ConfigError."""
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        return _convert(value, next(option for option in options if option is not type(None)), path)
+    if _is_union(hint):
+        return _convert_to_one(value, typing.get_args(hint), path)
     if origin is Literal:
         choose(path, value, typing.get_args(hint))
         return value
     if hint is tuple or origin is tuple:
-        require(isinstance(value, list | tuple), f"{path}={value} must be a list")
-        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
+        return _nested(value) if hint is tuple else tuple(_convert(x, typing.get_args(hint)[0], path) for x in value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, path + ".")
-    if path == "devices":
-        return str(value)
     return _scalar(value, hint, path)
 
 
-def _scalar(value: Any, kind: type, path: str) -> Any:
-    """A bool, int, float or str, without losing anything: 1e6 is an integer, 1.5 is not."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is bool and isinstance(value, bool):
+def _convert_to_one(value: Any, options: tuple, path: str) -> Any:
+    """`value` as one of several types: null and words where they are among them, else as the one that is left."""
+    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    if value in words or (value is None and type(None) in options):
         return value
-    if kind is int and is_number and float(value).is_integer():
+    (kind,) = (option for option in options if option is not type(None) and typing.get_origin(option) is not Literal)
+    also = [*words, *["null"] * (type(None) in options)]
+    return _scalar(value, kind, path, f", or {' or '.join(also)}")
+
+
+def _nested(table: Any) -> Any:
+    """Lists within lists as tuples."""
+    return tuple(map(_nested, table)) if isinstance(table, list | tuple) else table
+
+
+def _scalar(value: Any, kind: type, path: str, also: str = "") -> Any:
+    """A bool, int, float or str, without losing anything: 1e6 is a whole number, 1.5 is none, and 3 can be a word."""
+    is_bool = isinstance(value, bool)
+    is_int = isinstance(value, int) and not is_bool
+    if (kind is bool and is_bool) or (kind is int and is_int):
+        return value
+    if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if kind is float and is_number and math.isfinite(value):
+    if kind is float and (is_int or isinstance(value, float)) and abs(value) < 10**300:
         return float(value)
-    if kind is str and isinstance(value, str | int):
+    if kind is str and (isinstance(value, str) or is_int):
         return str(value)
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-    raise ConfigError(f"{path}={value} must be {names[kind]}")
+    word = f"a word; in quotes where it looks like something else: {path}='\"{shown(value)}\"'"
+    names = {bool: "true or false", int: "a whole number", float: "a finite number", str: word}
+    raise ConfigError(f"{path}={shown(value)} must be {names[kind]}{also}")
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
@@ -512,7 +626,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     check_keys(values, hints)
     for group in ("env", "algorithm"):
         require(group in values, f"no {group} chosen; add {group}=NAME")
-        require(isinstance(values[group], Mapping), f"{group}={values[group]} must be a group of settings")
+        require(isinstance(values[group], Mapping), f"{group}={shown(values[group])} must be a group of settings")
     env, algorithm = dict(values["env"]), dict(values["algorithm"])
     env_name, mixer_name = str(env.pop("name", "")), str(algorithm.pop("name", ""))
     choose("env", env_name, list(ENVIRONMENTS))
@@ -520,7 +634,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     common = {key: env.pop(key) for key in ("starts_per_rollout", "shield") if key in env}
     settings = build(ENVIRONMENTS[env_name], env, "env.")
     options = build(MIXERS[mixer_name], algorithm, "algorithm.")
-    _positive("algorithm.", options, *[name for name in algorithm if type(getattr(options, name)) is int])
+    check_ranges("algorithm.", options)
     rest = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
     resolved, shared = typing.get_type_hints(Config), typing.get_type_hints(EnvConfig)
     return Config(

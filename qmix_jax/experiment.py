@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax import advice, exits, resume
+from qmix_jax import advice, exits, plan, resume
 from qmix_jax.checkpoint import PARAMS, Checkpoint, Saver, Snapshot, state_to_host, to_host
 from qmix_jax.config import Config, ConfigError, require, to_mapping
 from qmix_jax.envs import make_team
@@ -23,7 +23,7 @@ from qmix_jax.exploration import epsilon_at
 from qmix_jax.lock import locked
 from qmix_jax.memory import gib, refuse_what_cannot_fit
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_idle, describe_memory
-from qmix_jax.reporting import say
+from qmix_jax.reporting import say, warn
 from qmix_jax.reporting.curve import draw_curve
 from qmix_jax.reporting.dashboard import make_dashboards
 from qmix_jax.reporting.display import Display, make_display
@@ -48,7 +48,9 @@ FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return 
 
 
 def check(config: Config) -> Program:
-    """The run's program, not yet compiled; raises ConfigError where it cannot work on this machine."""
+    """The run's program, not yet compiled; raises ConfigError where it cannot work on this machine, or for nothing."""
+    require(jnp.result_type(float) == jnp.float32, "training is in 32 bits: set JAX_ENABLE_X64=0, or leave it out")
+    plan.check(config)
     env = make_team(config)
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
@@ -467,7 +469,9 @@ def _run(program: Program, folder: Path, settings: dict, go_on: bool) -> int:
         return the_run.end_status
     the_run.write_settings(settings)
     if says:
-        say("\n".join([f"{the_run.title}: {describe(program)}", *the_run.news()]))
+        say("\n".join([f"{the_run.title}: {describe(program)}", *plan.rounding(config), *the_run.news()]))
+    for line in plan.warnings(config):
+        warn(line)
     dashboards = make_dashboards(config, settings, folder, the_run.rows)
     title = f"{the_run.title} · seed {config.seed}" + (
         f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)

@@ -128,6 +128,7 @@ class Learner:
     config: LearnerConfig
     target: TargetConfig
     total_env_steps: int
+    """Where the decay of the learning rate ends."""
     whole_episodes: bool = False
     axis: str | None = None
 
@@ -166,9 +167,7 @@ class Learner:
 
     def learning_rate(self, env_steps: Int[Array, ""]) -> Float[Array, ""]:
         """The learning rate after so many environment steps."""
-        first, last = self.config.learning_rate, self.config.final_learning_rate
-        if last is None:
-            return jnp.asarray(first)
+        first, last = self.config.learning_rate, self.config.last_learning_rate
         return first + (last - first) * jnp.clip(env_steps / self.total_env_steps, 0.0, 1.0)
 
     def update(

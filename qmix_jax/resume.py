@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "learner.double_q",
     "learner.learning_rate",
     "learner.final_learning_rate",
+    "learner.final_learning_rate_share",
     "learner.adam_epsilon",
     "learner.max_grad_norm",
     "target.every_env_steps",

@@ -76,6 +76,13 @@ def restart(env: TeamEnv, key: jax.Array, state: RolloutState) -> RolloutState:
     return init(env, key, jnp.zeros_like(state.hidden))
 
 
+def starts_needed(shortest_episode: int, num_steps: int) -> int:
+    """The most episodes that can end in one environment within `num_steps` steps, each of `shortest_episode` steps or
+    more: the first one may end at once.
+    """
+    return 1 + (num_steps - 1) // shortest_episode
+
+
 def rollout(
     env: TeamEnv,
     policy: Policy,
@@ -95,7 +102,7 @@ def rollout(
         given: a pytree (T, ...) whose slice t the policy gets at step t; it sets T.
         starts: fresh episodes prepared for each environment, all at once before the first step (a reset at every
             step would cost more than it gives). One that ends more episodes than this within the rollout begins with
-            the first of its starts again.
+            the first of its starts again; with `starts_needed` none does.
         whole_episodes: count only the first episode that ends in each environment.
 
     Returns:

@@ -17,7 +17,7 @@ from qmix_jax.evaluate import evaluate
 from qmix_jax.exploration import epsilon_at, epsilon_greedy, uniform
 from qmix_jax.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.mixers import make_mixer
-from qmix_jax.rollout import EpisodeSums, RolloutState, restart, rollout
+from qmix_jax.rollout import EpisodeSums, RolloutState, restart, rollout, starts_needed
 from qmix_jax.rollout import init as init_rollout
 from qmix_jax.types import Clock, Memory, Params, Sequence, action_dtype, choose, swap_time_and_batch
 
@@ -79,7 +79,7 @@ class Trainer:
             mixer=make_mixer(config.algorithm, self.env),
             config=config.learner,
             target=config.target,
-            total_env_steps=config.total_env_steps,
+            total_env_steps=config.trained_env_steps,
             whole_episodes=config.rollout.whole_episodes,
             axis=self.axis,
         )
@@ -88,6 +88,12 @@ class Trainer:
     def num_envs(self) -> int:
         """Environments on this device."""
         return self.config.rollout.num_envs // self.num_data
+
+    @property
+    def starts(self) -> int:
+        """Fresh episodes that each environment gets before a rollout: none that it could not use."""
+        needed = starts_needed(self.env.spec.shortest_episode, self.config.rollout.num_steps)
+        return min(self.config.env.starts_per_rollout or needed, needed)
 
     def env_steps(self, clock: Clock) -> Int[Array, ""]:
         """Environment steps taken so far, over all devices."""
@@ -175,8 +181,7 @@ class Trainer:
         if config.rollout.whole_episodes:
             state = restart(env, restart_key, state)
         given = (noise, epsilon_at(config.exploration, env_steps))
-        starts = min(config.env.starts_per_rollout, num_steps)
-        return rollout(env, policy, env_key, state, given, starts, config.rollout.whole_episodes)
+        return rollout(env, policy, env_key, state, given, self.starts, config.rollout.whole_episodes)
 
     def _cursor(self, clock: Clock) -> Int[Array, ""]:
         """The row of replay that the iteration writes first."""

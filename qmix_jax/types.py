@@ -40,6 +40,8 @@ class TeamSpec(NamedTuple):
     """Whether an episode can be won, so that a win rate means something."""
     idle_action: int | None = None
     """The action that does nothing, always legal; None where there is none."""
+    shortest_episode: int = 1
+    """No episode takes fewer steps; or where chance could end one at once, no few in a row take fewer on average."""
 
     @property
     def num_agents(self) -> int:

@@ -114,6 +114,7 @@ def test_an_episode_ends_by_the_limit_at_the_latest_and_for_one_reason(played):
     assert not (outcome.terminated & outcome.truncated)[first_end, one].any()
     assert not outcome.won[~ended].any()
     assert first_end.max() < env.spec.episode_limit
+    assert first_end.min() >= env.spec.shortest_episode - 1
 
 
 def test_the_layout_names_every_number_and_its_range(played):

@@ -205,7 +205,7 @@ def test_a_soft_target_follows_with_every_update(probe, batch):
 
 def test_the_learning_rate_decays_over_the_run(probe):
     learner, _ = learner_of(probe, learning_rate=1.0, final_learning_rate=0.5)
-    rates = [float(learner.learning_rate(jnp.array(steps))) for steps in (0, 80, 160, 1000)]
+    rates = [float(learner.learning_rate(jnp.array(steps))) for steps in (0, 96, 192, 1000)]
     assert rates == pytest.approx([1.0, 0.75, 0.5, 0.5])
 
 

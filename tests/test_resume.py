@@ -376,11 +376,12 @@ def test_the_decay_of_the_learning_rate_follows_a_new_end(stopped):
 
 def test_a_run_shorter_than_a_chunk_grows_into_longer_chunks(tmp_path):
     """32 steps are one iteration and so one chunk; of 192, evaluated every 64, a chunk is two iterations."""
-    short = merge(LONG, {"evaluation": {"every_env_steps": 64}, "total_env_steps": 32})
+    settings = {"evaluation": {"every_env_steps": 64}, "total_env_steps": 32, "learner": {"start_env_steps": 32}}
+    short = merge(LONG, settings)
     assert train(tmp_path, short) == exits.DONE
     assert train(tmp_path, short, total_env_steps=192) == exits.DONE
     assert [row["env_steps"] for row in numbers(tmp_path)] == [32, 96, 160, 224]
-    assert [row["train/updates"] for row in numbers(tmp_path)] == [[0], [2], [4], [4]]
+    assert [row["train/updates"] for row in numbers(tmp_path)] == [[2], [4], [4], [4]]
 
 
 def test_overrides_of_a_resumed_run_are_checked(stopped, tmp_path):

@@ -8,6 +8,7 @@ from conftest import tiny
 
 from qmix_jax.agents.recurrent import AgentInput
 from qmix_jax.envs import make_env
+from qmix_jax.rollout import starts_needed
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Clock
 
@@ -92,6 +93,24 @@ def test_the_last_observation_is_the_true_successor_also_after_an_end(played):
 def test_no_two_episodes_share_their_start(played):
     names = played.episode[played.first]
     assert len(np.unique(names)) == len(names)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 7, 8, 9])
+@pytest.mark.parametrize("ends", ["terminated", "random"])
+def test_by_default_every_environment_gets_the_starts_that_it_can_need_and_no_more(length, ends):
+    env = make_env(tiny(env={"episode_length": length, "ends": ends}).env)
+    shortest = 1 if ends == "random" else length
+    assert env.spec.shortest_episode == shortest
+    most = max(len(range(first, T, shortest)) for first in range(shortest))  # ends in T steps, the first at any of them
+    assert starts_needed(shortest, T) == most
+    for said, given in [(None, most), (1, 1), (1000, most)]:
+        config = tiny(env={"episode_length": length, "ends": ends, "starts_per_rollout": said})
+        assert Trainer(config, env).starts == given
+
+
+def test_no_start_is_repeated_by_default_even_where_every_step_ends_an_episode():
+    played = Played(tiny(env={"episode_length": 1, "starts_per_rollout": None}))
+    assert len(np.unique(played.episode)) == played.episode.size == ROLLOUTS * T * B
 
 
 def test_only_available_actions_are_taken(played):

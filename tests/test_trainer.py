@@ -117,6 +117,13 @@ def test_counting_multiples():
     np.testing.assert_array_equal(fires(12.5, jnp.array([0, 12]), jnp.array([12, 25])), [0, 2])
 
 
+def test_the_learning_rate_ends_with_the_run_and_not_before(probe):
+    config = tiny(total_env_steps=160, learner={"learning_rate": 1.0, "final_learning_rate_share": 0.5})
+    rate = Trainer(config, probe).learner.learning_rate
+    assert config.trained_env_steps == 192
+    assert [float(rate(jnp.array(steps))) for steps in (0, 96, 192)] == pytest.approx([1.0, 0.75, 0.5])
+
+
 def test_exploration_uses_the_epsilon_of_each_environment_step(probe):
     """Epsilon falls to 0 after 48 environment steps: only the first 12 of 16 joint steps may differ from greedy."""
     config = tiny(exploration={"start": 1.0, "finish": 0.0, "decay_env_steps": 48}, rollout={"num_steps": 16})

@@ -61,8 +61,7 @@ def environment(trainer: Trainer) -> Part:
         noise = uniform(noise_key, (steps, trainer.num_envs, env.spec.num_agents))
         if config.rollout.whole_episodes:
             played = restart(env, restart_key, played)
-        starts = min(config.env.starts_per_rollout, steps)
-        played, sequence, _ = rollout(env, policy, env_key, played, noise, starts)
+        played, sequence, _ = rollout(env, policy, env_key, played, noise, trainer.starts)
         return state._replace(rollout=played), sequence
 
     return _made_by(make)

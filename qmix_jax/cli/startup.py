@@ -18,8 +18,15 @@ def report(error: ConfigError | OSError) -> int:
 
 
 def start_jax(devices: Iterable[str]) -> None:
-    """Make CPU cores devices, enough for every one of the settings `devices`, and keep compiled programs on disk."""
+    """Make CPU cores devices, enough for every one of the settings `devices`, and keep compiled programs on disk.
+
+    Whatever JAX_ENABLE_X64 says, numbers are of 32 bits.
+    """
+    import jax
+
     from qmix_jax.parallel import use_cpu_cores
+
+    jax.config.update("jax_enable_x64", False)
 
     wanted = set(devices)
     use_cpu_cores(AUTO if AUTO in wanted else max(wanted, key=int))

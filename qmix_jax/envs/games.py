@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.config import ConfigError, ProbeConfig, TwoStepConfig
+from qmix_jax.config import ProbeConfig, TwoStepConfig
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.team import RemembersObservations
 from qmix_jax.types import Observation, Outcome, TeamSpec
@@ -39,13 +39,8 @@ class Matrix(RemembersObservations):
     """
 
     def __init__(self, payoff: Any, name: str = "matrix game"):
-        try:
-            self.payoff = jnp.asarray(payoff, float)
-        except (TypeError, ValueError) as error:
-            raise ConfigError("env.payoff must be a table of numbers with rows of one length") from error
-        num_agents, num_actions = self.payoff.ndim, max(self.payoff.shape, default=0)
-        if num_agents < 2:
-            raise ConfigError("env.payoff needs one axis an agent and two agents or more, such as [[1,0],[0,2]]")
+        self.payoff = jnp.asarray(payoff, float)
+        num_agents, num_actions = self.payoff.ndim, max(self.payoff.shape)
         self._available = jnp.arange(num_actions) < jnp.array(self.payoff.shape)[:, None]
         names = tuple(f"agent_{i}" for i in range(num_agents))
         self.spec = TeamSpec(name, names, 1, num_actions, 1, episode_limit=1, has_wins=False)
@@ -100,7 +95,9 @@ class TwoStep(RemembersObservations):
 
     def __init__(self, config: TwoStepConfig):
         del config
-        self.spec = TeamSpec("two-step game", ("agent_0", "agent_1"), 4, 2, 4, episode_limit=2, has_wins=False)
+        self.spec = TeamSpec(
+            "two-step game", ("agent_0", "agent_1"), 4, 2, 4, episode_limit=2, has_wins=False, shortest_episode=2
+        )
 
     def _observation(self, stage: Int[Array, ""]) -> Observation:
         one_hot = jax.nn.one_hot(stage, 4)
@@ -151,7 +148,10 @@ class Probe(RemembersObservations):
         self.config = config
         names = tuple(f"agent_{i}" for i in range(config.num_agents))
         limit = config.episode_length
-        self.spec = TeamSpec("probe", names, 3, 4, 3, episode_limit=limit, has_wins=True)
+        self._shortest = 1 if config.ends == "random" else limit
+        self.spec = TeamSpec(
+            "probe", names, 3, 4, 3, episode_limit=limit, has_wins=True, shortest_episode=self._shortest
+        )
 
     def _observation(self, state: ProbeState) -> Observation:
         agent, action = jnp.arange(self.spec.num_agents), jnp.arange(self.spec.num_actions)
@@ -163,9 +163,7 @@ class Probe(RemembersObservations):
     def reset(self, key: jax.Array) -> tuple[ProbeState, Observation]:
         """A new name, time 0."""
         name_key, length_key = jax.random.split(key)
-        longest = self.config.episode_length
-        shortest = 1 if self.config.ends == "random" else longest
-        length = jax.random.randint(length_key, (), shortest, longest + 1)
+        length = jax.random.randint(length_key, (), self._shortest, self.config.episode_length + 1)
         state = ProbeState(jax.random.uniform(name_key), jnp.array(0), length)
         return state, self._observation(state)
 

@@ -79,6 +79,7 @@ class Smax:
             episode_limit=env.max_steps + 1,
             has_wins=True,
             idle_action=STOP,
+            shortest_episode=self._battle.shortest,
         )
 
     def reset(self, key: jax.Array) -> tuple[BattleState, Observation]:
@@ -200,6 +201,7 @@ class Mpe:
             episode_limit=self._env.max_steps + 1,
             has_wins=False,
             idle_action=0 if config.task == "simple_spread" else None,  # elsewhere every action says something
+            shortest_episode=self._env.max_steps + 1,
         )
 
     def reset(self, key: jax.Array) -> tuple[Any, Observation]:

@@ -68,6 +68,7 @@ class PredatorPrey:
             episode_limit=LIMIT,
             has_wins=False,
             idle_action=STAY,
+            shortest_episode=7,  # of 20,000 hunts one took 5 steps, but no three in a row fewer than 32 each
         )
 
     def reset(self, key: jax.Array) -> tuple[PredatorPreyState, Observation]:

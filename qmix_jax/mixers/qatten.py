@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from qmix_jax.config import Few, NotNegative, Scale, Size
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
 from qmix_jax.types import Joint
 
@@ -31,13 +32,13 @@ class Qatten(Mixer):
     is_monotonic: ClassVar[bool] = True
     promises_igm: ClassVar[bool] = True
 
-    embed_size: int = 32
-    hypernet_size: int = 64
-    num_heads: int = 4
+    embed_size: Size = 32
+    hypernet_size: Size = 64
+    num_heads: Few = 4
     weighted_heads: bool = True
-    attention_penalty: float = 0.001
+    attention_penalty: NotNegative = 0.001
     state_norm: StateNorm = "layer_norm"
-    init_scale: float = 0.01
+    init_scale: Scale = 0.01
 
     @nn.compact
     def mix(self, joint: Joint) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch heads N"]]:

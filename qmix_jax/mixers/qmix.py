@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from qmix_jax.config import Scale, Size
 from qmix_jax.linear import Dense
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small, weigh
 from qmix_jax.types import Joint
@@ -28,11 +29,11 @@ class QMIX(Mixer):
     is_monotonic: ClassVar[bool] = True
     promises_igm: ClassVar[bool] = True
 
-    embed_size: int = 32
-    hypernet_size: int = 64
+    embed_size: Size = 32
+    hypernet_size: Size = 64
     positive: Literal["abs", "softplus"] = "abs"
     state_norm: StateNorm = "layer_norm"
-    init_scale: float = 0.01
+    init_scale: Scale = 0.01
 
     @nn.compact
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from qmix_jax.config import Few, Scale, Size
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qatten import attention_logits, magnitude
 from qmix_jax.types import Joint
@@ -35,12 +36,12 @@ class QPLEX(Mixer):
     is_monotonic: ClassVar[bool] = False
     promises_igm: ClassVar[bool] = True
 
-    hypernet_size: int = 64
-    num_heads: int = 4
-    num_layers: int = 1
-    attention_size: int = 64
+    hypernet_size: Size = 64
+    num_heads: Few = 4
+    num_layers: Few = 1
+    attention_size: Size = 64
     state_norm: StateNorm = "layer_norm"
-    init_scale: float = 0.01
+    init_scale: Scale = 0.01
 
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from qmix_jax.config import NotNegative, Scale, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
 from qmix_jax.types import Joint
 
@@ -24,11 +25,11 @@ class QTRAN(Mixer):
     unlike there, the state is normalised first.
     """
 
-    embed_size: int = 64
-    opt_loss: float = 1.0
-    nopt_loss: float = 0.1
+    embed_size: Size = 64
+    opt_loss: NotNegative = 1.0
+    nopt_loss: NotNegative = 0.1
     state_norm: StateNorm = "layer_norm"
-    init_scale: float = 1.0
+    init_scale: Scale = 1.0
 
     is_monotonic: ClassVar[bool] = False
     promises_igm: ClassVar[bool] = False  # only where the penalties are zero

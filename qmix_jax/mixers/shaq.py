@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from qmix_jax.config import Few, Scale, Size
 from qmix_jax.linear import Dense
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
 from qmix_jax.types import Joint
@@ -37,11 +38,11 @@ class SHAQ(Mixer):
     is_monotonic: ClassVar[bool] = False
     promises_igm: ClassVar[bool] = False
 
-    embed_size: int = 32
-    hypernet_size: int = 64
-    num_orders: int = 10
+    embed_size: Size = 32
+    hypernet_size: Size = 64
+    num_orders: Few = 10
     state_norm: StateNorm = "layer_norm"
-    init_scale: float = 0.01
+    init_scale: Scale = 0.01
 
     @nn.compact
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:

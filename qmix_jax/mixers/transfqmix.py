@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from qmix_jax.config import Few, Size
 from qmix_jax.envs.entities import Entities, state_of
 from qmix_jax.envs.team import TeamEnv
 from qmix_jax.linear import Dense
@@ -35,9 +36,9 @@ class TransfQMix(Mixer):
     is_monotonic: ClassVar[bool] = True
     promises_igm: ClassVar[bool] = True
 
-    embed_size: int = 32
-    num_heads: int = 4
-    num_layers: int = 2
+    embed_size: Size = 32
+    num_heads: Few = 4
+    num_layers: Few = 2
     is_scaled: bool = True
     state_norm: StateNorm = "layer_norm"
     entities: Entities | None = None

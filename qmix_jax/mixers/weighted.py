@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from qmix_jax.config import Share, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.types import Joint
@@ -41,8 +42,8 @@ class WeightedQMIX(QMIX):
     `agent.hidden_size`, targets may be lambda targets, and the state is normalised.
     """
 
-    alpha: float = 0.1
-    central_size: int = 256
+    alpha: Share = 0.1
+    central_size: Size = 256
 
     @property
     def central(self) -> Mixer:

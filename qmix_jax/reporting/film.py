@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmix_jax.types import Values
 
 SIZE = 480
-"""Width and height of every frame."""
+"""Size and height of every frame."""
 SCALE = 2
 """Drawing is this much larger than the frame, and averaged down."""
 TWEEN = 3

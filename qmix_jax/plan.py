@@ -1,0 +1,105 @@
+"""What a run of some settings will come to, said before it begins: what it trains, and what in it never happens."""
+
+import math
+from typing import NamedTuple
+
+from qmix_jax.config import Config, require
+
+
+class Learning(NamedTuple):
+    """The updates of a run, in environment steps."""
+
+    begins: int
+    """Where the iteration begins with which learning may start; the run's end, where it never does."""
+    updates: int
+    """How many there are in all."""
+    first: int
+    """Where the iteration begins that makes the first one."""
+
+
+def learning(config: Config) -> Learning:
+    """When the run learns, counted as `Trainer` counts (a resumed run's replay is taken to be whole)."""
+    every, iteration, end = config.learner.env_steps_per_update, config.iteration_env_steps, config.trained_env_steps
+    begins = min(max(math.ceil(config.learner.start_env_steps / iteration) - 1, 0) * iteration, end)
+    first_due = (begins // every + 1) * every
+    first = (math.ceil(first_due / iteration) - 1) * iteration
+    return Learning(begins, int(end // every - begins // every), int(first))
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError where training would end without one update, or where no batch could ever be filled."""
+    learner, end, total = config.learner, config.trained_env_steps, config.total_env_steps
+    begins, updates, _ = learning(config)
+    enough = math.ceil(learner.start_env_steps + learner.env_steps_per_update)
+    require(
+        begins < end,
+        f"nothing would be learnt: total_env_steps={total} ends before learner.start_env_steps="
+        f"{learner.start_env_steps}; set total_env_steps={enough} or more, or learner.start_env_steps={total // 10}",
+    )
+    require(
+        updates > 0,
+        f"nothing would be learnt: total_env_steps={total} and learner.start_env_steps={learner.start_env_steps} leave "
+        f"no update, with learner.env_steps_per_update={learner.env_steps_per_update:g}; set total_env_steps={enough} "
+        f"or more, or learner.env_steps_per_update={end - begins} or less",
+    )
+    kept, batch = config.replay_sequences, learner.batch_size
+    require(
+        kept >= batch or not config.has_replay,
+        f"replay.capacity={config.replay.capacity} keeps {kept} sequences of {config.rollout.num_steps} steps, fewer "
+        f"than learner.batch_size={batch} asks for; set learner.batch_size={kept} or less, or replay.capacity="
+        f"{math.ceil(batch / config.rollout.num_envs) * config.iteration_env_steps} or more",
+    )
+
+
+def rounding(config: Config) -> list[str]:
+    """What the run trains, a line where that is not just what was asked for."""
+    total, end = config.total_env_steps, config.trained_env_steps
+    chunks = f"{config.num_chunks} x {config.chunk_env_steps:,}, in whole rollouts of {config.iteration_env_steps:,}"
+    return [f"total_env_steps={total:,} becomes {end:,}: {chunks}"] if total != end else []
+
+
+def warnings(config: Config) -> list[str]:
+    """What the settings ask for and this run never comes to, a line each."""
+    return [line for line in (_epsilon(config), _evaluation(config), _target(config), _batch(config)) if line]
+
+
+def _epsilon(config: Config) -> str:
+    exploration, end = config.exploration, config.trained_env_steps
+    start, finish, decay = exploration.start, exploration.finish, exploration.decay_env_steps
+    if start == finish or decay <= end:
+        return ""
+    reached = start + (finish - start) * end / decay
+    return (
+        f"epsilon ends at {reached:.2g} and not at exploration.finish={finish:g}: exploration.decay_env_steps={decay} "
+        f"is longer than the run of {end:,} environment steps"
+    )
+
+
+def _evaluation(config: Config) -> str:
+    every, end = config.evaluation.every_env_steps, config.trained_env_steps
+    if every <= end:
+        return ""
+    return (
+        f"one evaluation only, at the end: evaluation.every_env_steps={every} is longer than the run of {end:,} "
+        f"environment steps"
+    )
+
+
+def _target(config: Config) -> str:
+    every, end, first = config.target.every_env_steps, config.trained_env_steps, learning(config).first
+    if config.target.mode != "hard" or end // every > first // every:
+        return ""
+    return (
+        f"the target network stays as it began: learning begins at step {first:,} and the run ends at {end:,}, with no "
+        f"multiple of target.every_env_steps={every} between"
+    )
+
+
+def _batch(config: Config) -> str:
+    gathered = config.trained_env_steps // config.rollout.num_steps
+    if not config.has_replay or gathered >= config.learner.batch_size:
+        return ""
+    return (
+        f"every batch repeats sequences: the run of {config.trained_env_steps:,} environment steps gathers {gathered}, "
+        f"fewer than learner.batch_size={config.learner.batch_size}"
+    )

@@ -1,0 +1,196 @@
+"""Every setting is checked for its meaning before anything is made of it; nothing is compiled."""
+
+import copy
+import dataclasses
+import math
+
+import jax
+import pytest
+from conftest import TINY, merge, tiny
+
+from qmix_jax import experiment
+from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, by_name, from_mapping
+from qmix_jax.mixers import MIXERS
+
+STRANGE = [-1, 0, math.nan, math.inf, -math.inf, 1e39, 2**31, 10**400, -(10**400), 0.5, True, None, "x", [], [[1]], {}]
+
+
+def with_setting(name: str, value, env: str = "probe", algorithm: str = "qmix") -> dict:
+    """TINY on an environment and with a mixer, with one more setting under its dotted name."""
+    settings = copy.deepcopy(merge(TINY, {}))
+    settings["env"] = {"name": env}
+    settings["algorithm"] = {"name": algorithm}
+    *groups, last = name.split(".")
+    inner = settings
+    for group in groups:
+        inner = inner.setdefault(group, {})
+    inner[last] = value
+    return settings
+
+
+def options(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.init and field.name not in NOT_OPTIONS]
+
+
+COMMON = [name for name in by_name(tiny()) if not name.startswith("algorithm.") and name != "env.name"]
+COMMON = [name for name in COMMON if name.removeprefix("env.") not in options(ENVIRONMENTS["probe"])]
+EVERY = [
+    *((name, "probe", "qmix") for name in COMMON),
+    *((f"env.{name}", env, "qmix") for env, cls in ENVIRONMENTS.items() for name in options(cls)),
+    *((f"algorithm.{name}", "probe", mixer) for mixer, cls in MIXERS.items() for name in options(cls)),
+]
+
+
+def is_sane(value) -> bool:
+    """Whether float32 and int32 hold every number in a setting (replay's capacity is no array's length)."""
+    if isinstance(value, tuple):
+        return all(map(is_sane, value))
+    return not isinstance(value, int | float) or abs(value) <= (3.4e38 if isinstance(value, float) else 2**40)
+
+
+@pytest.mark.parametrize(("name", "env", "algorithm"), EVERY, ids=lambda word: word)
+def test_any_value_of_any_setting_works_or_is_refused_in_one_line_that_names_it(name, env, algorithm):
+    for value in STRANGE:
+        try:
+            config = from_mapping(with_setting(name, value, env, algorithm))
+        except ConfigError as error:
+            assert "\n" not in str(error) and len(str(error)) < 400
+            assert name.rpartition(".")[2] in str(error), (value, error)
+        else:
+            assert is_sane(by_name(config).get(name)), value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("algorithm.alpha", -1, "algorithm.alpha=-1.0 must lie between 0 and 1"),
+        ("algorithm.opt_loss", -1, "algorithm.opt_loss=-1.0 must not be negative"),
+        ("algorithm.nopt_loss", -0.1, "must not be negative"),
+        ("algorithm.attention_penalty", -1, "must not be negative"),
+        ("algorithm.init_scale", -1, "must lie between 0 and 1000"),
+        ("algorithm.embed_size", 2**31, "65536 at most"),
+        ("algorithm.num_orders", 0, "must be greater than 0"),
+        ("env.num_agents", 0, "must be greater than 0"),
+        ("env.episode_length", 0, "must be greater than 0"),
+        ("env.punishment", 1, "must not be greater than 0"),
+        ("env.k", 1e39, "float32"),
+        ("env.payoff", [[1, math.nan], [0, 2]], "nan"),
+        ("env.payoff", [[1, 1e39], [0, 2]], "1e+39"),
+        ("env.payoff", [[1, True], [0, 2]], "true"),
+        ("env.payoff", [[1, "2"], [0, 2]], "no number"),
+        ("env.payoff", [], "none of them empty"),
+        ("env.payoff", [[], []], "none of them empty"),
+        ("env.payoff", [[1], [2, 3]], "rows of one length"),
+        ("env.payoff", [[1, [2]], [2, 3]], "rows of one length"),
+        ("env.payoff", [1, 2], "two agents or more"),
+        ("env.payoff", 3, "must be a list"),
+        ("env.payoff", None, "env.payoff=null must be a list"),
+        ("learner.learning_rate", 1e-50, "greater than 0, in float32"),
+        ("learner.env_steps_per_update", 1e-30, "2^31 - 1 are counted"),
+        ("rollout.num_envs", 2**31 - 1, "more than the clock counts"),
+        ("seed", None, "seed=null must be a whole number"),
+        ("agent.layer_norm", 1, "must be true or false"),
+        ("env.map", True, "env.map=true must be a word"),
+        ("logging.wandb.project", 1.5, "in quotes"),
+        ("logging.wandb.tags", [1.5], "in quotes"),
+        ("logging.wandb.tags", [["a"]], "must be a word"),
+        ("logging.wandb.tags", "a", "must be a list"),
+        ("devices", 0, "1 to 4096"),
+        ("devices", 10**11, "1 to 4096"),
+        ("devices", "²", "1 to 4096"),
+        ("learner.final_learning_rate", "shared", "must be a finite number, or share or null"),
+    ],
+)
+def test_what_a_setting_cannot_mean_is_said(name, value, said):
+    group, _, option = name.partition(".")
+    env = next((env for env, cls in ENVIRONMENTS.items() if group == "env" and option in options(cls)), "probe")
+    mixers = [mixer for mixer, cls in MIXERS.items() if group == "algorithm" and option in options(cls)]
+    for mixer in mixers or ["qmix"]:
+        with pytest.raises(ConfigError) as refused:
+            from_mapping(with_setting(name, value, env, mixer))
+        assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_whole_numbers_can_be_words():
+    config = tiny(logging={"wandb": {"tags": [1, "exp2"], "project": 123, "group": 7}}, devices=2)
+    wandb = config.logging.wandb
+    assert (wandb.tags, wandb.project, wandb.group, config.devices) == (("1", "exp2"), "123", "7", "2")
+
+
+def test_a_payoff_has_any_number_of_axes_up_to_its_limit():
+    deep = [1.0, 2.0]
+    for axes in range(2, 40):
+        deep = [deep]
+        settings = with_setting("env.payoff", deep, "matrix")
+        if axes <= 32:
+            hash(from_mapping(settings).env)  # tuples all the way down
+        else:
+            with pytest.raises(ConfigError, match="more than 32 axes"):
+                from_mapping(settings)
+
+
+# --- the learning rate -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [
+        ({}, 1e-4),
+        ({"learning_rate": 5e-5}, 5e-6),
+        ({"learning_rate": 5e-5, "final_learning_rate_share": 0}, 0),
+        ({"learning_rate": 5e-5, "final_learning_rate_share": 2}, 1e-4),
+        ({"learning_rate": 5e-5, "final_learning_rate": 1e-5}, 1e-5),
+        ({"learning_rate": 5e-5, "final_learning_rate": 5e-5}, 5e-5),
+        ({"learning_rate": 5e-5, "final_learning_rate": 0}, 0),
+        ({"learning_rate": 5e-5, "final_learning_rate": None}, 5e-5),
+    ],
+)
+def test_the_learning_rate_ends_at_a_share_of_its_start_or_where_it_is_told_to(settings, last):
+    config = from_mapping({"env": {"name": "probe"}, "algorithm": {"name": "vdn"}, "learner": settings})
+    assert config.learner.last_learning_rate == pytest.approx(last, rel=1e-12)
+
+
+def test_a_learning_rate_that_would_rise_is_refused_unless_the_share_says_so():
+    with pytest.raises(ConfigError, match=r"=0\.0001 is above .*rate=5e-05.*final_learning_rate_share=2"):
+        tiny(learner={"learning_rate": 5e-5, "final_learning_rate": 1e-4})
+
+
+# --- the length of a run -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "chunks", "trained"),
+    [
+        (320, 64, 5, 320),  # in iterations of 32 steps
+        (321, 64, 6, 384),
+        (160, 64, 3, 192),
+        (160, 128, 2, 192),  # and not 256
+        (160, 1000, 1, 160),
+        (1, 1, 1, 32),
+    ],
+)
+def test_a_run_is_whole_chunks_that_are_spread_evenly(total, every, chunks, trained):
+    config: Config = tiny(total_env_steps=total, evaluation={"every_env_steps": every})
+    assert (config.num_chunks, config.trained_env_steps) == (chunks, trained)
+    assert config.chunk_env_steps <= max(every, config.iteration_env_steps)
+
+
+# --- what the machine is asked for -------------------------------------------------------------------------------
+
+SIZES = [name for name in by_name(tiny()) if type(by_name(tiny())[name]) is int]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [1, 1000, 65536, 2**31 - 1])
+def test_any_size_can_be_trained_or_is_refused_before_anything_is_compiled(value):
+    for name in SIZES:
+        algorithm = "transfqmix" if name.startswith("agent") else "qmix"
+        try:
+            experiment.check(from_mapping(with_setting(name, value, algorithm=algorithm)))
+        except ConfigError as error:
+            assert "\n" not in str(error)
+
+
+def test_numbers_of_64_bits_are_refused_where_training_would_meet_them():
+    with jax.enable_x64(True), pytest.raises(ConfigError, match="JAX_ENABLE_X64=0"):
+        experiment.check(tiny())

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from qmix_jax.checkpoint import PARAMS, Saver, Snapshot, state_to_host, to_host
 from qmix_jax.config import Config, ConfigError, MpeConfig, SmaxConfig, require
 from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
-from qmix_jax.memory import gib, refuse_what_cannot_fit
+from qmix_jax.memory import gib, refuse_what_cannot_fit, what_to_lower
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_memory
 from qmix_jax.reporting import say
 from qmix_jax.reporting.curve import draw_curve
@@ -41,6 +42,7 @@ from qmix_jax.types import Clock
 ENDINGS = {
     exits.DONE: "Done",
     exits.FAILED: "Stopped by NaN",
+    exits.OUT_OF_MEMORY: "Out of memory",
     exits.NOT_SAVED: "Not saved",
     exits.COME_AGAIN: "Stopped by SIGUSR1",
     exits.INTERRUPTED: "Stopped by you",
@@ -76,12 +78,6 @@ def describe(program: Program) -> str:
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
         f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)"
     )
-
-
-OUT_OF_MEMORY = (
-    "out of memory: take a smaller learner.batch_size, rollout.num_envs, agent.hidden_size or num_seeds, or go on from "
-    "the last checkpoint on a larger machine"
-)
 
 
 @dataclass
@@ -277,8 +273,8 @@ class Run:
             draw_curve(self.rows, self.folder / "curve.png", title=self.title)
             if with_film and self.good_params is not None:
                 self._paint_film()
-        except OSError as error:
-            display.message(f"warning: no pictures of the run: {error}")
+        except (OSError, MemoryError, RuntimeError) as error:
+            display.message(f"warning: no pictures of the run: {str(error) or type(error).__name__}")
 
     def _paint_film(self) -> None:
         """policy.gif: the greedy episode with the median return, by the best seed."""
@@ -412,24 +408,26 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
             metrics = MetricsFile(folder, the_run.past.metrics, display.message)
             saver = Saver(folder, config.checkpoint, display.message, the_run.past.checkpoint)
             saver.listeners += [dashboard.checkpoint for dashboard in dashboards]
-            try:
-                status = the_run.train(display, [metrics, display, *dashboards], saver, asked)
-            except jax.errors.JaxRuntimeError as error:
-                require("RESOURCE_EXHAUSTED" not in str(error), OUT_OF_MEMORY)
-                raise
-            with_film &= status == exits.DONE
-            if with_film:
-                display.message("painting the film")
-            the_run.leave_behind(with_film, display)
-            saver.close()
-            metrics.close()
+            with closing(metrics), closing(saver):
+                try:
+                    status = the_run.train(display, [metrics, display, *dashboards], saver, asked)
+                except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                    if not exits.is_out_of_memory(error):
+                        raise
+                    status = exits.OUT_OF_MEMORY
+                with_film &= status == exits.DONE
+                if with_film:
+                    display.message("painting the film")
+                the_run.leave_behind(with_film, display)
     curve, film = folder / "curve.png", folder / "policy.gif"
     for dashboard in dashboards:
         dashboard.media(curve if curve.exists() else None, film if with_film and film.exists() else None)
+    if status == exits.OUT_OF_MEMORY:
+        say(f"qmix-jax: error: out of memory: {what_to_lower(program)}", sys.stderr)
     failure = saver.failure or metrics.failure
     if failure:
         say(f"qmix-jax: error: the end of the run could not be saved: {failure}", sys.stderr)
-        status = exits.FAILED if status == exits.FAILED else exits.NOT_SAVED
+        status = exits.NOT_SAVED if status in (exits.DONE, *exits.STOPPED) else status
     if says:
         say(the_run.summary(status))
         if status == exits.DONE:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from qmix_jax import __version__
-from qmix_jax.cli.startup import report
+from qmix_jax.cli.startup import hush_libraries, report, require_current_folder
 from qmix_jax.config import ConfigError, nearest
-from qmix_jax.exits import INTERRUPTED
+from qmix_jax.exits import INTERRUPTED, limit_shutdown
+from qmix_jax.reporting import accept_all_text
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
@@ -23,17 +24,22 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return the exit status."""
+    accept_all_text()
+    hush_libraries()
     if "" not in sys.path:
         sys.path.append("")  # env.shield may name a module of the current folder
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     try:
-        return _dispatch(command, rest)
-    except (ConfigError, OSError) as error:
-        return report(error)
+        status = _dispatch(command, rest)
+    except Exception as error:
+        status = report(error)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
     finally:
         _let_go_of_stdout()
+    if arguments is None:  # the process has nothing else to do
+        limit_shutdown(status)
+    return status
 
 
 def _let_go_of_stdout() -> None:
@@ -56,6 +62,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command not in COMMANDS:
         hint = nearest(command, list(COMMANDS)) or f"; commands: {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command '{command}'{hint}")
+    require_current_folder()
     module, _ = COMMANDS[command]
     return import_module(module).main(rest)
 

@@ -47,6 +47,14 @@ def require_current_folder() -> None:
         raise ConfigError("the current folder was deleted; go to another one") from error
 
 
+def import_jax() -> None:
+    """Import JAX for the first time; raises ConfigError where it refuses one of its environment variables."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise ConfigError(f"JAX refuses an environment variable: {first_line(error)}") from error
+
+
 def start_jax(devices: Iterable[str]) -> None:
     """Make CPU cores devices, enough for every one of the settings `devices`, and keep compiled programs on disk.
 
@@ -54,13 +62,13 @@ def start_jax(devices: Iterable[str]) -> None:
         ConfigError: JAX does not start with the environment variables as they are.
     """
     refuse_xla_flags(os.environ.get("XLA_FLAGS", ""))
-    try:
-        import jax
-    except ValueError as error:  # it reads its environment variables when it is imported
-        raise ConfigError(f"JAX refuses an environment variable: {first_line(error)}") from error
+    import_jax()
+    import jax
+
     from qmix_jax.parallel import use_cpu_cores
 
-    require(not jax.config.read("jax_disable_jit"), "JAX_DISABLE_JIT is set, but everything here is compiled; unset it")
+    is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+    require(not is_disabled, "JAX_DISABLE_JIT is set, but everything here is compiled; unset it")
     wanted = set(devices)
     use_cpu_cores(AUTO if AUTO in wanted else max(wanted, key=int))
     keep_compiled_programs()
@@ -95,7 +103,7 @@ def keep_compiled_programs() -> None:
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(_cache_home() / "qmix_jax" / "xla"))
-    place = jax.config.read("jax_compilation_cache_dir")
+    place = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if "://" in place:
         return
     try:

@@ -212,9 +212,21 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
 
 
 def _hush_orbax() -> None:
-    """Of a write that fails, Orbax raises the first error; its other ones would be logged one by one."""
+    """Of a write that fails, Orbax raises the first error; the other ones would be printed one by one."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if sys.excepthook is not _drop_late_answers:
+        global _excepthook
+        _excepthook, sys.excepthook = sys.excepthook, _drop_late_answers
+
+
+_excepthook = sys.excepthook
+
+
+def _drop_late_answers(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Python's hook for errors that nobody handles, but for those of stores that answer after Orbax has given up."""
+    if str(error) != "Event loop is closed":
+        _excepthook(kind, error, traceback)
 
 
 # --- all of a run's ----------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ def stop_signals() -> Iterator[list[int]]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was too small: Python's, or JAX's."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    is_jax = type(error).__name__ == "JaxRuntimeError"  # a full disk is RESOURCE_EXHAUSTED to others
+    return isinstance(error, MemoryError) or (is_jax and "RESOURCE_EXHAUSTED" in str(error))
 
 
 SHUTDOWN_SECONDS = 60

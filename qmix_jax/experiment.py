@@ -268,12 +268,12 @@ class Run:
         return all((self.folder / name).exists() for name in names)
 
     def leave_behind(self, with_film: bool, display: Display) -> None:
-        """The curve and the film; where they cannot be written, that is said."""
+        """The curve and the film; where they cannot be made, whatever the reason, that is said."""
         try:
             draw_curve(self.rows, self.folder / "curve.png", title=self.title)
             if with_film and self.good_params is not None:
                 self._paint_film()
-        except (OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # a run is worth more than its pictures
             display.message(f"warning: no pictures of the run: {str(error) or type(error).__name__}")
 
     def _paint_film(self) -> None:
@@ -415,16 +415,16 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
                     if not exits.is_out_of_memory(error):
                         raise
                     status = exits.OUT_OF_MEMORY
-                with_film &= status == exits.DONE
-                if with_film:
-                    display.message("painting the film")
-                the_run.leave_behind(with_film, display)
+            failure = saver.failure or metrics.failure
+            with_film &= status == exits.DONE and not failure  # to compile it where memory is short ends the process
+            if with_film:
+                display.message("painting the film")
+            the_run.leave_behind(with_film, display)
     curve, film = folder / "curve.png", folder / "policy.gif"
     for dashboard in dashboards:
         dashboard.media(curve if curve.exists() else None, film if with_film and film.exists() else None)
     if status == exits.OUT_OF_MEMORY:
         say(f"qmix-jax: error: out of memory: {what_to_lower(program)}", sys.stderr)
-    failure = saver.failure or metrics.failure
     if failure:
         say(f"qmix-jax: error: the end of the run could not be saved: {failure}", sys.stderr)
         status = exits.NOT_SAVED if status in (exits.DONE, *exits.STOPPED) else status

@@ -153,7 +153,7 @@ def refuse_what_cannot_fit(program: Program) -> None:
         return
     part, setting, value = _to_blame(program, parts)
     low, high = 0.0, 1.0
-    while value * (high - low) > 1e-3 * value:
+    for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if _total(parts, setting, middle) <= room else (low, middle)
     fitting = int(value * low)

@@ -156,7 +156,7 @@ def refuse_what_cannot_fit(program: Program) -> None:
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if _total(parts, setting, middle) <= room else (low, middle)
-    fitting = int(value * low)
+    fitting = int(0.95 * value * low)
     if setting == "replay.capacity" and fitting < program.config.iteration_env_steps:
         fitting = 0
     advice = f"try {setting}={fitting}" if fitting else "take fewer seeds, fewer environments or smaller networks"

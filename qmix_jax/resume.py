@@ -91,10 +91,16 @@ def _may_change(name: str) -> bool:
     return any(name == allowed or name.startswith(allowed + ".") for allowed in MAY_CHANGE)
 
 
+def holds_results(folder: Path) -> bool:
+    """Whether a folder holds an evaluation or a checkpoint; a run that ended before may be begun again in its place."""
+    metrics = folder / "metrics.jsonl"
+    return bool(checkpoints(folder)) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
 def require_place(folder: Path, go_on: bool) -> None:
-    """Raise ConfigError where a new run would write over another."""
+    """Raise ConfigError where a new run would write over the results of another."""
     require(
-        go_on or not holds_run(folder),
+        go_on or not holds_results(folder),
         f"{folder} holds a run: add resume=auto to go on with it, or begin elsewhere, hydra.run.dir=FOLDER",
     )
 

@@ -84,7 +84,8 @@ def check(jobs: "list[Job]", go_on: bool) -> "list[Program]":
             f"resume=auto needs a folder that is the same at every start: add {job.dated}=FOLDER",
         )
         resume.require_place(job.folder, go_on)
-        resume.changes(job.folder, config)
+        if go_on:
+            resume.changes(job.folder, config)
         alike = replace(config, seed=0)
         if alike not in checked:
             programs.append(experiment.check(config))

@@ -17,14 +17,16 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -271,7 +273,21 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
 
 
 def _hush_orbax() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Of a write that fails, Orbax raises the first error; the other ones would be printed one by one."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if sys.excepthook is not _drop_late_answers:
+        global _excepthook
+        _excepthook, sys.excepthook = sys.excepthook, _drop_late_answers
+
+
+_excepthook = sys.excepthook
+
+
+def _drop_late_answers(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Python's hook for errors that nobody handles, but for those of stores that answer after Orbax has given up."""
+    if str(error) != "Event loop is closed":
+        _excepthook(kind, error, traceback)
 
 
 # --- all of a run's ----------------------------------------------------------------------------------------------
@@ -392,8 +408,16 @@ def _best_first(found: list[Checkpoint]) -> list[Checkpoint]:
     return sorted(found, key=rank, reverse=True)
 
 
+PATIENCE = 300.0
+"""Seconds without any progress after which a checkpoint that is being written counts as lost; slow progress is some."""
+
+
 class Saver:
-    """Writes checkpoints on a thread of its own. A failure is said once; training goes on, older checkpoints stay."""
+    """Writes checkpoints on a thread of its own. A failure is said once; training goes on, older checkpoints stay.
+
+    The thread exists from the start, since none can be started once memory has run out, and does not keep the process
+    alive. Whoever waits for it gives up once it has made no progress for `PATIENCE`.
+    """
 
     def __init__(
         self, folder: Path, config: CheckpointConfig, say: Callable[[str], None], begin: Checkpoint | None = None
@@ -405,52 +429,86 @@ class Saver:
         self._folder, self._config, self._say = folder, config, say
         self._newest = begin.env_steps if begin else 0
         """Environment steps of the newest checkpoint asked for with `save`, or gone on from."""
-        self._is_saved = begin is not None
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[None] | None = None
+        self._saved = begin.env_steps if begin else None
+        """Environment steps of the last of these that was written, or gone on from."""
         self._scores: list[float] = []
         """Of the parameters given to `save_for_score`, in order."""
-        self._has_warned = False
+        self._asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_idle, self._is_closed = Event(), Event()
+        self._is_idle.set()
+        self._is_stuck = self._has_warned = False
         for leftover in (folder / "checkpoints").glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        Thread(target=self._serve, name="checkpoint", daemon=True).start()
 
     def is_due(self, env_steps: int) -> bool:
         """Whether a multiple of `every_env_steps` was passed. Not while one is written: training does not wait."""
         every = self._config.every_env_steps
-        is_writing = self._writing is not None and not self._writing.done()
-        return every is not None and env_steps // every > self._newest // every and not is_writing
+        return every is not None and env_steps // every > self._newest // every and self._is_idle.is_set()
 
     def is_saved(self, env_steps: int) -> bool:
         """Whether the newest checkpoint is of this time and was written."""
         self.wait()
-        return self._is_saved and self._newest == env_steps
+        return self._saved == env_steps
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write, once the one before is written."""
         self.wait()
         self._newest = snapshot.env_steps
-        self._writing = self._thread.submit(self._write_newest, snapshot)
+        if self._is_stuck:
+            self._fail(snapshot.env_steps, self.failure)
+            return
+        self._is_idle.clear()
+        self._asked.put(partial(self._write_newest, snapshot))
 
     def save_for_score(self, snapshot: Snapshot) -> None:
         """Write parameters once what was asked for before is written, unless `keep_best` better ones came meanwhile."""
         self._scores.append(snapshot.about["score"])
         about = {**snapshot.about, "saved_for": "score"}
-        self._thread.submit(self._write_best, snapshot._replace(about=about), len(self._scores))
+        self._asked.put(partial(self._write_best, snapshot._replace(about=about), len(self._scores)))
 
     def wait(self) -> None:
-        """Until nothing is being written."""
-        if self._writing is not None:
-            self._writing.result()
+        """Until what was asked for with `save` is written, or makes no progress: then that is its failure."""
+        self._wait_for(self._is_idle)
 
     def close(self) -> None:
-        """Until everything is written; nothing follows."""
-        self._thread.shutdown()
+        """Until everything is written, as in `wait`; nothing follows."""
+        self._asked.put(None)
+        self._wait_for(self._is_closed)
+
+    def _wait_for(self, event: Event) -> None:
+        progress, since = (), time.monotonic()
+        while not self._is_stuck and not event.wait(min(1.0, PATIENCE)):
+            before, progress = progress, self._progress()
+            if progress != before:
+                since = time.monotonic()
+            elif time.monotonic() - since >= PATIENCE:
+                self._is_stuck = True
+                self._fail(self._newest, f"writing it made no progress for {PATIENCE:g} s")
+
+    def _progress(self) -> tuple[int, ...]:
+        """What changes while a checkpoint is being written: how many files there are, their bytes and their times."""
+        files = 0, 0, 0
+        for path in (self._folder / "checkpoints").rglob("*"):
+            with suppress(OSError):  # renamed or removed meanwhile
+                found = path.stat()
+                files = files[0] + 1, files[1] + found.st_size, max(files[2], found.st_mtime_ns)
+        return files
+
+    def _serve(self) -> None:
+        while (write_it := self._asked.get()) is not None:
+            write_it()
+            del write_it  # the snapshot's memory
+        self._is_closed.set()
 
     def _write_newest(self, snapshot: Snapshot) -> None:
-        self._is_saved = self._write(snapshot)
-        if self._is_saved:
-            for listener in self.listeners:
-                listener(self._folder / "checkpoints" / str(snapshot.env_steps))
+        try:
+            if self._write(snapshot):
+                self._saved = snapshot.env_steps
+                for listener in self.listeners:
+                    listener(self._folder / "checkpoints" / str(snapshot.env_steps))
+        finally:
+            self._is_idle.set()
 
     def _write_best(self, snapshot: Snapshot, number: int) -> None:
         better = sum(score >= snapshot.about["score"] for score in self._scores[number:])
@@ -462,15 +520,19 @@ class Saver:
         try:
             write(self._folder, snapshot)
         except Exception as error:  # whatever Orbax and its stores raise
-            self.failure = " ".join(str(error).split())[:300] or type(error).__name__
-            if not self._has_warned:
-                self._has_warned = True
-                self._say(f"warning: no checkpoint at step {snapshot.env_steps:,}, older ones stay: {self.failure}")
+            self._fail(snapshot.env_steps, " ".join(str(error).split())[:300] or type(error).__name__)
             return False
-        self.failure = ""
+        if not self._is_stuck:
+            self.failure = ""
         with suppress(OSError):  # one too many is no harm
             retain(self._folder, self._config.keep_last, self._config.keep_best)
         return True
+
+    def _fail(self, env_steps: int, why: str) -> None:
+        self.failure = why
+        if not self._has_warned:
+            self._has_warned = True
+            self._say(f"warning: no checkpoint at step {env_steps:,}, older ones stay: {why}")
 
 
 # --- a run that was trained --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """How a process ends: its exit statuses, and the signals that ask it to. Needs no JAX."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ FAILED = 1
 """The loss became NaN."""
 USAGE_ERROR = 2
 """The settings are wrong."""
+OUT_OF_MEMORY = 71
+"""The machine's memory, or the GPU's, was too small (EX_OSERR of sysexits.h)."""
 NOT_SAVED = 74
 """Something could not be written (EX_IOERR of sysexits.h)."""
 COME_AGAIN = 75
@@ -56,3 +59,23 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
 
 def _is_ignored_hangup(number: signal.Signals) -> bool:
     return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was too small: Python's, or JAX's."""
+    is_jax = type(error).__name__ == "JaxRuntimeError"  # a full disk is RESOURCE_EXHAUSTED to others
+    return isinstance(error, MemoryError) or (is_jax and "RESOURCE_EXHAUSTED" in str(error))
+
+
+SHUTDOWN_SECONDS = 60
+"""How long the threads of libraries may hold up the end of a process that has done everything."""
+
+
+def limit_shutdown(status: int) -> None:
+    """From now on, end the process with this status after `SHUTDOWN_SECONDS`, whatever it waits for by then.
+
+    Python waits at exit for every thread that is no daemon; where memory ran out, one may wait for ever.
+    """
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(status))
+        signal.alarm(SHUTDOWN_SECONDS)

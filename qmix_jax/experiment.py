@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from qmix_jax.config import Config, ConfigError, require, to_mapping
 from qmix_jax.envs import make_team
 from qmix_jax.exploration import epsilon_at
 from qmix_jax.lock import locked
-from qmix_jax.memory import gib, refuse_what_cannot_fit
+from qmix_jax.memory import gib, refuse_what_cannot_fit, what_to_lower
 from qmix_jax.parallel import DATA, ChunkMetrics, Program, TrainState, describe_idle, describe_memory
 from qmix_jax.reporting import say, warn
 from qmix_jax.reporting.curve import draw_curve
@@ -43,7 +44,12 @@ from qmix_jax.resume import Past
 from qmix_jax.rollout import EpisodeSums
 from qmix_jax.types import Clock, Params
 
-ENDINGS = {exits.DONE: "Done", exits.FAILED: "Stopped by NaN", exits.NOT_SAVED: "Not saved"}
+ENDINGS = {
+    exits.DONE: "Done",
+    exits.FAILED: "Stopped by NaN",
+    exits.OUT_OF_MEMORY: "Out of memory",
+    exits.NOT_SAVED: "Not saved",
+}
 FILM_CANDIDATES = 8  # greedy episodes recorded; the one with the median return is painted
 
 
@@ -77,12 +83,6 @@ def describe(program: Program) -> str:
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
         f"({mesh.shape['seed']} for seeds x {mesh.shape['data']} for data)" + f"\n{idle}" * bool(idle)
     )
-
-
-OUT_OF_MEMORY = (
-    "out of memory: take a smaller learner.batch_size, rollout.num_envs, agent.hidden_size or num_seeds, or go on from "
-    "the last checkpoint on a larger machine"
-)
 
 
 @dataclass
@@ -343,13 +343,13 @@ class Run:
         return all((self.folder / name).exists() for name in names)
 
     def leave_behind(self, with_film: bool, display: Display) -> None:
-        """The curve and the film; where they cannot be written, that is said."""
+        """The curve and the film; where they cannot be made, whatever the reason, that is said."""
         try:
             draw_curve(self.rows, self.folder / "curve.png", title=self.title)
             if with_film:
                 self._paint_film()
-        except OSError as error:
-            display.message(f"warning: no pictures of the run: {error}")
+        except Exception as error:  # a run is worth more than its pictures
+            display.message(f"warning: no pictures of the run: {str(error) or type(error).__name__}")
 
     def _paint_film(self) -> None:
         """policy.gif: the greedy episode with the median return, by the best seed."""
@@ -489,24 +489,26 @@ def _run(program: Program, folder: Path, settings: dict, go_on: bool) -> int:
             metrics = MetricsFile(folder, MetricsFile.text(the_run.rows), display.message)
             saver = Saver(folder, config.checkpoint, display.message, the_run.past.checkpoint)
             saver.listeners += [_note_saved_state, *(dashboard.checkpoint for dashboard in dashboards)]
-            try:
-                status = the_run.train(display, [metrics, display, *dashboards], saver, received)
-            except jax.errors.JaxRuntimeError as error:
-                require("RESOURCE_EXHAUSTED" not in str(error), OUT_OF_MEMORY)
-                raise
-            with_film &= status == exits.DONE
+            with closing(metrics), closing(saver):
+                try:
+                    status = the_run.train(display, [metrics, display, *dashboards], saver, received)
+                except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                    if not exits.is_out_of_memory(error):
+                        raise
+                    status = exits.OUT_OF_MEMORY
+            failure = saver.failure or metrics.failure
+            with_film &= status == exits.DONE and not failure  # to compile it where memory is short ends the process
             if with_film:
                 display.message("painting the film")
             the_run.leave_behind(with_film, display)
-            saver.close()
-            metrics.close()
     curve, film = folder / "curve.png", folder / "policy.gif"
     for dashboard in dashboards:
         dashboard.media(curve if curve.exists() else None, film if with_film and film.exists() else None)
-    failure = saver.failure or metrics.failure
+    if status == exits.OUT_OF_MEMORY:
+        say(f"qmix-jax: error: out of memory: {what_to_lower(program)}", sys.stderr)
     if failure:
         say(f"qmix-jax: error: the end of the run could not be saved: {failure}", sys.stderr)
-        status = exits.FAILED if status == exits.FAILED else exits.NOT_SAVED
+        status = exits.NOT_SAVED if status in (exits.DONE, *exits.STOPPED) else status
     if says:
         say(the_run.summary(status, received))
         if status == exits.DONE:

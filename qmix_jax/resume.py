@@ -72,7 +72,7 @@ class Past:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder holds something of a run that was trained: a row or a checkpoint."""
+    """Whether a folder holds an evaluation or a checkpoint; a run that ended before may be begun again in its place."""
     return bool(_rows(folder) or checkpoints(folder))
 
 
@@ -82,7 +82,7 @@ def _rows(folder: Path) -> list[dict]:
 
 
 def require_place(folder: Path, go_on: bool) -> None:
-    """Raise ConfigError where a new run would write over another."""
+    """Raise ConfigError where a new run would write over the results of another."""
     require(
         go_on or not holds_run(folder),
         f"{folder} holds a run: add resume=auto to go on with it, or begin elsewhere, hydra.run.dir=FOLDER",

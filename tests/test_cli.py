@@ -266,6 +266,31 @@ def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment):
         assert len(experiment.runs) == 2
 
 
+def test_a_sweep_tries_every_job_also_where_one_cannot_be_written_or_breaks(experiment, monkeypatch, capsys):
+    """The second job's files cannot be written by Hydra, the third fails in a way that nobody foresaw."""
+    import hydra.core.utils
+
+    save, finished = hydra.core.utils._save_config, experiment.run
+
+    def save_most(config, filename, output_dir):
+        if "seed1" in str(output_dir):
+            raise OSError(28, "No space left on device")
+        save(config, filename, output_dir)
+
+    def run_most(config, *rest, **named):
+        if config.seed == 2:
+            raise LookupError("a defect")
+        return finished(config, *rest, **named)
+
+    monkeypatch.setattr(hydra.core.utils, "_save_config", save_most)
+    monkeypatch.setattr(experiment, "run", run_most)
+    assert run("-m seed=0,1,2,3 env=two_step") == NOT_SAVED
+    assert [config.seed for config, _, _ in experiment.runs] == [0, 3]
+    said = capsys.readouterr()
+    assert said.err.count("No space left on device") == 1 and "a defect" in said.err
+    assert [f"job {i} of 4" in said.out for i in (1, 2, 3, 4)] == [True] * 4
+
+
 def test_status_and_place_of_a_run(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["qmix-jax", "train", "seed=3"])
     experiment.statuses = {3: 1}
@@ -293,9 +318,10 @@ def test_flags_of_hydra_work(experiment, capsys, tmp_path):
 
 @pytest.fixture
 def begun(experiment, tmp_path):
-    """A folder with the settings of a run."""
+    """A folder with the settings of a run, and a first evaluation."""
     assert run("env=probe env.episode_length=7 learner.gamma=0.9 hydra.run.dir=begun") == 0
     OmegaConf.save(OmegaConf.create(experiment.runs.pop()[2]), tmp_path / "begun" / "config.yaml")
+    (tmp_path / "begun" / "metrics.jsonl").write_text('{"env_steps": 64}\n')
     experiment.going_on.clear()
     return tmp_path / "begun"
 
@@ -317,6 +343,12 @@ def test_auto_begins_and_goes_on_with_the_same_line(experiment, begun):
     assert experiment.going_on == [True, True]
     experiment.statuses = {0: 75}
     assert run(line + "begun") == 75
+
+
+def test_a_folder_without_an_evaluation_can_be_used_again(experiment, begun):
+    (begun / "metrics.jsonl").write_text("")
+    assert run("env=probe hydra.run.dir=begun") == 0, "other settings too: nothing is lost"
+    assert experiment.runs[-1][1].name == "begun" and experiment.going_on == [False]
 
 
 def test_every_job_of_a_sweep_goes_on_in_its_own_folder(experiment, tmp_path):

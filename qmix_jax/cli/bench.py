@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from qmix_jax.cli.startup import start_jax
+from qmix_jax.cli.startup import import_jax, start_jax
 from qmix_jax.config import ConfigError, from_mapping, nearest, require
 
 HELP = """\
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
 
     against = read(options.compare) if options.compare else None
     settings = compose(overrides)
+    import_jax()
     config = from_mapping(settings)
     start_jax([config.devices])
     import jax

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
+from qmix_jax.cli.startup import start_jax
 from qmix_jax.config import ConfigError
 
 
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> int:
         return 0
     options = _parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing to compute, and a GPU may be busy training
+    start_jax(["1"])
     from qmix_jax.export import export_run
 
     contract = export_run(options.run, options.out, options.checkpoint, options.seed)

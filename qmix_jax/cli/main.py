@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from qmix_jax import __version__
-from qmix_jax.cli.startup import report
+from qmix_jax.cli.startup import hush_libraries, report, require_current_folder
 from qmix_jax.config import ConfigError, nearest
-from qmix_jax.exits import INTERRUPTED
+from qmix_jax.exits import INTERRUPTED, limit_shutdown
+from qmix_jax.reporting import accept_all_text
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
@@ -24,16 +25,21 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return the exit status."""
+    accept_all_text()
+    hush_libraries()
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     try:
         with _current_folder_for_shield(command, rest):
-            return _dispatch(command, rest)
-    except (ConfigError, OSError) as error:
-        return report(error)
+            status = _dispatch(command, rest)
+    except Exception as error:
+        status = report(error)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
     finally:
         _let_go_of_stdout()
+    if arguments is None:  # the process has nothing else to do
+        limit_shutdown(status)
+    return status
 
 
 @contextmanager
@@ -72,6 +78,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command not in COMMANDS:
         hint = nearest(command, list(COMMANDS)) or f"; commands: {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command '{command}'{hint}")
+    require_current_folder()
     module, _ = COMMANDS[command]
     return import_module(module).main(rest)
 

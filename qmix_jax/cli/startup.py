@@ -1,42 +1,134 @@
 """What every command shares: how JAX is started, and how a mistake is reported."""
 
+import logging
 import os
+import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
-from qmix_jax.config import ConfigError
-from qmix_jax.exits import NOT_SAVED, USAGE_ERROR
+from qmix_jax.config import ConfigError, require
+from qmix_jax.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
+from qmix_jax.reporting import say
 
 AUTO = "auto"
 
 
-def report(error: ConfigError | OSError) -> int:
-    """Say on stderr, in one line, what is wrong; returns the exit status."""
-    print(f"qmix-jax: error: {error}", file=sys.stderr)
-    return USAGE_ERROR if isinstance(error, ConfigError) else NOT_SAVED
+def report(error: Exception) -> int:
+    """Say on stderr, in one line, what is wrong; returns the exit status.
+
+    Raises:
+        Exception: the error itself, where it is neither a mistake in the settings nor the machine's.
+    """
+    if is_out_of_memory(error):
+        status, text = OUT_OF_MEMORY, f"out of memory: {first_line(error)}; take fewer episodes or smaller settings"
+    elif isinstance(error, ConfigError):
+        status, text = USAGE_ERROR, str(error)
+    elif isinstance(error, OSError):
+        status, text = NOT_SAVED, str(error)
+    else:
+        raise error
+    say(f"qmix-jax: error: {text}", sys.stderr)
+    return status
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def require_current_folder() -> None:
+    """Raise ConfigError where the current folder was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder was deleted; go to another one") from error
+
+
+def import_jax() -> None:
+    """Import JAX for the first time; raises ConfigError where it refuses one of its environment variables."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise ConfigError(f"JAX refuses an environment variable: {first_line(error)}") from error
 
 
 def start_jax(devices: Iterable[str]) -> None:
     """Make CPU cores devices, enough for every one of the settings `devices`, and keep compiled programs on disk.
 
     Whatever JAX_ENABLE_X64 says, numbers are of 32 bits.
+
+    Raises:
+        ConfigError: JAX does not start with the environment variables as they are.
     """
+    refuse_xla_flags(os.environ.get("XLA_FLAGS", ""))
+    import_jax()
     import jax
 
     from qmix_jax.parallel import use_cpu_cores
 
     jax.config.update("jax_enable_x64", False)
-
+    is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+    require(not is_disabled, "JAX_DISABLE_JIT is set, but everything here is compiled; unset it")
     wanted = set(devices)
     use_cpu_cores(AUTO if AUTO in wanted else max(wanted, key=int))
     keep_compiled_programs()
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion where no plugin for the platform is installed
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error) and f" ({first_line(error)})"
+        raise ConfigError(
+            f"JAX finds no device with JAX_PLATFORMS={platforms}{reason}; unset it, or set it to cpu"
+        ) from error
+
+
+@cache
+def refuse_xla_flags(flags: str) -> None:
+    """Raise ConfigError where XLA does not know one of its flags, for which it would end the process itself."""
+    if not flags:
+        return
+    try_them = "from jaxlib import _jax; _jax.CompileOptions()"  # 0.2 s
+    tried = subprocess.run([sys.executable, "-c", try_them], capture_output=True, text=True, check=False)
+    reason = tried.stderr.strip().rpartition("\n")[2].partition("] ")[2]
+    require(tried.returncode == 0 or not reason, f"XLA_FLAGS='{flags}': {reason}; correct it, or unset it")
 
 
 def keep_compiled_programs() -> None:
-    """Switch on JAX's compilation cache on disk, unless JAX_COMPILATION_CACHE_DIR says where it is already."""
+    """Switch on JAX's compilation cache on disk, unless JAX_COMPILATION_CACHE_DIR says where it is already.
+
+    Where nothing can be kept, that is said once, and programs are compiled anew.
+    """
     import jax
 
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "qmix_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(_cache_home() / "qmix_jax" / "xla"))
+    place = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if "://" in place:
+        return
+    try:
+        Path(place).mkdir(parents=True, exist_ok=True)
+        kept = os.access(place, os.W_OK | os.X_OK)
+    except OSError:
+        kept = False
+    if not kept:
+        say(
+            f"warning: compiled programs are not kept, {place} is not writable; JAX_COMPILATION_CACHE_DIR=FOLDER "
+            "names another place",
+            sys.stderr,
+        )
+
+
+def _cache_home() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+        return Path("/nonexistent/.cache")
+
+
+def hush_libraries() -> None:
+    """Keep matplotlib from telling that it found no folder of its own: it makes one that lasts as long as it needs."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -2,17 +2,22 @@
 
 import os
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmix_jax.cli.conf import choices, conf_dir
-from qmix_jax.cli.startup import AUTO, report, start_jax
-from qmix_jax.config import Config, ConfigError, from_mapping, require
-from qmix_jax.exits import STOPPED
+from qmix_jax.cli.startup import AUTO, import_jax, report, start_jax
+from qmix_jax.config import Config, from_mapping, require
+from qmix_jax.exits import FAILED, STOPPED
 from qmix_jax.reporting import say
 
 if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
     from qmix_jax.cli.compose import Job
@@ -50,6 +55,7 @@ def take_resume(arguments: list[str]) -> tuple[str, list[str]]:
 
 def go_on(folder: Path, overrides: list[str]) -> int:
     """Go on with the run in a folder, with its own settings and these overrides on top."""
+    import_jax()
     from qmix_jax.resume import merge_settings
 
     settings = merge_settings(folder, overrides)
@@ -65,6 +71,7 @@ def check(jobs: "list[Job]", go_on: bool) -> "list[Program]":
 
     Returns the programs looked at: of jobs that differ only in their seed, the first one's.
     """
+    import_jax()
     configs = [from_mapping(job.settings) for job in jobs]
     start_jax([config.devices for config in configs])
     from qmix_jax import experiment, lock, resume
@@ -78,7 +85,8 @@ def check(jobs: "list[Job]", go_on: bool) -> "list[Program]":
         )
         lock.require_unlocked(job.folder)
         resume.require_place(job.folder, go_on)
-        resume.changes(job.folder, config)
+        if go_on:
+            resume.changes(job.folder, config)
         alike = replace(config, seed=0)
         if alike not in checked:
             programs.append(experiment.check(config))
@@ -106,38 +114,61 @@ class Jobs:
         from qmix_jax.cli.compose import to_plain
 
         sys.argv = self.argv  # the run's records name the true command
-        self.done += 1
         hydra = HydraConfig.get()
-        if self.count > 1:
-            say(f"job {self.done} of {self.count}: {' '.join(hydra.overrides.task)}")
         plain = to_plain(settings)
         try:
             config, folder = from_mapping(plain), Path(hydra.runtime.output_dir)
             checked = next((program for program in self.programs if program.config == config), None)
             status = experiment.run(config, folder, plain, self.go_on, checked)
-        except (ConfigError, OSError) as error:
-            status = report(error)
+        except Exception as error:
+            status = self._report(error)
         self.status = max(self.status, status)
         if status in STOPPED:
             sys.exit(status)
+
+    def launch(self, run_job: "Callable[..., JobReturn]", **job: Any) -> "JobReturn":
+        """One job of a sweep, by Hydra's `run_job`; where it cannot even write the job's files, the next one comes."""
+        from hydra.core.utils import JobReturn, JobStatus
+
+        self.done += 1
+        say(f"job {self.done} of {self.count}: {' '.join(job['config'].hydra.overrides.task)}")
+        try:
+            return run_job(**job)
+        except OSError as error:
+            self.status = max(self.status, report(error))
+            return JobReturn(status=JobStatus.COMPLETED)
+
+    def _report(self, error: Exception) -> int:
+        """Say what went wrong; of a sweep, a job with an error that nobody foresaw does not stop the others either."""
+        try:
+            return report(error)
+        except Exception:
+            if self.count == 1:
+                raise
+            traceback.print_exc()
+            return FAILED
 
 
 def run_hydra(argv: list[str], jobs: Jobs) -> int:
     """Let Hydra do what the command line says, with `jobs` as its task."""
     import hydra
 
+    basic_launcher: Any = import_module("hydra._internal.core_plugins.basic_launcher")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or else Hydra prints an error and exits with 1, whatever it was
 
     def train(settings: "DictConfig") -> None:
         jobs.run(settings)
 
     sys.argv = ["qmix-jax", *argv]  # where Hydra reads
+    run_job = basic_launcher.run_job
+    basic_launcher.run_job = partial(jobs.launch, run_job)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(train)()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:
         sys.argv = jobs.argv
+        basic_launcher.run_job = run_job
     return jobs.status
 
 

@@ -44,7 +44,10 @@ class Background:
         self._queue: SimpleQueue[Callable[[Dashboard], None] | None] = SimpleQueue()
         self._missed, self._has_failed = 0, False
         self._thread = Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no memory for it, or no more threads allowed
+            self._fail(error)
 
     def log(self, row: dict) -> None:
         """Deliver one row."""
@@ -60,6 +63,8 @@ class Background:
 
     def close(self) -> None:
         """Wait until everything is delivered, but not for ever; what was not is said."""
+        if self._thread.ident is None:
+            return
         self._queue.put(None)
         self._thread.join(TIMEOUT)
         missed = self._missed + self._queue.qsize()
@@ -82,9 +87,12 @@ class Background:
                 while (action := self._queue.get()) is not None:
                     action(dashboard)
         except Exception as error:
-            self._has_failed = True
-            reason = " ".join(str(error).split()) or type(error).__name__
-            _warn(f"{self._name} is off for the rest of this run: {reason[:300]}")
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._has_failed = True
+        reason = " ".join(str(error).split()) or type(error).__name__
+        _warn(f"{self._name} is off for the rest of this run: {reason[:300]}")
 
 
 def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dict]) -> list[Background]:

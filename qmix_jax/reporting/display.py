@@ -28,18 +28,22 @@ def make_display(
 ) -> "Display":
     """The display of logging.display: auto (live on a terminal, otherwise plain), live, plain or none.
 
-    `rows` are those of a resumed run from before.
+    An encoding without the characters of the live panel gets the plain one. `rows` are those of a resumed run from
+    before.
     """
     if mode == "none":
         return Display()
     console = Console(file=cast(TextIO, _Lasting(sys.stdout)))
-    if mode == "auto":
-        able = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
-        mode = "live" if able else "plain"
+    if not console.encoding.startswith("utf") or (mode == "auto" and not _is_live_terminal(console)):
+        mode = "plain"
     progress = Progress(title, total_env_steps, num_seeds, has_wins)
     for row in rows:
         progress.log(row)
-    return LiveDisplay(progress, console) if mode == "live" else PlainDisplay(progress)
+    return PlainDisplay(progress) if mode == "plain" else LiveDisplay(progress, console)
+
+
+def _is_live_terminal(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 class _Lasting:

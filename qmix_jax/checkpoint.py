@@ -44,7 +44,7 @@ from qmix_jax.reporting import warn
 from qmix_jax.reporting.records import known, read_json, to_json, versions, write_text_atomically
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Params
-from qmix_jax.untrusted import read_yaml
+from qmix_jax.untrusted import read_settings
 
 FORMAT = 1
 """Counted up when older checkpoints can no longer be read."""
@@ -566,16 +566,6 @@ class TrainedRun:
         count = self.config.num_seeds
         require(0 <= seed < count, f"seed={seed}, but the run has {count}, numbered from 0")
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), self.all_params)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder; raises ConfigError where there is none, or its file is damaged."""
-    path = folder / "config.yaml"
-    require(folder.is_dir(), f"there is no folder {folder}")
-    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
-    values = read_yaml(path)
-    require(isinstance(values, dict), f"{path} is damaged: it holds no settings")
-    return values
 
 
 def read_config(folder: Path) -> Config:

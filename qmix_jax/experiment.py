@@ -368,6 +368,8 @@ class Run:
             return f"Stopped before the first evaluation. Folder: {self.folder}"
         last, seeds = self.rows[-1], self.config.num_seeds
         state = ENDINGS.get(status) or f"Stopped by {received[0].name}".replace("SIGINT", "you")
+        if status == exits.FAILED and None in self.frozen:
+            state = "Done, but for seeds that met NaN"
         scores = [_describe_score("return", last["eval/return"])]
         if "eval/win_rate" in last:
             scores.insert(0, _describe_score("win rate", last["eval/win_rate"], percent=True))

@@ -26,7 +26,9 @@ from qmix_jax.checkpoint import TrainedRun, load_run
 from qmix_jax.config import ConfigError, require
 from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.exploration import greedy
-from qmix_jax.reporting.records import best_seed, describe_machine, read_metrics, to_json
+from qmix_jax.reporting import warn
+from qmix_jax.reporting.records import best_seed, describe_machine, read_manifest, read_metrics, to_json
+from qmix_jax.runtime import ArtifactError
 
 COMPILED, PLATFORMS = "policy.jaxexport", ("cpu", "cuda", "tpu")
 
@@ -55,11 +57,15 @@ def export_run(folder: Path, out: Path, checkpoint: str = "last", seed: int | No
 
 
 def _read_records(folder: Path) -> tuple[list[dict], dict]:
-    """The rows of metrics.jsonl and what run.json holds."""
+    """The rows of metrics.jsonl and what run.json holds; nothing, with a warning, of what is missing or damaged."""
+    rows, manifest = [], read_manifest(folder)
     try:
-        return read_metrics(folder / "metrics.jsonl"), json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} is no whole run: metrics.jsonl or run.json is missing or damaged") from error
+        rows = read_metrics(folder / "metrics.jsonl")
+    except ArtifactError as error:
+        warn(f"{error}: the first seed is taken, and {runtime.CONTRACT} tells of no evaluation")
+    if not manifest:
+        warn(f"{folder / 'run.json'} is missing or damaged: {runtime.CONTRACT} does not tell of the machine")
+    return rows, manifest
 
 
 def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict:

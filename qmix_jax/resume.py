@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmix_jax.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_settings, read_settings_of
+from qmix_jax.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_settings_of
 from qmix_jax.config import Config, ConfigError, by_name, flatten, from_mapping, nearest, require
 from qmix_jax.parallel import Program, TrainState
 from qmix_jax.reporting.records import FROZEN, HAS_STATE, read_manifest, read_metrics
+from qmix_jax.untrusted import read_settings
 
 MAY_CHANGE = (
     "total_env_steps",

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from qmix_jax.config import ConfigError
+from qmix_jax.config import ConfigError, require
 from qmix_jax.runtime import ArtifactError, read_file
 
 MAX_BYTES, MAX_DEPTH, MAX_EVENTS, MAX_WORD = 1 << 20, 32, 50_000, 1_000
@@ -43,6 +43,16 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(str(error)) from error
     except (ValueError, TypeError, yaml.YAMLError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{path} is damaged: {_one_line(error)}") from error
+    return values
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder; raises ConfigError where there is none, or its file is damaged."""
+    path = folder / "config.yaml"
+    require(folder.is_dir(), f"there is no folder {folder}")
+    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
+    values = read_yaml(path)
+    require(isinstance(values, dict), f"{path} is damaged: it holds no settings")
     return values
 
 

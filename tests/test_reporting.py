@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import shutil
 import subprocess
 
@@ -195,3 +196,17 @@ def test_a_sparkline_averages_what_does_not_fit():
     assert display.sparkline([0.0, 0.5, 1.0], 0.0, 1.0, 10) == "▁▅█"
     assert display.sparkline([0.0, 0.0, 1.0, 1.0], 0.0, 1.0, 2) == "▁█"
     assert display.sparkline([3.0], 3.0, 3.0, 10) == "▁" and display.sparkline([], 0.0, 1.0, 10) == ""
+
+
+def test_records_are_regular_files_of_a_bounded_size(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "run.json")
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    assert records.read_manifest(tmp_path) == {}
+    with pytest.raises(ValueError, match="is no regular file"):
+        records.read_metrics(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="cannot be read"):
+        records.read_metrics(tmp_path / "none.jsonl")
+    (tmp_path / "large.json").write_text("[" + " " * 100 + "]")
+    assert records.read_json(tmp_path / "large.json") == []
+    monkeypatch.setattr(records, "MAX_JSON", 100)
+    assert records.read_json(tmp_path / "large.json") is None

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import psutil
 
 from qmix_jax.reporting import warn
+from qmix_jax.runtime import ArtifactError, read_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder that holds this package's source."""
@@ -52,6 +53,8 @@ class Reporter(Protocol):
         ...
 
 
+MAX_METRICS, MAX_JSON = 1 << 30, 1 << 26
+"""Bytes, at most, of a metrics.jsonl and of any other record."""
 FROZEN = "train/frozen_since"
 """In a row, once a seed has met NaN: for each seed the environment step of that evaluation, or null."""
 
@@ -109,8 +112,11 @@ class MetricsFile:
 def read_metrics(path: str | Path) -> list[dict]:
     """All rows of a metrics.jsonl. A last line that a crash cut short is left out; other lines that are no rows are
     left out with a warning.
+
+    Raises:
+        ArtifactError: it cannot be read, or is no regular file.
     """
-    lines = Path(path).read_bytes().splitlines()
+    lines = read_file(Path(path), MAX_METRICS).splitlines()
     rows = [_parse_row(line) for line in lines]
     wrong = [str(number) for number, row in enumerate(rows[:-1], 1) if row is None]
     if wrong:
@@ -142,10 +148,10 @@ def _number(value: Any) -> float | None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where it cannot be read or is damaged."""
+    """What a JSON file holds; None where it cannot be read (a pipe, or more than `MAX_JSON` bytes) or is damaged."""
     try:
-        return parse_json(path.read_bytes())
-    except OSError:
+        return parse_json(read_file(path, MAX_JSON))
+    except ArtifactError:
         return None
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from qmix_jax.config import ConfigError, require
+from qmix_jax.config import ConfigError, flatten, require
 from qmix_jax.reporting.records import FROZEN, read_metrics
+from qmix_jax.untrusted import read_settings
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")
 """Settings (or sections) in which runs of the same thing may differ."""
@@ -194,16 +195,8 @@ def read_run(folder: Path) -> RunFolder:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     """The settings by dotted name; raises ConfigError where they are missing or damaged."""
-    from omegaconf import OmegaConf
-
-    path = folder / "config.yaml"
-    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
-    try:
-        settings: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # whatever the file may hold
-        raise ConfigError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
-    require(isinstance(settings, dict), f"{path} is damaged: it holds no settings")
-    flat = dict(_flatten(settings))
+    path, settings = folder / "config.yaml", read_settings(folder)
+    flat = flatten(settings)
     for kind, names in {int: ("seed", "num_seeds"), str: ("env.name", "algorithm.name")}.items():
         for name in names:
             require(isinstance(flat.get(name), kind), f"{path} is damaged: {name} is {flat.get(name)}")
@@ -241,14 +234,6 @@ def _flaw(rows: Sequence[dict], number: int) -> str:
             if score is None or not math.isfinite(score):
                 return f"has no eval/{metric} at step {row['env_steps']:,}"
     return ""
-
-
-def _flatten(settings: dict, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 # --- grouping ----------------------------------------------------------------------------------------------------

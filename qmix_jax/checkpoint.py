@@ -210,9 +210,10 @@ class Checkpoint:
         for name, expected in files.items():
             if name.startswith(unread):
                 continue
+            if name.startswith("/") or ".." in Path(name).parts:
+                return f"{MANIFEST} lists a file outside"
             try:
-                inside = self.path.resolve() in (self.path / name).resolve().parents
-                if not inside or [*_size_and_crc(self.path / name)] != expected:
+                if [*_size_and_crc(self.path / name)] != expected:
                     return f"{name[:100]} is not as it was written"
             except (OSError, ValueError) as error:
                 return " ".join(str(error).split())[:300]
@@ -262,10 +263,8 @@ def _hidden(path: Path, why: str) -> Path:
 
 def _size_and_crc(path: Path) -> tuple[int, int]:
     size = crc = 0
-    if not path.is_file():
-        raise OSError(
-            f"{path.name} is missing, or no regular file"
-        )  # a pipe would be waited for, a device read for ever
+    if not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise OSError(f"{path.name} is missing, or no regular file")
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             size, crc = size + len(block), zlib.crc32(block, crc)
@@ -605,7 +604,7 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     folder = Path(folder)
     written = read_config(folder)
     chosen = find(folder, checkpoint)
-    config = written if chosen.settings is None else read_settings_of(chosen)
+    config = read_config_of(chosen)
     now, before = by_name(written), by_name(config)
     edited = [name for name in now if now[name] != before.get(name) and name.split(".")[0] not in UNTRAINED]
     if edited:
@@ -621,9 +620,10 @@ UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps"
 """Settings, and groups of them, that do not matter to a team that was trained."""
 
 
-def read_settings_of(checkpoint: Checkpoint) -> Config:
-    """The settings that a checkpoint keeps; raises ConfigError where this version cannot read them."""
-    return _to_config(checkpoint.settings or {}, checkpoint.path)
+def read_config_of(checkpoint: Checkpoint) -> Config:
+    """The settings that a checkpoint keeps, or else its run's; raises ConfigError where this version cannot read them."""
+    path, settings = checkpoint.path, checkpoint.settings
+    return read_config(path.parents[1]) if settings is None else _to_config(settings, path)
 
 
 def _fits(run: TrainedRun) -> bool:

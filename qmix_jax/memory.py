@@ -14,7 +14,6 @@ import psutil
 from qmix_jax.config import (
     AgentConfig,
     ConfigError,
-    EnvConfig,
     EvaluationConfig,
     LearnerConfig,
     ReplayConfig,
@@ -30,7 +29,7 @@ USUAL = {
     "replay.capacity": ReplayConfig.capacity,
     "rollout.num_envs": RolloutConfig.num_envs,
     "rollout.num_steps": RolloutConfig.num_steps,
-    "env.starts_per_rollout": EnvConfig.starts_per_rollout,
+    "env.starts_per_rollout": 3,
     "agent.hidden_size": AgentConfig.hidden_size,
     "learner.batch_size": LearnerConfig.batch_size,
     "evaluation.episodes": EvaluationConfig.episodes,

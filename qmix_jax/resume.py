@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmix_jax.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_settings_of
+from qmix_jax.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_config, read_config_of
 from qmix_jax.config import Config, ConfigError, by_name, flatten, from_mapping, nearest, require
 from qmix_jax.parallel import Program, TrainState
 from qmix_jax.reporting.records import FROZEN, HAS_STATE, read_manifest, read_metrics
@@ -111,14 +111,13 @@ def changes(folder: Path, config: Config) -> dict[str, Any]:
         ConfigError: one of them may not change, or another version of this program wrote them.
     """
     newest = next((each for each in _whole(folder) if each.items), None)
-    return {} if newest is None else _changes(newest, config)
+    is_begun = holds_run(folder) and (folder / "config.yaml").is_file()
+    return _changes(folder, newest, config) if newest or is_begun else {}
 
 
-def _changes(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
-    folder, now = checkpoint.path.parents[1], by_name(config)
-    before = by_name(
-        from_mapping(read_settings(folder)) if checkpoint.settings is None else read_settings_of(checkpoint)
-    )
+def _changes(folder: Path, checkpoint: Checkpoint | None, config: Config) -> dict[str, Any]:
+    begun = read_config(folder) if checkpoint is None else read_config_of(checkpoint)
+    before, now = by_name(begun), by_name(config)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     refused = [name for name in names if not _is_one_of(name, MAY_CHANGE)]
     require(
@@ -148,7 +147,7 @@ def find_past(folder: Path, program: Program) -> Past:
     met_nan = _met_nan(rows)
 
     def use(checkpoint: Checkpoint) -> Past:
-        changed = _changes(checkpoint, config)
+        changed = _changes(folder, checkpoint, config)
         kept = read_metrics(checkpoint.path / METRICS)
         is_left = checkpoint.env_steps < config.total_env_steps
         state = checkpoint.restore(program) if is_left else None
@@ -163,6 +162,7 @@ def find_past(folder: Path, program: Program) -> Past:
     if met_nan is not None:
         return Past(met_nan=met_nan)
     require(not _whole(folder), f"{folder} cannot go on: none of its checkpoints is whole; begin a new run")
+    changes(folder, config)
     may_begin_anew = not rows or read_manifest(folder).get(HAS_STATE) is False
     require(
         may_begin_anew,

@@ -284,7 +284,7 @@ def test_the_contract_of_a_battle_names_targets_and_units(teams):
 def test_the_contract_names_the_hash_of_every_file(teams):
     folder = teams["smax"][1]
     hashes = json.loads((folder / "contract.json").read_text())["sha256"]
-    assert hashes.keys() == {path.name for path in folder.iterdir()} - {"contract.json"}
+    assert hashes.keys() == {path.name for path in folder.iterdir() if path.is_file()} - {"contract.json"}
     assert all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256 for name, sha256 in hashes.items())
 
 

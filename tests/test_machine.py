@@ -144,17 +144,17 @@ def test_a_thread_that_waits_for_ever_does_not_hold_up_the_end_of_the_process():
 @pytest.mark.parametrize(
     ("changes", "blamed"),
     [
-        ({"agent": {"hidden_size": 100_000}}, "agent.hidden_size"),
-        ({"algorithm": {"name": "qmix", "embed_size": 10**7}}, "algorithm.embed_size"),
+        ({"agent": {"hidden_size": 65_536}}, "agent.hidden_size"),
+        ({"algorithm": {"name": "qmix", "embed_size": 65_536}}, "algorithm.embed_size"),
         ({"evaluation": {"episodes": 10**8}}, "evaluation.episodes"),
         ({"learner": {"batch_size": 10**8}}, "learner.batch_size"),
         ({"rollout": {"num_envs": 10**7}, "replay": {"capacity": 0}, "learner": {"batch_size": 4}}, "rollout.num_envs"),
-        ({"num_seeds": 10**7}, "num_seeds"),
+        ({"num_seeds": 65_536}, "num_seeds"),
         ({"replay": {"capacity": 10**9}}, "replay.capacity"),
     ],
 )
 def test_the_setting_that_makes_a_run_too_large_is_named_with_a_value_that_fits(probe, monkeypatch, changes, blamed):
-    monkeypatch.setattr(memory, "memory_at_hand", lambda: 2**30)
+    monkeypatch.setattr(memory, "memory_at_hand", lambda: 2**28)
 
     def program(changes):
         return Program.make(tiny(devices=1, **changes), probe)

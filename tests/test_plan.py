@@ -121,7 +121,7 @@ def test_a_run_says_it_before_it_trains(tmp_path, monkeypatch, capsys):
         experiment.run(config, tmp_path, {})
     out, err = capsys.readouterr()
     assert "\ntotal_env_steps=160 becomes 192: 3 x 64, in whole rollouts of 32\n" in out
-    assert err.startswith("qmix-jax: warning: epsilon ends at 0.14") and err.count("\n") == 1
+    assert err.startswith("warning: epsilon ends at 0.14") and err.count("\n") == 1
 
 
 CHOICES = [*(f"env={name}" for name in choices("env")), *(f"+preset={name}" for name in choices("preset"))]

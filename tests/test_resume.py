@@ -27,6 +27,7 @@ import pytest
 import yaml
 from conftest import TINY, merge, tiny
 
+from qmix_jax import checkpoint as checkpoint_module
 from qmix_jax import exits, experiment, parallel, replay, resume
 from qmix_jax.checkpoint import Checkpoint, Saver, Snapshot, checkpoints, find, load_run, retain, write
 from qmix_jax.config import CheckpointConfig, ConfigError, LoggingConfig, from_mapping
@@ -450,11 +451,12 @@ def largest(folder: Path, item: str) -> Path:
     return max(files(folder, item), key=lambda path: path.stat().st_size)
 
 
-def in_manifest(folder: Path, keep) -> None:
-    """Let the manifest of the newest checkpoint list only some files."""
+def in_manifest(folder: Path, keep, *more: str) -> None:
+    """Let the manifest of the newest checkpoint list only some files, and others."""
     path = folder / "checkpoints" / "192" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["files"] = {name: entry for name, entry in manifest["files"].items() if keep(name)}
+    manifest["files"] |= {name: [*checkpoint_module._size_and_crc(path.parent / name)] for name in more}
     path.write_text(json.dumps(manifest))
 
 
@@ -474,6 +476,7 @@ DAMAGE = {
     "a manifest without the replay": lambda folder: in_manifest(folder, lambda name: "replay/" not in name),
     "a manifest without the rows": lambda folder: in_manifest(folder, lambda name: name != "metrics.jsonl"),
     "a manifest without about.json": lambda folder: in_manifest(folder, lambda name: name != "about.json"),
+    "a manifest of a file outside": lambda folder: in_manifest(folder, lambda name: True, "../160/about.json"),
     "a list for a manifest": lambda folder: (folder / "checkpoints/192/manifest.json").write_text("[]"),
     "a deeply nested manifest": lambda folder: (folder / "checkpoints/192/manifest.json").write_text("[" * 100_000),
     "a list for about.json": lambda folder: (folder / "checkpoints/192/about.json").write_text("[]"),
@@ -744,15 +747,13 @@ def test_parameters_saved_for_their_score_stay_as_long_as_they_are_among_the_bes
 
 
 def test_of_parameters_that_wait_to_be_written_only_the_best_are(tmp_path, monkeypatch):
-    import qmix_jax.checkpoint as module
-
     may_write, written = threading.Event(), []
 
     def slow(folder, snapshot):
         assert may_write.wait(30)
         written.append(snapshot.env_steps)
 
-    monkeypatch.setattr(module, "write", slow)
+    monkeypatch.setattr(checkpoint_module, "write", slow)
     saver = Saver(tmp_path, CheckpointConfig(every_env_steps=100, keep_best=1), print)
     saver.save(a_snapshot(1))
     for step in (2, 3, 4):
@@ -798,10 +799,8 @@ def test_scores_of_another_metric_are_no_match_for_those_of_the_newest(tmp_path)
 
 
 def test_a_checkpoint_falls_due_with_every_multiple_but_never_while_one_is_written(tmp_path, monkeypatch):
-    import qmix_jax.checkpoint as module
-
     may_write = threading.Event()
-    monkeypatch.setattr(module, "write", lambda folder, snapshot: may_write.wait(30))
+    monkeypatch.setattr(checkpoint_module, "write", lambda folder, snapshot: may_write.wait(30))
     saver = Saver(tmp_path, CheckpointConfig(every_env_steps=100), print)
     assert [saver.is_due(steps) for steps in (64, 99, 100, 128)] == [False, False, True, True]
     saver.save(a_snapshot(128))

@@ -91,7 +91,7 @@ def refuse_xla_flags(flags: str) -> None:
     if not flags:
         return
     try_them = "from jaxlib import _jax; _jax.CompileOptions()"  # 0.2 s
-    tried = subprocess.run([sys.executable, "-c", try_them], capture_output=True, text=True, check=False)
+    tried = subprocess.run([sys.executable, "-P", "-c", try_them], capture_output=True, text=True, check=False)
     reason = tried.stderr.strip().rpartition("\n")[2].partition("] ")[2]
     require(tried.returncode == 0 or not reason, f"XLA_FLAGS='{flags}': {reason}; correct it, or unset it")
 

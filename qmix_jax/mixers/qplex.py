@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from qmix_jax.config import Few, Scale, Size
+from qmix_jax.config import Few, NotNegative, Scale, Size
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qatten import attention_logits, magnitude
 from qmix_jax.types import Joint
@@ -89,10 +89,10 @@ class QPLEXQatten(QPLEX):
     left out.
     """
 
-    embed_size: int = 32
-    attention_heads: int = 4
+    embed_size: Size = 32
+    attention_heads: Few = 4
     weighted_heads: bool = False
-    attention_penalty: float = 0.001
+    attention_penalty: NotNegative = 0.001
 
     def _transformation(self, state: Array, joint: Joint) -> tuple[Array, Array, Array]:
         num_agents, heads, scale = joint.chosen_q.shape[-1], self.attention_heads, self.init_scale

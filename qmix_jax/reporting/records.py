@@ -109,9 +109,9 @@ class MetricsFile:
         self._size, self._waiting, self.failure = self._size + len(self._waiting), b"", ""
 
 
-def read_metrics(path: str | Path) -> list[dict]:
+def read_metrics(path: str | Path, say: Callable[[str], None] = warn) -> list[dict]:
     """All rows of a metrics.jsonl. A last line that a crash cut short is left out; other lines that are no rows are
-    left out with a warning.
+    left out too, and `say` is told of them.
 
     Raises:
         ArtifactError: it cannot be read, or is no regular file.
@@ -120,7 +120,7 @@ def read_metrics(path: str | Path) -> list[dict]:
     rows = [_parse_row(line) for line in lines]
     wrong = [str(number) for number, row in enumerate(rows[:-1], 1) if row is None]
     if wrong:
-        warn(f"{path}: line {', '.join(wrong[:5])}{' and others' * (len(wrong) > 5)} hold no row and are skipped")
+        say(f"{path}: line {', '.join(wrong[:5])}{' and others' * (len(wrong) > 5)} hold no row and are skipped")
     return [row for row in rows if row is not None]
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from qmix_jax.config import ConfigError, flatten, require
+from qmix_jax.reporting import warn
 from qmix_jax.reporting.records import FROZEN, read_metrics
+from qmix_jax.runtime import ArtifactError
 from qmix_jax.untrusted import read_settings
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")
@@ -179,12 +181,15 @@ def read_run(folder: Path) -> RunFolder:
     """
     path = folder / "metrics.jsonl"
     require(path.exists(), f"{folder} has no metrics.jsonl: its job ended before its first evaluation")
-    settings = _read_settings(folder)
+    settings, skipped = _read_settings(folder), []
     try:
-        rows = read_metrics(path)
-    except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        rows = read_metrics(path, skipped.append)
+    except ArtifactError as error:
+        raise ConfigError(str(error)) from error
+    require(bool(rows) or not path.stat().st_size, f"{path} is damaged: no line of it is a row")
     require(bool(rows), f"{folder} was stopped before its first evaluation; leave it out")
+    for text in skipped:
+        warn(text)
     count = settings["num_seeds"]
     require(all(_is_whole(row, count) for row in rows), f"{path} is damaged: a row is no evaluation of {count} seeds")
     left_out = {i: why for i in range(count) if (why := _flaw(rows, i))}

@@ -24,6 +24,7 @@ from qmix_jax.reporting.records import describe_machine, read_json, read_metrics
 
 TRACED_ITERATIONS = 4
 PRODUCT = 1024
+QUICK = "--quick"
 
 
 def machine() -> dict:
@@ -32,7 +33,8 @@ def machine() -> dict:
     driver = ""
     with contextlib.suppress(OSError):
         driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-    return {**describe_machine(), "driver": driver or None}
+    described = {name: value for name, value in describe_machine().items() if name != "command"}
+    return {**described, "driver": driver or None}
 
 
 def tests(arguments: list[str]) -> dict:
@@ -60,6 +62,7 @@ def speed(overrides: list[str]) -> dict:
     """Environment steps/s of training without evaluation, in the steady state, over all seeds."""
     from qmix_jax.bench.measure import FEW_REPEATS, Stand, peak_bytes, time_repeatedly, update_period
 
+    shorten_repeats()
     program = compare_measure.our_program(overrides)
     config, stand = program.config, Stand.make(program, say=print)
     seconds = time_repeatedly(stand.compile_training(), update_period(config), FEW_REPEATS)
@@ -77,9 +80,10 @@ def bench(overrides: list[str], folder: str) -> dict:
     """The parts of training with a trace: what `qmix-jax bench --quick --profile` leaves behind."""
     from qmix_jax.cli.bench import main
 
+    shorten_repeats()
     with tempfile.TemporaryDirectory() as trace:
         main([*overrides, "--quick", "--profile", trace, "--out", folder])
-    return read_json(Path(folder) / "bench.json")
+    return without_machine(Path(folder) / "bench.json")
 
 
 def train(overrides: list[str], folder: str) -> dict:
@@ -97,15 +101,20 @@ def curve(folder: Path) -> list[dict]:
     return [{name: row[name] for name in kept if name in row} for row in rows]
 
 
-def compare(arguments: list[str]) -> dict:
+def without_machine(path: Path) -> dict:
+    """What a script wrote, without the machine, which measure.py names."""
+    return {name: value for name, value in read_json(path).items() if name != "machine"}
+
+
+def compare(checkout: str, arguments: list[str]) -> dict:
     """experiments/compare_jaxmarl.py as it is."""
     import compare_jaxmarl
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "compared.json"
-        sys.argv = ["compare_jaxmarl.py", *arguments, "--out", str(out)]
+        sys.argv = ["compare_jaxmarl.py", checkout, *arguments, "--out", str(out)]
         compare_jaxmarl.main()
-        return read_json(out)
+        return without_machine(out)
 
 
 def kernels(overrides: list[str]) -> dict:
@@ -118,10 +127,9 @@ def kernels(overrides: list[str]) -> dict:
 
     from qmix_jax.bench.measure import Stand
 
+    run = Stand.make(compare_measure.our_program(overrides), say=print).compile_training()
     program, env_steps = gpu_kernels.ours(overrides, jax.devices()[0])
     counted, waits = gpu_kernels.of_an_iteration(gpu_kernels.read_program(program))
-    stand = Stand.make(compare_measure.our_program(overrides), say=print)
-    run = stand.compile_training()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             run(TRACED_ITERATIONS)
@@ -187,11 +195,13 @@ def precision(overrides: list[str]) -> dict:
     def program(place: str) -> Program:
         return Program.make(config, make_env(config.env), [places[place]])
 
-    stand = Stand.make(program("cpu"), say=print)
-    stand.compile_training()  # fills replay
+    with jax.default_device(places["cpu"]):
+        stand = Stand.make(program("cpu"), say=print)
+        stand.compile_training()  # fills replay
 
     def losses(place: str, precision: str) -> dict[str, float]:
-        with jax.default_matmul_precision(None if precision == "default" else precision):
+        chosen = jax.default_matmul_precision(None if precision == "default" else precision)
+        with jax.default_device(places[place]), chosen:
             one = program(place)
             placed = one.place(jax.tree.map(jax.numpy.copy, stand.state))  # it will be taken over
             updates = one.compile_turns(*parts.learning(one.trainer), placed)
@@ -212,17 +222,16 @@ def precision(overrides: list[str]) -> dict:
     return {"errors": errors, "reference": reference}
 
 
-def hurried(job: str, arguments: dict) -> dict:
-    """A job with the shortest repeats, for a dry run."""
-    from qmix_jax.bench import measure
+def shorten_repeats() -> None:
+    """In a dry run, take as few turns as there can be."""
+    if QUICK in sys.argv:
+        from qmix_jax.bench import measure
 
-    measure.SECONDS = 0.001
-    return JOBS[job](**arguments)
+        measure.SECONDS = 0.001
 
 
 JOBS = {
-    job.__name__: job
-    for job in (machine, tests, speed, bench, train, compare, kernels, counted_kernels, precision, hurried)
+    job.__name__: job for job in (machine, tests, speed, bench, train, compare, kernels, counted_kernels, precision)
 }
 
 if __name__ == "__main__":

@@ -31,22 +31,25 @@ HERE = Path(__file__).resolve().parent
 GRACE = 20.0
 """Seconds in which a process that was told to stop may save what it has."""
 REPORT = 6
+PLACES = "folder", "checkout"
+"""Arguments of jobs that say nothing on another machine."""
 SETTLED = ("done", "failed")
 """What is not measured again; a run that was cut off goes on."""
 
 
 def run_job(job: str, arguments: dict, folder: Path, seconds: float, quick: bool) -> dict:
     """A job in a process of its own: its status, its seconds, and its result or the last line of its error."""
+    folder.mkdir(parents=True, exist_ok=True)
     result, output = folder / "result.json", folder / "output.txt"
-    result.unlink(missing_ok=True)
     order = json.dumps({"job": job, "arguments": arguments, "result": str(result)})
+    command = [sys.executable, str(HERE / "jobs.py"), order, *(["--quick"] if quick else [])]
     environment = {**os.environ, **({"JAX_PLATFORMS": "cpu"} if quick else {})}
     if job == "tests":  # they compare with float64 or with other orders of the same sums
         environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
     begun = time.perf_counter()
     with output.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "jobs.py"), order],
+            command,
             env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -57,7 +60,9 @@ def run_job(job: str, arguments: dict, folder: Path, seconds: float, quick: bool
         finally:
             end(process)
     took = {"seconds": round(time.perf_counter() - begun, 2)}
-    if process.returncode == 0 and (found := read_json(result)) is not None:
+    found = read_json(result)
+    result.unlink(missing_ok=True)
+    if process.returncode == 0 and found is not None:
         return {"status": "done" if in_time else "cut off", **took, "result": found}
     return {"status": "failed", **took, "error": last_line(output, process.returncode, in_time, seconds)}
 
@@ -96,10 +101,9 @@ def write(path: Path, content: dict) -> None:
 
 def measure(measurement: Measurement, path: Path, about: dict, quick: bool) -> str:
     """Measure and write the file; what is to be said of it."""
-    folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    outcome = run_job(measurement.job, measurement.arguments, folder, measurement.seconds, quick)
-    write(path, {**about, "name": measurement.name, "arguments": measurement.arguments, **outcome})
+    outcome = run_job(measurement.job, measurement.arguments, path.with_suffix(""), measurement.seconds, quick)
+    arguments = {name: value for name, value in measurement.arguments.items() if name not in PLACES}
+    write(path, {**about, "name": measurement.name, "job": measurement.job, **arguments, **outcome})
     return f"{outcome['status']} in {outcome['seconds']:.0f} s{': ' + outcome['error'] if 'error' in outcome else ''}"
 
 
@@ -126,7 +130,7 @@ def run_step(step: int, plan: Plan, about: dict, seconds: float) -> None:
 
 def describe(plan: Plan, commit: str | None) -> dict:
     """Card, driver, versions and commit, which every file names."""
-    found = run_job("machine", {}, plan.out, 120, plan.quick)
+    found = run_job("machine", {}, plan.out / "machine", 120, plan.quick)
     if found["status"] != "done":
         raise SystemExit(f"error: JAX does not start here: {found['error']}")
     if commit:

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,10 +226,11 @@ def test_both_sides_speed_and_time_to_a_score_are_set_side_by_side(tmp_path):
 # --- the preset --------------------------------------------------------------------------------------------------
 
 
-def test_the_preset_for_accelerators_can_be_trained():
-    config = from_mapping(compose(["+preset=gpu", "devices=1"]))
-    program = experiment.check(config)
-    assert program.config.rollout.num_envs == 256
+def test_the_preset_for_accelerators_has_more_environments_and_as_many_updates_a_step():
+    gpu, default = (from_mapping(compose(words)) for words in (["+preset=gpu"], []))
+    experiment.check(gpu)
+    assert gpu.rollout.num_envs == 256
+    assert gpu == replace(default, rollout=gpu.rollout)
 
 
 # --- the front ---------------------------------------------------------------------------------------------------
@@ -246,6 +249,54 @@ def test_mistakes_are_one_line(arguments, says):
     assert done.returncode != 0 and says in done.stderr.splitlines()[-1]
 
 
-def test_wheels_are_collected_into_a_named_folder():
+# --- wheels ------------------------------------------------------------------------------------------------------
+
+
+def collect(folder, *named, size=100):
+    """wheels.sh where pip brings files of these names."""
+    pip = folder / "pip.sh"
+    lines = [
+        "#!/bin/sh",
+        'while [ "$1" != --wheel-dir ]; do shift; done',
+        *(f'head -c {size} /dev/zero > "$2/{name}"' for name in named),
+    ]
+    pip.write_text("\n".join(lines) + "\n")
+    pip.chmod(0o755)
+    command = [str(GPU / "wheels.sh"), str(folder / "wheels")]
+    return subprocess.run(command, env={**os.environ, "PYTHON": str(pip)}, capture_output=True, text=True)
+
+
+def test_wheels_that_are_pure_are_collected_and_named(tmp_path):
+    done = collect(tmp_path, "a-1-py3-none-any.whl", "b-2-py2.py3-none-any.whl")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[:2] == ["a-1-py3-none-any.whl", "b-2-py2.py3-none-any.whl"]
+    assert done.stdout.splitlines()[2].startswith("200 bytes in ")
+    assert len(list((tmp_path / "wheels").iterdir())) == 2
+
+
+def test_a_wheel_for_one_processor_is_refused_and_nothing_is_left(tmp_path):
+    done = collect(tmp_path, "a-1-py3-none-any.whl", "c-1-cp312-cp312-manylinux_x86_64.whl")
+    assert done.returncode == 1 and "c-1-cp312-cp312-manylinux_x86_64.whl; leave them out" in done.stderr
+    assert not (tmp_path / "wheels").exists()
+
+
+def test_more_than_fifty_megabytes_are_refused(tmp_path):
+    done = collect(tmp_path, "a-1-py3-none-any.whl", size=50_000_001)
+    assert done.returncode == 1 and "more than 50000000" in done.stderr
+
+
+def test_without_a_folder_wheels_say_how_to_use_them():
     done = subprocess.run([str(GPU / "wheels.sh")], capture_output=True, text=True)
     assert done.returncode == 2 and "FOLDER" in done.stdout
+
+
+def test_wheels_are_installed_beside_themselves_and_found(tmp_path):
+    with zipfile.ZipFile(tmp_path / "brought-1-py3-none-any.whl", "w") as wheel:
+        about = "brought-1.dist-info"
+        wheel.writestr("brought.py", "")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: brought\nVersion: 1\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    assert script("--help", WHEELS=str(tmp_path)).returncode == 0
+    assert (tmp_path / "installed/brought.py").exists()
+    assert (tmp_path / "installed/complete").exists()

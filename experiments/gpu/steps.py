@@ -124,8 +124,9 @@ def speeds(plan: Plan) -> Iterator[Measurement]:
     """Seeds, environments, widths, bfloat16; the ends of every axis before what lies between."""
     del plan
     spread, gpu = ["+preset=jaxmarl_mpe"], ["+preset=gpu"]
-    yield _speed("2s3z-preset-gpu", gpu, 1024)
+    yield _speed("2s3z-preset-gpu", gpu, 256)
     yield _speed("simple_spread-seeds-1024", [*spread, "num_seeds=1024"], 8, 26)
+    yield _speed("2s3z-preset-gpu-seeds-64", [*gpu, "num_seeds=64"], 256)
     yield _speed("2s3z-envs-32", [])
     yield _speed("2s3z-envs-4096", [], 4096)
     yield _speed("2s3z-seeds-64", ["num_seeds=64"])
@@ -138,7 +139,7 @@ def speeds(plan: Plan) -> Iterator[Measurement]:
     yield _speed("2s3z-seeds-16", ["num_seeds=16"])
     yield _speed("2s3z-hidden-512", ["agent.hidden_size=512"])
     yield _speed("2s3z-hidden-512-bfloat16", ["agent.hidden_size=512", "matmul_dtype=bfloat16"])
-    yield _speed("2s3z-preset-gpu-bfloat16", [*gpu, "matmul_dtype=bfloat16"], 1024)
+    yield _speed("2s3z-preset-gpu-bfloat16", [*gpu, "matmul_dtype=bfloat16"], 256)
 
 
 # --- step 4 ------------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def comparisons(plan: Plan) -> Iterator[Measurement]:
 
 # --- step 5 ------------------------------------------------------------------------------------------------------
 
-MAPS = {"2s3z": 8, "3s5z": 8, "5m_vs_6m": 8}
+MAPS = {"2s3z": 16, "3s5z": 16, "5m_vs_6m": 16}
 """Seeds of each map."""
 
 

@@ -28,7 +28,7 @@ from steps import SECONDS, STEPS, TITLES, Measurement, Plan
 from qmix_jax.reporting.records import read_json, write_text_atomically
 
 HERE = Path(__file__).resolve().parent
-GRACE = 20.0
+GRACE = 30.0
 """Seconds in which a process that was told to stop may save what it has."""
 REPORT = 6
 PLACES = "folder", "checkout"

@@ -33,7 +33,7 @@ if [ "$size" -gt "$limit" ]; then
     exit 1
 fi
 mkdir -p "$folder"
-rm -f "$folder"/*.whl
+rm -rf "$folder"/*.whl "$folder/installed"
 mv "$fresh"/*.whl "$folder"
 (cd "$folder" && ls -1 *.whl)
 echo "$size bytes in $folder"

@@ -163,6 +163,12 @@ def test_what_does_not_fit_into_the_rest_of_a_step_is_left_out_and_the_next_one_
     assert left_out["status"] == "skipped" and left_out["reason"].startswith("may take 200 s")
 
 
+def test_what_a_run_has_reached_stays_where_no_time_is_left_to_go_on(tmp_path, jobs, monkeypatch):
+    measure.run_step(1, plan_of(tmp_path, one("run"), monkeypatch=monkeypatch), ABOUT, 100)
+    measure.run_step(1, plan_of(tmp_path, one("run"), monkeypatch=monkeypatch), ABOUT, 10)
+    assert jobs == ["run"] and files(tmp_path)["step-1/run"]["status"] == "cut off"
+
+
 def test_a_job_that_fails_or_takes_too_long_is_recorded(tmp_path):
     wrong = measure.run_job("speed", {"overrides": ["env=nowhere"]}, tmp_path / "a", 60, True)
     assert wrong["status"] == "failed" and "nowhere" in wrong["error"]

@@ -25,7 +25,7 @@ from typing import Any
 import report
 from steps import SECONDS, STEPS, TITLES, Measurement, Plan
 
-from qmix_jax.reporting.records import read_json, write_text_atomically
+from qmix_jax.reporting.records import read_json, to_json, write_text_atomically
 
 HERE = Path(__file__).resolve().parent
 GRACE = 30.0
@@ -96,7 +96,7 @@ def last_line(output: Path, status: int, in_time: bool, seconds: float) -> str:
 
 def write(path: Path, content: dict) -> None:
     """One measurement's file."""
-    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+    write_text_atomically(path, to_json(content, indent=2) + "\n")
 
 
 def measure(measurement: Measurement, path: Path, about: dict, quick: bool) -> str:
@@ -122,7 +122,8 @@ def run_step(step: int, plan: Plan, about: dict, seconds: float) -> None:
         if not reason and left < measurement.seconds:
             reason = f"may take {measurement.seconds:.0f} s, and {max(left, 0):.0f} s of the step are left"
         if reason:
-            write(path, {**about, "name": measurement.name, "status": "skipped", "reason": reason})
+            if "result" not in before:  # what a run that was cut off has reached stays
+                write(path, {**about, "name": measurement.name, "status": "skipped", "reason": reason})
             say(f"  {measurement.name}: skipped, {reason}")
         else:
             say(f"  {measurement.name}: {measure(measurement, path, about, plan.quick)}")

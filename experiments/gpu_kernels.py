@@ -138,12 +138,23 @@ def rows(loop: Loop, depth: int = 0) -> Iterator[str]:
         yield from rows(inner, depth + 1)
 
 
+def read_program(program: str) -> Loop:
+    """A compiled program's text as one loop of one turn."""
+    entry, bodies = computations(program)
+    return read_loop(bodies, entry)
+
+
+def of_an_iteration(whole: Loop) -> tuple[float, float]:
+    """Kernels and waits for the host of an iteration: of a turn of the loop that has most kernels."""
+    iterations = max((loop for loop in whole.inner if loop.turns), key=lambda loop: loop.total)
+    assert iterations.turns
+    return iterations.total / iterations.turns, iterations.waits / iterations.turns
+
+
 def show(program: str, env_steps: int) -> str:
     """The table, and what an iteration of `env_steps` environment steps comes to."""
-    entry, bodies = computations(program)
-    whole = read_loop(bodies, entry)
-    iterations = max((loop for loop in whole.inner if loop.turns), key=lambda loop: loop.total)
-    kernels, waits = iterations.total / iterations.turns, iterations.waits / iterations.turns
+    whole = read_program(program)
+    kernels, waits = of_an_iteration(whole)
     heads = "| loop | turns | kernels a turn | kernels in all | waits for the host |\n| --- | --- | --- | --- | --- |"
     lines = [heads, *(line for loop in whole.inner for line in rows(loop))]
     summary = (
@@ -152,15 +163,20 @@ def show(program: str, env_steps: int) -> str:
     return "\n".join([*lines, "", f"{summary}; {kernels / env_steps:.2f} kernels an environment step."])
 
 
-def ours(overrides: list[str]) -> tuple[str, int]:
-    """This project's chunk of training, and the environment steps of an iteration of all seeds."""
+def ours(overrides: list[str], device: Any = None) -> tuple[str, int]:
+    """This project's chunk of training, and the environment steps of an iteration of all seeds.
+
+    Args:
+        overrides: settings.
+        device: what to compile for; an H100 where none is given.
+    """
     from qmix_jax.cli.compose import compose
     from qmix_jax.config import from_mapping
     from qmix_jax.envs import make_env
     from qmix_jax.parallel import Program
 
     config = from_mapping(compose(overrides))
-    program = Program.make(config, make_env(config.env), [h100()])
+    program = Program.make(config, make_env(config.env), [device or h100()])
     return program.compile_chunk().as_text(), config.iteration_env_steps * config.num_seeds
 
 

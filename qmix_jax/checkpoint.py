@@ -621,7 +621,7 @@ UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps"
 
 
 def read_config_of(checkpoint: Checkpoint) -> Config:
-    """The settings that a checkpoint keeps, or else its run's; raises ConfigError where this version cannot read them."""
+    """The settings that a checkpoint keeps, or else its run's; raises ConfigError where they cannot be read."""
     path, settings = checkpoint.path, checkpoint.settings
     return read_config(path.parents[1]) if settings is None else _to_config(settings, path)
 

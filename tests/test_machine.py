@@ -71,20 +71,20 @@ def test_the_live_panel_is_for_encodings_that_have_its_characters(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "others"),
     [
-        {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONIOENCODING": "latin-1", "TERM": "dumb"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        ({"PYTHONIOENCODING": "ascii"}, ["--help", "evaluate run --episodes 8", "report run run", "export run out"]),
+        ({"PYTHONIOENCODING": "latin-1", "TERM": "dumb"}, ["report run run"]),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, ["train --help"]),
     ],
 )
-def test_every_command_writes_to_every_encoding(tmp_path, environment):
+def test_every_command_writes_to_every_encoding(tmp_path, environment, others):
     train = (
         "train env=two_step total_env_steps=256 evaluation.every_env_steps=128 evaluation.episodes=8 num_seeds=2 "
         "devices=1 rollout.num_envs=4 learner.start_env_steps=32 learner.batch_size=4 replay.capacity=256 "
-        "hydra.run.dir=run"
+        "logging.film=false hydra.run.dir=run"
     )
-    for line in ("--help", "train --help", train, "evaluate run --episodes 8", "report run run", "export run out"):
+    for line in (train, *others):
         done = start(line, tmp_path, **environment)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count(b"Traceback") == 0
@@ -154,7 +154,7 @@ def test_a_thread_that_waits_for_ever_does_not_hold_up_the_end_of_the_process():
     ],
 )
 def test_the_setting_that_makes_a_run_too_large_is_named_with_a_value_that_fits(probe, monkeypatch, changes, blamed):
-    monkeypatch.setattr(memory, "memory_at_hand", lambda: 2**28)
+    monkeypatch.setattr(memory, "memory_at_hand", lambda: 2**27)
 
     def program(changes):
         return Program.make(tiny(devices=1, **changes), probe)

@@ -1,6 +1,7 @@
 """A run from end to end: what it leaves behind, and how it ends when something goes wrong."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -104,25 +105,26 @@ def test_nan_stops_the_run_says_what_to_look_at_and_keeps_the_parameters(tmp_pat
     assert rows and None in rows[-1]["train/loss"]
 
 
-def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
-    """The losses of the second chunk are made NaN: what the first one learnt is saved."""
-    config = tiny(devices=1)
+def change_chunks(monkeypatch, change) -> None:
+    """What the chunk of this number, counted from 1, returns becomes change(number, state, metrics)."""
     compiled = Program.compile_chunk
 
     def compile_chunk(self):
-        chunk, calls = compiled(self), []
-
-        def spoilt(state):
-            state, metrics = chunk(state)
-            calls.append(1)
-            if len(calls) == 2:
-                metrics = metrics._replace(losses=jax.tree.map(lambda x: x * np.nan, metrics.losses))
-            return state, metrics
-
-        return spoilt
+        chunk, numbers = compiled(self), itertools.count(1)
+        return lambda state: change(next(numbers), *chunk(state))
 
     monkeypatch.setattr(Program, "compile_chunk", compile_chunk)
-    assert experiment.run(config, tmp_path, {}) == exits.FAILED
+
+
+def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
+    """The losses of the second chunk are made NaN: what the first one learnt is saved."""
+
+    def spoil_losses(number, state, metrics):
+        losses = jax.tree.map(lambda x: x * np.nan, metrics.losses)
+        return state, metrics._replace(losses=losses) if number == 2 else metrics
+
+    change_chunks(monkeypatch, spoil_losses)
+    assert experiment.run(tiny(devices=1), tmp_path, {}) == exits.FAILED
     (checkpoint,) = checkpoints(tmp_path)
     assert checkpoint.env_steps == 64 and not checkpoint.is_whole_state
     params = checkpoint.read("params")
@@ -131,24 +133,14 @@ def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
 
 def spoil(monkeypatch, broken_after: dict[int, int]) -> None:
     """The parameters of seeds (by index) become NaN once so many chunks are trained."""
-    compiled = Program.compile_chunk
 
-    def compile_chunk(self):
-        chunk, calls = compiled(self), []
+    def spoil_parameters(number, state, metrics):
+        broken = np.array([i for i, chunks in broken_after.items() if chunks == number], int)
+        params = jax.tree.map(lambda leaf: leaf.at[broken].set(np.nan), state.seeds.learner.params)
+        learner = state.seeds.learner._replace(params=params)
+        return state._replace(seeds=state.seeds._replace(learner=learner)), metrics
 
-        def spoilt(state):
-            state, metrics = chunk(state)
-            calls.append(1)
-            broken = [i for i, chunks in broken_after.items() if chunks == len(calls)]
-            if not broken:
-                return state, metrics
-            params = jax.tree.map(lambda leaf: leaf.at[np.array(broken)].set(np.nan), state.seeds.learner.params)
-            learner = state.seeds.learner._replace(params=params)
-            return state._replace(seeds=state.seeds._replace(learner=learner)), metrics
-
-        return spoilt
-
-    monkeypatch.setattr(Program, "compile_chunk", compile_chunk)
+    change_chunks(monkeypatch, spoil_parameters)
 
 
 def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, capsys):

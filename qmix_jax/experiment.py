@@ -378,6 +378,7 @@ class Run:
             f"{state}: {self.title}, {steps} in {_clock(last['wall_seconds'])} "
             f"(compiling {last['compile_seconds']:.0f} s)",
             f"  greedy over {self.config.evaluation.episodes} episodes: {', '.join(scores)}",
+            *self._best_before(),
             f"  folder: {_short(self.folder)}",
         ]
         names = {"metrics.jsonl": "every evaluation", "curve.png": "the learning curve", "policy.gif": "the film"}
@@ -387,6 +388,16 @@ class Run:
         if status in exits.STOPPED:
             lines.append(f"Go on: {_command()} train --resume {shlex.quote(str(_short(self.folder)))}")
         return "\n".join(lines)
+
+    def _best_before(self) -> list[str]:
+        """The best evaluation that is saved, where the last one is not it."""
+        best = max(self.rows, key=lambda row: -math.inf if (score := self._score(row)) is None else score)
+        score, last = self._score(best), self._score(self.rows[-1])
+        if not self.config.checkpoint.keep_best or score is None or (last is not None and score <= last):
+            return []
+        name = self._metric.partition("/")[2]
+        shown = _describe_score(name.replace("_", " "), [score], percent=name == "win_rate")
+        return [f"  best: {shown} at step {best['env_steps']:,} (--checkpoint best)"]
 
 
 def _ratio(total: Any, count: Any) -> list[float | None]:

@@ -165,7 +165,8 @@ def test_the_live_display_shows_compiling_and_then_the_facts_in_80_columns():
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_the_live_display_gives_the_terminal_back_after_an_exception():
+def test_the_live_display_gives_the_terminal_back_after_an_exception(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO()
     progress = display.Progress("QMIX", 10, num_seeds=1, has_wins=True)
     with (

@@ -1,7 +1,6 @@
 """A run that was stopped, killed or starved of disk goes on as if nothing had happened."""
 
 import dataclasses
-import fcntl
 import json
 import os
 import pty
@@ -12,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 import textwrap
 import threading
 import time
@@ -764,7 +762,7 @@ def test_of_parameters_that_wait_to_be_written_only_the_best_are(tmp_path, monke
 
 
 @pytest.mark.parametrize("keep_best", [0, 1, 2])
-def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, monkeypatch, keep_best):
+def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, monkeypatch, keep_best, capsys):
     """Returns of the eight evaluations as given here; only the end falls due by itself."""
     scores = dict(zip(range(32, 257, 32), (1.0, 5.0, 2.0, 5.0, 4.0, 7.0, 6.0, 0.0), strict=True))
     parameters, row = {}, experiment.Run._row
@@ -780,7 +778,10 @@ def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, m
     keep_good = experiment.Run._keep_good
     monkeypatch.setattr(experiment.Run, "_row", with_score)
     monkeypatch.setattr(experiment.Run, "_keep_good", remember)
-    assert train(tmp_path, LONG, checkpoint={"every_env_steps": None, "keep_best": keep_best}) == exits.DONE
+    once = {"checkpoint": {"every_env_steps": None, "keep_best": keep_best}, "logging": {"display": "plain"}}
+    assert train(tmp_path, LONG, **once) == exits.DONE
+    best_line = "  best: win rate 700.0% at step 192 (--checkpoint best)\n"
+    assert (best_line in capsys.readouterr().out) == (keep_best > 0)
     best = [192, 224][:keep_best]
     assert [each.env_steps for each in checkpoints(tmp_path)] == [*best, 256]
     if best:
@@ -1021,15 +1022,17 @@ def test_a_second_process_is_refused_and_a_closed_terminal_saves(tmp_path):
     command = [sys.executable, "-m", "qmix_jax", *line.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"}
     run, (outside, inside) = tmp_path / "run", pty.openpty()
+    on_its_terminal = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     first = subprocess.Popen(
-        command,
+        [sys.executable, "-c", on_its_terminal, *command],
         cwd=tmp_path,
         env=environment,
         stdin=inside,
         stdout=inside,
         stderr=inside,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(inside)
     closing = threading.Event()

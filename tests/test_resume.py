@@ -763,8 +763,8 @@ def test_of_parameters_that_wait_to_be_written_only_the_best_are(tmp_path, monke
 
 @pytest.mark.parametrize("keep_best", [0, 1, 2])
 def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, monkeypatch, keep_best, capsys):
-    """Returns of the eight evaluations as given here; only the end falls due by itself."""
-    scores = dict(zip(range(32, 257, 32), (1.0, 5.0, 2.0, 5.0, 4.0, 7.0, 6.0, 0.0), strict=True))
+    """Win rates of the eight evaluations as given here; only the end falls due by itself."""
+    scores = dict(zip(range(32, 257, 32), (0.1, 0.5, 0.2, 0.5, 0.4, 0.7, 0.6, 0.0), strict=True))
     parameters, row = {}, experiment.Run._row
 
     def with_score(self, clock, metrics, seconds):
@@ -780,7 +780,7 @@ def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, m
     monkeypatch.setattr(experiment.Run, "_keep_good", remember)
     once = {"checkpoint": {"every_env_steps": None, "keep_best": keep_best}, "logging": {"display": "plain"}}
     assert train(tmp_path, LONG, **once) == exits.DONE
-    best_line = "  best: win rate 700.0% at step 192 (--checkpoint best)\n"
+    best_line = "  best: win rate 70.0% at step 192 (--checkpoint best)\n"
     assert (best_line in capsys.readouterr().out) == (keep_best > 0)
     best = [192, 224][:keep_best]
     assert [each.env_steps for each in checkpoints(tmp_path)] == [*best, 256]

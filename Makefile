@@ -7,31 +7,37 @@
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
 	$$python -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	>/dev/null 2>&1 && { command -v $$python; break; }; done)
-INSTALL = -m pip install --quiet --no-compile --disable-pip-version-check --constraint requirements.lock --editable
+# LATEST=1: in environments of their own, with the newest releases instead (Python 3.12 or 3.13).
+LATEST ?=
+NEWEST = $(if $(filter-out 0,$(LATEST)),-latest)
+ENV = .venv$(NEWEST)
+TEST_ENV = .venv-test$(NEWEST)
+LOCK = requirements$(NEWEST).lock
+INSTALL = -m pip install --quiet --no-compile --disable-pip-version-check --constraint $(LOCK) --editable
 FAST ?=
 ARGS ?=
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-train: .venv/installed ## train; settings in ARGS, e.g. make train ARGS="env=smax env.map=3m"
-	@.venv/bin/qmix-jax train $(ARGS)
+train: $(ENV)/installed ## train; settings in ARGS, e.g. make train ARGS="env=smax env.map=3m"
+	@$(ENV)/bin/qmix-jax train $(ARGS)
 
-bench: .venv/installed ## measure throughput, a few minutes; settings in ARGS, e.g. make bench ARGS="--quick env.map=3m"
-	@.venv/bin/qmix-jax bench $(ARGS)
+bench: $(ENV)/installed ## measure throughput, a few minutes; settings in ARGS, e.g. make bench ARGS="--quick env.map=3m"
+	@$(ENV)/bin/qmix-jax bench $(ARGS)
 
-test: .venv-test/installed ## every test; FAST=1 leaves out the slow ones; some: make test ARGS="tests/test_cli.py -k help"
-	@.venv-test/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
+test: $(TEST_ENV)/installed ## every test; FAST=1 leaves out the slow ones; LATEST=1 takes the newest releases; some: make test ARGS="tests/test_cli.py -k help"
+	@$(TEST_ENV)/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
 
 lint: .venv-test/installed ## check style and types
 	@.venv-test/bin/ruff check
 	@.venv-test/bin/ruff format --check
 	@.venv-test/bin/pyright --pythonpath .venv-test/bin/python
 
-.venv/installed: EXTRA =
-.venv-test/installed: EXTRA = [dev]
+.venv/installed .venv-latest/installed: EXTRA =
+.venv-test/installed .venv-test-latest/installed: EXTRA = [dev]
 
-.venv/installed .venv-test/installed: pyproject.toml requirements.lock
+$(sort .venv/installed .venv-test/installed $(ENV)/installed $(TEST_ENV)/installed): pyproject.toml $(LOCK)
 	@test -n "$(PYTHON)" || { echo "No working Python 3.11, 3.12 or 3.13 found; say make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(@D) with $(PYTHON); this takes about half a minute, once ..."
 	@rm -rf $(@D)
@@ -39,14 +45,15 @@ lint: .venv-test/installed ## check style and types
 	@$(@D)/bin/python $(INSTALL) ".$(EXTRA)"
 	@touch $@
 
-lock: ## pin the newest releases in requirements.lock again
+lock: ## pin the newest releases again: requirements.lock from Python 3.11 on, requirements-latest.lock from 3.12 on
 	@"$(PYTHON)" -m venv .venv-lock
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
-		--extra dev --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock
+	@for lock in requirements.lock:3.11 requirements-latest.lock:3.12; do \
+		.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version $${lock#*:} --fork-strategy fewest \
+		--extra dev --no-header --no-annotate --no-emit-index-url pyproject.toml --output-file $${lock%:*} || exit; done
 	@rm -rf .venv-lock
-	@echo "requirements.lock is new; run make test"
+	@echo "requirements.lock and requirements-latest.lock are new; run make test and make test LATEST=1"
 
 clean: ## remove the environments and caches; runs stay
-	rm -rf .venv .venv-test .venv-lock .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-latest .venv-test .venv-test-latest .venv-lock .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     if not sys.flags.safe_path:
-        del sys.path[0]  # the current folder, which may be the run of a stranger (docs/trust.md)
+        del sys.path[0]  # the current folder, which may be an untrusted run (docs/trust.md)
     from qmix_jax.cli.main import main
 
     sys.exit(main())

@@ -44,7 +44,7 @@ from qmix_jax.reporting import warn
 from qmix_jax.reporting.records import known, read_json, to_json, versions, write_text_atomically
 from qmix_jax.trainer import Trainer
 from qmix_jax.types import Params
-from qmix_jax.untrusted import read_settings
+from qmix_jax.untrusted import read_settings, require_plain
 
 FORMAT = 1
 """Counted up when older checkpoints can no longer be read."""
@@ -172,9 +172,16 @@ class Checkpoint:
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The settings that it was trained with; None where an older version did not save them."""
+        """The settings that it was trained with; None where an older version did not save them.
+
+        Raises:
+            ConfigError: they hold what no setting is.
+        """
         settings = self.about.get("settings")
-        return settings if isinstance(settings, dict) else None
+        if not isinstance(settings, dict):
+            return None
+        require_plain(settings, self.path / ABOUT)
+        return settings
 
     def seconds(self, kind: str) -> float:
         """`wall_seconds` or `compile_seconds` of the run until then; 0 where they are not known."""

@@ -11,7 +11,7 @@ Wherever there are Python and NumPy, that folder is enough:
 
 An agent gets its own observation and availability and nothing else: no state, no mixer, no word from the others.
 
-The files are read as those of a stranger: regular files of a bounded size, nothing in them is executed, and whatever
+The files are untrusted input: regular files of a bounded size, nothing in them is executed, and whatever
 they hold, the answer is an agent or one line, soon.
 """
 

@@ -1,4 +1,4 @@
-"""A run's settings, read as a stranger's: whatever the file holds, plain values or one line, soon (docs/trust.md)."""
+"""Settings of a run as untrusted input: plain values, or one line that says what is wrong, soon (docs/trust.md)."""
 
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,14 @@ def _flaw(event: Any) -> str:
     if getattr(event, "tag", None) is not None:
         return "a tag"
     return f"more than {MAX_WORD:,} characters in a value" if len(getattr(event, "value", "")) > MAX_WORD else ""
+
+
+def require_plain(settings: Any, path: Path) -> None:
+    """Raise ConfigError where settings read from `path` hold a value that no setting has."""
+    try:
+        _check_values(settings)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {_one_line(error)}") from error
 
 
 def _check_values(value: Any) -> None:

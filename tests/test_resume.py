@@ -652,6 +652,13 @@ def test_settings_of_another_version_are_said_to_be(copy, capsys, never_stopped)
     assert contents(copy) == before
 
 
+def test_settings_of_a_checkpoint_are_plain_values(copy):
+    in_about(copy, lambda settings: settings["logging"]["wandb"].update(project="${oc.env:HOME}"))
+    for attempt in (lambda: resume.merge_settings(copy, []), lambda: load_run(copy), lambda: train(copy, LONG)):
+        with pytest.raises(ConfigError, match=r"192/about.json is damaged: .* is an interpolation"):
+            attempt()
+
+
 def test_a_team_is_used_with_the_settings_that_it_was_trained_with(copy, capsys):
     trained = load_run(copy).config
     edit(copy, lambda settings: settings["env"].update(episode_length=3))

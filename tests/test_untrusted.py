@@ -1,4 +1,4 @@
-"""The settings of a stranger's run: plain values or one line, soon; nothing in its folder is imported."""
+"""The settings of an untrusted run: plain values or one line, soon; nothing in its folder is imported."""
 
 import os
 import shutil

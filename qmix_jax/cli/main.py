@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _current_folder_for_shield(command: str, rest: list[str]) -> Iterator[None]:
     """Let Python find modules of the current folder, after all others, where the command line itself names a shield.
 
-    Never for a shield that a run's settings name: the folder may be a stranger's (docs/trust.md).
+    Never for a shield that a run's settings name: the folder may be untrusted (docs/trust.md).
     """
     names_shield = command in ("train", "bench") and any(word.lstrip("+").startswith("env.shield=") for word in rest)
     if names_shield:

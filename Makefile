@@ -29,15 +29,15 @@ bench: $(ENV)/installed ## measure throughput, a few minutes; settings in ARGS, 
 test: $(TEST_ENV)/installed ## every test; FAST=1 leaves out the slow ones; LATEST=1 takes the newest releases; some: make test ARGS="tests/test_cli.py -k help"
 	@$(TEST_ENV)/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
 
-lint: .venv-test/installed ## check style and types
-	@.venv-test/bin/ruff check
-	@.venv-test/bin/ruff format --check
-	@.venv-test/bin/pyright --pythonpath .venv-test/bin/python
+lint: $(TEST_ENV)/installed ## check style and types
+	@$(TEST_ENV)/bin/ruff check
+	@$(TEST_ENV)/bin/ruff format --check
+	@$(TEST_ENV)/bin/pyright --pythonpath $(TEST_ENV)/bin/python
 
 .venv/installed .venv-latest/installed: EXTRA =
 .venv-test/installed .venv-test-latest/installed: EXTRA = [dev]
 
-$(sort .venv/installed .venv-test/installed $(ENV)/installed $(TEST_ENV)/installed): pyproject.toml $(LOCK)
+$(ENV)/installed $(TEST_ENV)/installed: pyproject.toml $(LOCK)
 	@test -n "$(PYTHON)" || { echo "No working Python 3.11, 3.12 or 3.13 found; say make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(@D) with $(PYTHON); this takes about half a minute, once ..."
 	@rm -rf $(@D)

@@ -180,7 +180,8 @@ def test_an_accelerator_that_learns_equally_often_in_every_iteration_never_waits
     for i, before in enumerate(stepped.states[:-1]):
         after, metrics = step(Clock(jnp.array(i)), before)
         expected = stepped.states[i + 1], stepped.metrics[i]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), flat((after, metrics)), flat(expected))
+        for ours, theirs in zip(flat((after, metrics)), flat(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)  # XLA rounds the two programs differently
     last = Clock(jnp.array(len(stepped.metrics))), stepped.states[-1]
     np.testing.assert_allclose(evaluate(*last), Trainer(config, probe).evaluate(*last), rtol=1e-6)
 

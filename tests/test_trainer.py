@@ -181,7 +181,7 @@ def test_an_accelerator_that_learns_equally_often_in_every_iteration_never_waits
         after, metrics = step(Clock(jnp.array(i)), before)
         expected = stepped.states[i + 1], stepped.metrics[i]
         for ours, theirs in zip(flat((after, metrics)), flat(expected), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)  # XLA rounds the two programs differently
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)  # XLA rounds the two programs differently
     last = Clock(jnp.array(len(stepped.metrics))), stepped.states[-1]
     np.testing.assert_allclose(evaluate(*last), Trainer(config, probe).evaluate(*last), rtol=1e-6)
 

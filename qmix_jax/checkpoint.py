@@ -616,7 +616,7 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     edited = [name for name in now if now[name] != before.get(name) and name.split(".")[0] not in UNTRAINED]
     if edited:
         shown = ", ".join(f"{name}={now[name]} (trained with {before.get(name)})" for name in edited[:3])
-        warn(f"{folder / 'config.yaml'} was changed since, which counts for nothing here: {shown}")
+        warn(f"{folder / 'config.yaml'} was changed since; the checkpoint's settings are used: {shown}")
     params = jax.tree.map(jnp.asarray, chosen.params)  # which jax.jit can close over, unlike NumPy's
     run = TrainedRun(config, make_team(config), params, chosen.env_steps)
     require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")

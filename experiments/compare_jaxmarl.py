@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 from compare_measure import SCRIPT, USAGE_ERROR
 from omegaconf import OmegaConf
 
-from qmix_jax.reporting.records import describe_machine, read_metrics, to_json
+from qmix_jax.records import describe_machine, read_metrics, to_json
 
 OURS, PEER = "qmix_jax", "JaxMARL"
 SMALL = {"HIDDEN_SIZE": 64, "MIXER_EMBEDDING_DIM": 32, "MIXER_HYPERNET_HIDDEN_DIM": 64}

@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from qmix_jax.config import ConfigError
-from qmix_jax.reporting.records import MetricsFile
+from qmix_jax.records import MetricsFile
 
 SCRIPT = Path("baselines/QLearning/qmix_rnn.py")
 USAGE_ERROR = 2
@@ -31,11 +31,11 @@ def our_program(overrides: list[str]) -> Any:
     """The training program, not yet compiled."""
     from qmix_jax.cli.compose import compose
     from qmix_jax.config import from_mapping
-    from qmix_jax.parallel import use_cpu_cores
+    from qmix_jax.run.program import use_cpu_cores
 
     config = from_mapping(compose(overrides))
     use_cpu_cores(config.devices)
-    from qmix_jax.experiment import check
+    from qmix_jax.run.experiment import check
 
     return check(config)
 
@@ -61,7 +61,7 @@ def our_speed(overrides: list[str], warm_chunks: int, timed_chunks: int) -> dict
 
 def our_memory(overrides: list[str]) -> dict:
     """Bytes of replay, without making it."""
-    from qmix_jax.parallel import describe_memory
+    from qmix_jax.run.program import describe_memory
 
     program = our_program(overrides)
     transitions = program.config.replay_sequences * program.config.rollout.num_steps

@@ -173,7 +173,7 @@ def ours(overrides: list[str], device: Any = None) -> tuple[str, int]:
     from qmix_jax.cli.compose import compose
     from qmix_jax.config import from_mapping
     from qmix_jax.envs import make_env
-    from qmix_jax.parallel import Program
+    from qmix_jax.run.program import Program
 
     config = from_mapping(compose(overrides))
     program = Program.make(config, make_env(config.env), [device or h100()])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qmix_jax.reporting.curve import interval
-from qmix_jax.reporting.records import read_metrics
+from qmix_jax.analysis.curve import interval
+from qmix_jax.records import read_metrics
 
 
 def row_of(folder: Path, at: int | None) -> dict:

@@ -7,10 +7,10 @@ import pytest
 from jax import lax
 
 from qmix_jax.agents import gru
-from qmix_jax.agents.gru import GruWeights, gru_step, gru_unroll
-from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.agents.gru import AgentInput, RecurrentAgents
 from qmix_jax.config import AgentConfig
-from qmix_jax.linear import linear, matmul_dtype
+from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
+from qmix_jax.nn.linear import linear, matmul_dtype
 from qmix_jax.types import TeamSpec
 
 T, B, N, OBS, A, H = 6, 3, 2, 5, 4, 8

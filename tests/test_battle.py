@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qmix_jax.envs.battle import STOP, Battle, Chance, View, pick_one
-from qmix_jax.parallel import compile_with
+from qmix_jax.envs.smax.battle import STOP, Battle, Chance, View, pick_one
+from qmix_jax.run.program import compile_with
 
 with contextlib.redirect_stdout(io.StringIO()):
     from jaxmarl.environments import smax

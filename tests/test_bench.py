@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from conftest import TINY, tiny
 
-from qmix_jax.agents.gru import GruWeights, gru_unroll
 from qmix_jax.bench import compare, measure, parts, scaling
 from qmix_jax.bench.flops import matrix_product_flops, update_flops
 from qmix_jax.bench.measure import Figure
@@ -20,7 +19,8 @@ from qmix_jax.bench.scaling import axes_of_growth, slope
 from qmix_jax.cli import bench
 from qmix_jax.cli import main as cli
 from qmix_jax.config import from_mapping
-from qmix_jax.parallel import Program
+from qmix_jax.nn.gru import GruWeights, gru_unroll
+from qmix_jax.run.program import Program
 
 # --- operations ----------------------------------------------------------------------------------------------------
 

@@ -14,17 +14,17 @@ from qmix_jax.cli import train
 from qmix_jax.cli.conf import choices, conf_dir
 from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
 from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build, by_name, from_mapping
-from qmix_jax.exits import NOT_SAVED, STOPPED
 from qmix_jax.mixers import MIXERS
+from qmix_jax.run.exits import NOT_SAVED, STOPPED
 
 PRESETS = list(choices("preset"))
 
 
 class Experiment(types.ModuleType):
-    """Stands in for qmix_jax.experiment: remembers, and answers with the statuses it is given."""
+    """Stands in for qmix_jax.run.experiment: remembers, and answers with the statuses it is given."""
 
     def __init__(self):
-        super().__init__("qmix_jax.experiment")
+        super().__init__("qmix_jax.run.experiment")
         self.runs: list[tuple[Config, Path, dict]] = []
         self.going_on: list[bool] = []
         self.checks: list[Config] = []
@@ -48,7 +48,7 @@ class Experiment(types.ModuleType):
 @pytest.fixture
 def experiment(monkeypatch, tmp_path):
     fake = Experiment()
-    monkeypatch.setitem(sys.modules, "qmix_jax.experiment", fake)
+    monkeypatch.setitem(sys.modules, "qmix_jax.run.experiment", fake)
     monkeypatch.setattr(qmix_jax, "experiment", fake, raising=False)
     monkeypatch.setattr(train, "start_jax", fake.devices.extend)
     monkeypatch.chdir(tmp_path)

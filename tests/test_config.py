@@ -8,9 +8,9 @@ import jax
 import pytest
 from conftest import TINY, merge, tiny
 
-from qmix_jax import experiment
 from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, by_name, from_mapping
 from qmix_jax.mixers import MIXERS
+from qmix_jax.run import experiment
 
 STRANGE = [-1, 0, math.nan, math.inf, -math.inf, 1e39, 2**31, 10**400, -(10**400), 0.5, True, None, "x", [], [[1]], {}]
 

@@ -11,11 +11,11 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
-from qmix_jax.reporting import dashboard
-from qmix_jax.reporting.dashboard import Background, lines, make_dashboards
-from qmix_jax.reporting.statistics import share_interval
-from qmix_jax.reporting.tensorboard import TensorBoard
-from qmix_jax.reporting.wandb_runs import WandbRuns, flatten
+from qmix_jax.analysis.statistics import share_interval
+from qmix_jax.reporters import dashboard
+from qmix_jax.reporters.dashboard import Background, lines, make_dashboards
+from qmix_jax.reporters.tensorboard import TensorBoard
+from qmix_jax.reporters.wandb import WandbRuns, flatten
 
 
 def a_row(env_steps=100, seeds=2, **changes):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qmix_jax.reporting.records import read_metrics
+from qmix_jax.records import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SHORT = "num_seeds=2 total_env_steps=48_000 logging.film=false logging.display=none devices=1"

@@ -22,11 +22,11 @@ from qmix_jax.config import (
     TwoStepConfig,
 )
 from qmix_jax.envs import make_env
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.jaxmarl import MPE_TASKS
-from qmix_jax.envs.joint import JointTeam
 from qmix_jax.envs.layout import layout_of
-from qmix_jax.envs.team import TeamEnv
-from qmix_jax.exploration import random_action
+from qmix_jax.envs.wrappers.joint import JointTeam
+from qmix_jax.learning.exploration import random_action
 from qmix_jax.types import Observation, Outcome, action_dtype
 
 SETTINGS = {

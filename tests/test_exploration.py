@@ -7,8 +7,8 @@ import pytest
 from conftest import best_legal, masks, strange_values
 
 from qmix_jax.config import ExplorationConfig
-from qmix_jax.exploration import epsilon_at, epsilon_greedy, greedy, legal_values, random_action
-from qmix_jax.learner import joint_of
+from qmix_jax.learning.exploration import epsilon_at, epsilon_greedy, greedy, legal_values, random_action
+from qmix_jax.learning.learner import joint_of
 from qmix_jax.types import Observation
 
 LOWEST = np.finfo(np.float32).min

@@ -21,17 +21,18 @@ import pytest
 from conftest import TINY, best_legal, masks, merge, strange_values
 from safetensors.numpy import load_file
 
-from qmix_jax import experiment, runtime
-from qmix_jax.agents.recurrent import AgentInput
-from qmix_jax.checkpoint import TrainedRun, load_run
+from qmix_jax import deployed_agent as runtime
+from qmix_jax.agents.gru import AgentInput
 from qmix_jax.cli import main as cli
 from qmix_jax.config import ConfigError, from_mapping
+from qmix_jax.deployed_agent import ArtifactError, DecentralisedAgent
 from qmix_jax.envs import make_env
 from qmix_jax.envs.layout import layout_of
-from qmix_jax.evaluate import greedy_policy
-from qmix_jax.export import compile_policy, export_team
-from qmix_jax.reporting.records import best_seed, read_metrics
-from qmix_jax.runtime import ArtifactError, DecentralisedAgent
+from qmix_jax.learning.evaluate import greedy_policy
+from qmix_jax.records import best_seed, read_metrics
+from qmix_jax.run import experiment
+from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.run.export import compile_policy, export_team
 
 TEAMS = {
     "smax": ({"name": "smax", "map": "3m"}, {}),
@@ -146,7 +147,8 @@ def test_separate_processes_play_whole_episodes_as_the_team_in_the_graph(teams, 
 
 def test_importing_the_runtime_imports_no_jax():
     code = (
-        "import sys; from qmix_jax.runtime import DecentralisedAgent; assert not {'jax', 'jaxlib'} & set(sys.modules)"
+        "import sys; from qmix_jax.deployed_agent import DecentralisedAgent; "
+        "assert not {'jax', 'jaxlib'} & set(sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qmix_jax.reporting import film
-from qmix_jax.reporting.curve import draw_curve, interval
-from qmix_jax.reporting.statistics import share_interval
+from qmix_jax.analysis.curve import draw_curve, interval
+from qmix_jax.analysis.statistics import share_interval
+from qmix_jax.film import film
 
 STEPS = 4
 

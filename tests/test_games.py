@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qmix_jax.agents.recurrent import AgentInput
-from qmix_jax.checkpoint import TrainedRun
+from qmix_jax.agents.gru import AgentInput
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
 from qmix_jax.envs import make_env, make_team
-from qmix_jax.trainer import Trainer
+from qmix_jax.learning.trainer import Trainer
+from qmix_jax.run.checkpoint import TrainedRun
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "games"
 

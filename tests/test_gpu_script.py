@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from qmix_jax import experiment
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
-from qmix_jax.plan import check as check_plan
+from qmix_jax.run import experiment
+from qmix_jax.run.plan import check as check_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU = ROOT / "experiments/gpu"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import shaken, tiny
 
-from qmix_jax.agents.recurrent import AgentInput
-from qmix_jax.learner import make_optimizer, pick
+from qmix_jax.agents.gru import AgentInput
+from qmix_jax.learning.learner import make_optimizer, pick
+from qmix_jax.learning.targets import bootstrap_cuts
+from qmix_jax.learning.trainer import Trainer
 from qmix_jax.mixers import MIXERS
 from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
-from qmix_jax.targets import bootstrap_cuts
-from qmix_jax.trainer import Trainer
 from qmix_jax.types import Clock, Joint
 
 T, B = 8, 4

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qmix_jax.config import ConfigError
-from qmix_jax.lock import NAME, locked, require_unlocked
+from qmix_jax.run.lock import NAME, locked, require_unlocked
 
 
 def holder(folder: Path) -> subprocess.Popen:
@@ -19,7 +19,7 @@ def holder(folder: Path) -> subprocess.Popen:
     text = """
         import sys, time
         from pathlib import Path
-        from qmix_jax.lock import locked
+        from qmix_jax.run.lock import locked
 
         with locked(Path(sys.argv[1])):
             print("locked", flush=True)

@@ -12,15 +12,15 @@ import jax
 import pytest
 from conftest import TINY, merge, tiny
 
-from qmix_jax import checkpoint, exits, experiment, memory
-from qmix_jax.checkpoint import Saver, Snapshot
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import startup
 from qmix_jax.config import CheckpointConfig, ConfigError
+from qmix_jax.console import accept_all_text, say
 from qmix_jax.envs import make_env
-from qmix_jax.parallel import Program
-from qmix_jax.reporting import accept_all_text, say
-from qmix_jax.reporting.display import PlainDisplay, make_display
+from qmix_jax.reporters.display import PlainDisplay, make_display
+from qmix_jax.run import checkpoint, exits, experiment, memory
+from qmix_jax.run.checkpoint import Saver, Snapshot
+from qmix_jax.run.program import Program
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_makes_progress_is_waited_for(tmp_path, monkeypatch):
 
 WAITS_FOR_EVER = """
 import sys, threading
-from qmix_jax import exits
+from qmix_jax.run import exits
 exits.SHUTDOWN_SECONDS = 1
 from qmix_jax.cli import main
 main._dispatch = lambda command, rest: threading.Thread(target=threading.Event().wait).start() or exits.NOT_SAVED

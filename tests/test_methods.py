@@ -8,11 +8,11 @@ import pytest
 from conftest import TINY, merge
 from omegaconf import OmegaConf
 
-from qmix_jax.checkpoint import Snapshot, find, load_run, state_to_host, write
 from qmix_jax.config import from_mapping
 from qmix_jax.envs import make_team
 from qmix_jax.mixers import MIXERS
-from qmix_jax.parallel import Program, TrainState
+from qmix_jax.run.checkpoint import Snapshot, find, load_run, state_to_host, write
+from qmix_jax.run.program import Program, TrainState
 
 LENGTH, GAMMA, SCALE = 5, 0.9, 0.1
 SETTINGS = merge(

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import pytest
 from conftest import tiny
 
-from qmix_jax import experiment, plan
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.conf import choices
 from qmix_jax.config import ConfigError, from_mapping
-from qmix_jax.trainer import fires
+from qmix_jax.learning.trainer import fires
+from qmix_jax.run import experiment, plan
 
 
 def updates(config) -> int:

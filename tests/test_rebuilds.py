@@ -16,7 +16,7 @@ from conftest import joint_of, shaken
 
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import from_mapping
-from qmix_jax.learner import make_optimizer
+from qmix_jax.learning.learner import make_optimizer
 from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.qplex import QPLEX, QPLEXQatten

@@ -10,12 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from qmix_jax.analysis import statistics
+from qmix_jax.analysis.report import compare, to_markdown, to_marl_eval
+from qmix_jax.analysis.runs import find_runs, group_runs, read_run
+from qmix_jax.analysis.statistics import interquartile_mean_interval, probability_of_improvement
 from qmix_jax.cli import main as cli
-from qmix_jax.reporting import statistics
-from qmix_jax.reporting.records import to_json
-from qmix_jax.reporting.report import compare, to_markdown, to_marl_eval
-from qmix_jax.reporting.runs import find_runs, group_runs, read_run
-from qmix_jax.reporting.statistics import interquartile_mean_interval, probability_of_improvement
+from qmix_jax.records import to_json
 
 STEPS = (1000, 2000, 3000)
 

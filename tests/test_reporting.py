@@ -10,7 +10,8 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from qmix_jax.reporting import display, records
+from qmix_jax import records
+from qmix_jax.reporters import display
 
 
 def a_row(env_steps=100_000, seeds=1, **changes):

@@ -25,14 +25,16 @@ import pytest
 import yaml
 from conftest import TINY, merge, tiny
 
-from qmix_jax import checkpoint as checkpoint_module
-from qmix_jax import exits, experiment, parallel, replay, resume
-from qmix_jax.checkpoint import Checkpoint, Saver, Snapshot, checkpoints, find, load_run, retain, write
 from qmix_jax.config import CheckpointConfig, ConfigError, LoggingConfig, from_mapping
-from qmix_jax.parallel import Program
-from qmix_jax.reporting import dashboard
-from qmix_jax.reporting.records import MetricsFile, read_metrics
-from qmix_jax.reporting.wandb_runs import WandbRuns
+from qmix_jax.learning import replay
+from qmix_jax.records import MetricsFile, read_metrics
+from qmix_jax.reporters import dashboard
+from qmix_jax.reporters.wandb import WandbRuns
+from qmix_jax.run import checkpoint as checkpoint_module
+from qmix_jax.run import exits, experiment, resume
+from qmix_jax.run import program as parallel
+from qmix_jax.run.checkpoint import Checkpoint, Saver, Snapshot, checkpoints, find, load_run, retain, write
+from qmix_jax.run.program import Program
 
 TIMING = {"wall_seconds", "compile_seconds", "train/steps_per_second"}
 LONG = merge(
@@ -909,9 +911,9 @@ ON_A_SMALL_DISK = """
     import os, subprocess, sys
     from pathlib import Path
     import numpy as np
-    from qmix_jax.checkpoint import Saver, Snapshot, find
+    from qmix_jax.run.checkpoint import Saver, Snapshot, find
     from qmix_jax.config import CheckpointConfig
-    from qmix_jax.reporting.records import MetricsFile, read_metrics
+    from qmix_jax.records import MetricsFile, read_metrics
 
     place = Path(sys.argv[1])
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=True)
@@ -958,7 +960,7 @@ SAVING = """
     import sys
     from pathlib import Path
     import numpy as np
-    from qmix_jax.checkpoint import Snapshot, retain, write
+    from qmix_jax.run.checkpoint import Snapshot, retain, write
 
     step = int(sys.argv[2])
     while True:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.agents.gru import AgentInput
 from qmix_jax.envs import make_env
-from qmix_jax.rollout import starts_needed
-from qmix_jax.trainer import Trainer
+from qmix_jax.learning.rollout import starts_needed
+from qmix_jax.learning.trainer import Trainer
 from qmix_jax.types import Clock
 
 T, B, ROLLOUTS = 8, 4, 3

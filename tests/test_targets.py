@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qmix_jax.targets import bootstrap_cuts, first_episode, lambda_targets
+from qmix_jax.learning.targets import bootstrap_cuts, first_episode, lambda_targets
 
 T, B = 7, 64
 GAMMA = 0.9

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qmix_jax import replay
 from qmix_jax.config import ConfigError
-from qmix_jax.trainer import Trainer, fires
+from qmix_jax.learning import replay
+from qmix_jax.learning.trainer import Trainer, fires
 from qmix_jax.types import Clock
 
 STEPS = 32  # environment steps an iteration: 4 environments x 8
@@ -142,7 +142,7 @@ def test_exploration_uses_the_epsilon_of_each_environment_step(probe):
 
 
 def inputs_of(sequence):
-    from qmix_jax.agents.recurrent import AgentInput
+    from qmix_jax.agents.gru import AgentInput
 
     last_action = jnp.concatenate([sequence.last_action[None], sequence.action[:-1]])
     return AgentInput(sequence.observation.agents[:-1], last_action, sequence.first)

@@ -11,10 +11,10 @@ import pytest
 from conftest import TINY, merge, untrained_run
 from omegaconf import OmegaConf
 
-from qmix_jax.checkpoint import find
 from qmix_jax.cli import evaluate, render, train
 from qmix_jax.cli.main import main
 from qmix_jax.config import ConfigError
+from qmix_jax.run.checkpoint import find
 from qmix_jax.untrusted import read_settings, read_yaml
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 import compare_measure  # noqa: E402
 
 from qmix_jax.config import ConfigError, require  # noqa: E402
-from qmix_jax.reporting.records import describe_machine, read_json, read_metrics  # noqa: E402
+from qmix_jax.records import describe_machine, read_json, read_metrics  # noqa: E402
 
 TRACED_ITERATIONS = 4
 PRODUCT = 1024
@@ -187,7 +187,7 @@ def precision(overrides: list[str]) -> dict:
     from qmix_jax.cli.compose import compose
     from qmix_jax.config import from_mapping
     from qmix_jax.envs import make_env
-    from qmix_jax.parallel import Program
+    from qmix_jax.run.program import Program
 
     config = from_mapping(compose(overrides))
     places = {"cpu": jax.devices("cpu")[0], "here": jax.devices()[0]}

@@ -25,7 +25,7 @@ from typing import Any
 import report
 from steps import SECONDS, STEPS, TITLES, Measurement, Plan
 
-from qmix_jax.reporting.records import read_json, to_json, write_text_atomically
+from qmix_jax.records import read_json, to_json, write_text_atomically
 
 HERE = Path(__file__).resolve().parent
 GRACE = 30.0

@@ -6,9 +6,9 @@ from statistics import mean
 
 from steps import TITLES
 
+from qmix_jax.analysis.curve import FAINT, INK, MAIN, write_png
 from qmix_jax.bench.report import quantity, show, table
-from qmix_jax.reporting.curve import FAINT, INK, MAIN, write_png
-from qmix_jax.reporting.records import read_json, write_text_atomically
+from qmix_jax.records import read_json, write_text_atomically
 
 LONGEST = 10
 SIDES = "qmix_jax", "JaxMARL"

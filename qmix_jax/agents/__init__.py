@@ -1,10 +1,10 @@
 """The networks that act."""
 
-from qmix_jax.agents.recurrent import AgentInput, RecurrentAgents
+from qmix_jax.agents.gru import AgentInput, RecurrentAgents
 from qmix_jax.agents.transformer import TransformerAgents
 from qmix_jax.config import AgentConfig
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.entities import team_of
-from qmix_jax.envs.team import TeamEnv
 
 __all__ = ["AgentInput", "Agents", "RecurrentAgents", "TransformerAgents", "make_agents"]
 

@@ -1,208 +1,130 @@
-"""A gated recurrent unit over time, with a backward pass written for speed.
+"""The recurrent Q-network of every agent: a linear layer, a GRU, a linear layer (DRQN, as in PyMARL)."""
 
-    r = sigmoid(e V_r + v_r + h U_r)
-    z = sigmoid(e V_z + v_z + h U_z)
-    n = tanh(e V_n + v_n + r * (h U_n + u))
-    h' = (1 - z) * n + z * h
-
-(Cho et al. 2014, in the form of cuDNN and PyTorch.) Where `first` is true, h is set to zero before the step.
-"""
-
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float
+from jax.nn import initializers
+from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.linear import multiply, weight_gradient
-
-
-class GruWeights(NamedTuple):
-    """The columns (or entries) of r, z and n side by side."""
-
-    input: Float[Array, "E 3*H"]
-    """V"""
-    bias: Float[Array, "3*H"]
-    """v"""
-    recurrent: Float[Array, "H 3*H"]
-    """U"""
-    recurrent_bias: Float[Array, "H"]
-    """u, the bias inside n"""
+from qmix_jax.config import AgentConfig
+from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
+from qmix_jax.nn.linear import linear
+from qmix_jax.types import Params, TeamSpec
 
 
-def _sigmoid(x: Array) -> Array:
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5  # one transcendental, vectorised on CPU
+class AgentInput(NamedTuple):
+    """What the agents know at one time, or at T times (a leading axis)."""
+
+    obs: Float[Array, "*T B N O"]
+    last_action: Int[Array, "*T B N"]
+    """Ignored where `first` is true; num_actions stands for none."""
+    first: Bool[Array, "*T B"]
+    """The episode begins here: forget what came before."""
 
 
-def _reset(hidden: Array, first: Bool[Array, "..."]) -> Array:
-    return jnp.where(first[..., None], 0.0, hidden)
+class RecurrentAgents(NamedTuple):
+    """The team's networks as pure functions over `Params`.
 
+    Per agent: ReLU(W obs + row of its id + row of its last action) -> GRU -> Q of every action. The two rows are
+    what one-hot inputs would add to the first layer. `layer_norm` normalises what goes into the ReLU, and the
+    recurrent state before the last layer. With `share_parameters` all agents use the same weights;
+    without, every parameter has a leading axis N.
 
-def _step(
-    weights: GruWeights, hidden: Float[Array, "*R H"], x: Sequence[Array], first: Bool[Array, "*R"]
-) -> tuple[Array, tuple[Array, ...]]:
-    """The next hidden state, and the gates, which the backward pass needs. `x`: e V of r, z and n."""
-    hidden = _reset(hidden, first)
-    h_r, h_z, h_n = jnp.split(multiply(hidden, weights.recurrent), 3, axis=-1)
-    v_r, v_z, v_n = jnp.split(weights.bias, 3)
-    r, z, h_n = _sigmoid(x[0] + h_r + v_r), _sigmoid(x[1] + h_z + v_z), h_n + weights.recurrent_bias
-    n = jnp.tanh(x[2] + v_n + r * h_n)
-    return (1 - z) * n + z * hidden, (r, z, n, h_n)
-
-
-def gru_step(
-    weights: GruWeights, hidden: Float[Array, "*R H"], inputs: Float[Array, "*R E"], first: Bool[Array, "*R"]
-) -> Float[Array, "*R H"]:
-    """The next hidden state."""
-    return _step(weights, hidden, jnp.split(multiply(inputs, weights.input), 3, axis=-1), first)[0]
-
-
-@jax.custom_vjp
-def gru_unroll(
-    weights: GruWeights, hidden: Float[Array, "*R H"], inputs: Float[Array, "T *R E"], first: Bool[Array, "T *R"]
-) -> Float[Array, "T *R H"]:
-    """The hidden state after each of T steps, from the one before the first: `gru_step` in a scan.
-
-    What does not depend on the hidden state is done for all steps at once: the inputs' contributions before the loop,
-    and after the backward loop the gradients of the weights, as one matrix product each instead of a sum inside it.
-    A CPU waits for memory and an accelerator for the next operation to start, so each has its own way through a loop.
+    Here unlike PyMARL: "no last action", before an episode's first, has a row of its own, which is learnt (there it
+    adds nothing); and r and z have one bias where PyTorch's GRU has two, of which only the sum matters (an optimiser
+    that scales each number's step, as Adam and RMSprop do, moves the sum of two twice as far).
     """
-    return lax.platform_dependent(weights, hidden, inputs, first, cpu=_states_on_cpu, default=_states)
+
+    config: AgentConfig
+    spec: TeamSpec
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters."""
+        if self.config.share_parameters:
+            return self._init_one(key)
+        return jax.vmap(self._init_one)(jax.random.split(key, self.spec.num_agents))
+
+    def _init_one(self, key: jax.Array) -> Params:
+        size, spec, config = self.config.hidden_size, self.spec, self.config
+        keys = iter(jax.random.split(key, 6))
+        dense, rows = initializers.lecun_normal(), initializers.normal(0.05)
+        recurrent = initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default for a GRU
+        params = {
+            "obs": dense(next(keys), (spec.obs_size, size)),
+            "bias": jnp.zeros(size),
+            "gru_input": dense(next(keys), (size, 3 * size)),
+            "gru_bias": jnp.zeros(3 * size),
+            "gru_recurrent": recurrent(next(keys), (size, 3 * size)),
+            "gru_recurrent_bias": jnp.zeros(size),
+            "q": dense(next(keys), (size, spec.num_actions)),
+            "q_bias": jnp.zeros(spec.num_actions),
+        }
+        if config.use_agent_id and config.share_parameters:
+            params["agent_id"] = rows(next(keys), (spec.num_agents, size))
+        if config.use_last_action:
+            params["last_action"] = rows(next(keys), (spec.num_actions + 1, size))
+        if config.layer_norm:
+            params |= {"norm_scale": jnp.ones((2, size)), "norm_bias": jnp.zeros((2, size))}
+        return params
+
+    def initial_hidden(self, num_envs: int) -> Float[Array, "B N H"]:
+        """The recurrent state before an episode: zeros."""
+        return jnp.zeros((num_envs, self.spec.num_agents, self.config.hidden_size))
+
+    def step(
+        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "B N H"], Float[Array, "B N A"]]:
+        """One time step: the next recurrent state, and Q of every action."""
+        hidden = self._recur(gru_step, params, hidden, inputs)
+        return hidden, self._per_agent(_head, params, hidden)
+
+    def unroll(
+        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "T B N H"], Float[Array, "T B N A"]]:
+        """T time steps from the recurrent state before the first: the state after every step, and Q."""
+        hiddens = self._recur(gru_unroll, params, hidden, inputs)
+        return hiddens, self._per_agent(_head, params, hiddens)
+
+    def _recur(self, gru, params: Params, hidden: Array, inputs: AgentInput) -> Array:
+        """The recurrent layer's output: of one step, or of all with `gru_unroll`."""
+        last_action = jnp.where(inputs.first[..., None], self.spec.num_actions, inputs.last_action)
+        first = jnp.broadcast_to(inputs.first[..., None], last_action.shape)
+
+        def layer(params: Params, hidden: Array, obs: Array, last_action: Array, first: Array) -> Array:
+            embedded = _embed(params, obs, last_action[..., 0])
+            return gru(
+                GruWeights(*[params[f"gru_{name}"] for name in GruWeights._fields]), hidden, embedded, first[..., 0]
+            )
+
+        return self._per_agent(layer, params, hidden, inputs.obs, last_action[..., None], first[..., None])
+
+    def _per_agent(self, function, params: Params, *trees: Any) -> Any:
+        """Call `function(params, *trees)` with the shared weights, or with each agent's own, along axis -2."""
+        if self.config.share_parameters:
+            return function(params, *trees)
+        move = functools.partial(jnp.moveaxis, source=-2, destination=0)
+        inputs = jax.tree.map(move, trees)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), jax.vmap(function)(params, *inputs))
 
 
-def _forward(weights, hidden, inputs, first):
-    after, gates = lax.platform_dependent(
-        weights, hidden, inputs, first, cpu=_states_and_gates_on_cpu, default=_states_and_gates
-    )
-    return after, (weights, inputs, _before(hidden, after, first), gates, first)
+def _embed(params: Params, obs: Array, last_action: Array) -> Array:
+    x = linear(obs, params["obs"]) + params["bias"]
+    if "last_action" in params:
+        x = x + params["last_action"][last_action]
+    if "agent_id" in params:
+        x = x + params["agent_id"]
+    return jax.nn.relu(_normalise(params, 0, x))
 
 
-def _backward(saved, d_after):
-    weights, inputs, before, gates, first = saved
-    transposed = weights.recurrent.T
-    d_hidden, d_recurrent, d_n = lax.platform_dependent(
-        transposed, d_after, before, gates, first, cpu=_gradients_on_cpu, default=_gradients
-    )
-    size = d_n.shape[-1]
-    d_x = jnp.concatenate([d_recurrent[..., : 2 * size], d_n], axis=-1)
-    d_weights = GruWeights(
-        input=weight_gradient(inputs, d_x),
-        bias=_sum_rows(d_x),
-        recurrent=weight_gradient(before, d_recurrent),
-        recurrent_bias=_sum_rows(d_recurrent[..., 2 * size :]),
-    )
-    return d_weights, d_hidden, multiply(d_x, weights.input.T), None
+def _head(params: Params, hidden: Array) -> Array:
+    return linear(_normalise(params, 1, hidden), params["q"]) + params["q_bias"]
 
 
-gru_unroll.defvjp(_forward, _backward)
-
-
-def _before(hidden: Array, after: Array, first: Array) -> Array:
-    """The state that each step goes on from."""
-    return _reset(jnp.concatenate([hidden[None], after[:-1]]), first)
-
-
-def _sum_rows(x: Array) -> Array:
-    return jnp.sum(x.reshape(-1, x.shape[-1]), axis=0)
-
-
-# An accelerator's way: as few operations in a loop as can be, and all else for all steps at once.
-
-
-def _states(weights, hidden, inputs, first):
-    def step(hidden, now):
-        x, first = now
-        hidden, _ = _step(weights, hidden, jnp.split(x, 3, axis=-1), first)
-        return hidden, hidden
-
-    return lax.scan(step, hidden, (multiply(inputs, weights.input), first))[1]
-
-
-def _states_and_gates(weights, hidden, inputs, first):
-    """The gates come from the states once more: fewer operations than to write them step by step."""
-    after = _states(weights, hidden, inputs, first)
-    x = jnp.split(multiply(inputs, weights.input), 3, axis=-1)
-    return after, _step(weights, _before(hidden, after, first), x, first)[1]
-
-
-def _gradients(transposed, d_after, before, gates, first):
-    """The gradients of the first state, of the recurrent product (3*H) and of n's argument. Each of a step's is the
-    state's, times what all steps know before the loop.
-    """
-    r, z, n, h_n = gates
-    to_n = (1 - z) * (1 - n * n)
-    to_recurrent = jnp.concatenate([to_n * h_n * r * (1 - r), (before - n) * z * (1 - z), to_n * r], axis=-1)
-
-    def step(d_hidden, now):
-        d_after, to_recurrent, z, first = now
-        d_hidden = d_hidden + d_after
-        d_before = d_hidden * z + multiply(_thrice(d_hidden) * to_recurrent, transposed)
-        return _reset(d_before, first), d_hidden
-
-    d_first, d_hidden = lax.scan(step, jnp.zeros_like(d_after[0]), (d_after, to_recurrent, z, first), reverse=True)
-    return d_first, _thrice(d_hidden) * to_recurrent, d_hidden * to_n
-
-
-def _thrice(x: Array) -> Array:
-    return jnp.concatenate([x, x, x], axis=-1)
-
-
-# A CPU's way: what a step makes is used while it is in the cache, and arrays are written once.
-
-
-def _states_on_cpu(weights, hidden, inputs, first):
-    def step(hidden, now):
-        x, first = lax.optimization_barrier(now)
-        hidden, _ = _step(weights, hidden, x, first)
-        return hidden, hidden
-
-    return lax.scan(step, hidden, (_gate_inputs(weights, inputs), first))[1]
-
-
-def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Array, ...]:
-    """e V of all steps for r, z and n: three arrays, since a loop that slices them out of one is three times slower on
-    a CPU. Steps take theirs behind an optimization_barrier: else the slices join the gates' arithmetic, and cost it its
-    vectors.
-    """
-    return tuple(multiply(inputs, matrix) for matrix in jnp.split(weights.input, 3, axis=-1))
-
-
-def _states_and_gates_on_cpu(weights, hidden, inputs, first):
-    """The gates are kept in the place of what was used up, so that no new array is filled first."""
-
-    def step(t, carry):
-        before, arrays = carry
-        x, now = lax.optimization_barrier(([_at(t, array) for array in arrays[:3]], _at(t, first)))
-        after, gates = _step(weights, before, x, now)
-        rows = [*gates, after]
-        return after, [lax.dynamic_update_index_in_dim(a, row, t, 0) for a, row in zip(arrays, rows, strict=True)]
-
-    x = _gate_inputs(weights, inputs)
-    empty = jnp.zeros_like(x[0])
-    _, (*gates, after) = lax.fori_loop(0, len(first), step, (hidden, [*x, empty, empty]))
-    return after, tuple(gates)
-
-
-def _at(t: Array, array: Array) -> Array:
-    return lax.dynamic_index_in_dim(array, t, 0, keepdims=False)
-
-
-def _gradients_on_cpu(transposed, d_after, before, gates, first):
-    """As `_gradients`."""
-
-    def step(d_hidden, now):
-        d_after, before, (r, z, n, h_n), first = now
-        d_hidden = d_hidden + d_after
-        d_n = d_hidden * (1 - z) * (1 - n * n)
-        d_z = d_hidden * (before - n) * z * (1 - z)
-        d_r = d_n * h_n * r * (1 - r)
-        d_recurrent = jnp.concatenate([d_r, d_z, d_n * r], axis=-1)
-        d_hidden = _reset(d_hidden * z + multiply(d_recurrent, transposed), first)
-        return d_hidden, (d_recurrent, d_n)
-
-    d_first, (d_recurrent, d_n) = lax.scan(
-        step, jnp.zeros_like(d_after[0]), (d_after, before, gates, first), reverse=True
-    )
-    return d_first, d_recurrent, d_n
+def _normalise(params: Params, layer: int, x: Array) -> Array:
+    """Layer normalisation of the first layer (0) or the recurrent state (1), where the agents have it."""
+    if "norm_scale" not in params:
+        return x
+    mean, variance = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + 1e-6) * params["norm_scale"][layer] + params["norm_bias"][layer]

@@ -9,11 +9,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from qmix_jax.agents.recurrent import AgentInput
+from qmix_jax.agents.gru import AgentInput
 from qmix_jax.config import AgentConfig
 from qmix_jax.envs.entities import Team
-from qmix_jax.linear import Dense
-from qmix_jax.transformer import Transformer
+from qmix_jax.nn.linear import Dense
+from qmix_jax.nn.transformer import Transformer
 from qmix_jax.types import Params, TeamSpec
 
 

@@ -11,8 +11,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from qmix_jax.parallel import Program
-from qmix_jax.trainer import Trainer
+from qmix_jax.learning.trainer import Trainer
+from qmix_jax.run.program import Program
 from qmix_jax.types import swap_time_and_batch
 
 

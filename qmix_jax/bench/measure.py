@@ -17,13 +17,13 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from qmix_jax import linear
 from qmix_jax.bench import parts
 from qmix_jax.bench.flops import update_flops
 from qmix_jax.bench.parts import Part
 from qmix_jax.bench.profile import Profile, read_trace
 from qmix_jax.config import Config
-from qmix_jax.parallel import DATA, SEED, Program, TrainState, describe_memory
+from qmix_jax.nn import linear
+from qmix_jax.run.program import DATA, SEED, Program, TrainState, describe_memory
 
 SECONDS, REPEATS = 0.5, 5  # a repeat takes as many turns as make half a second, or one
 LONG_SECONDS, FEW_REPEATS = 2.0, 3  # where one takes so long already, three must do

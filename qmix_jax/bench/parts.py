@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qmix_jax import replay
-from qmix_jax.agents.recurrent import AgentInput
-from qmix_jax.exploration import random_action, uniform
-from qmix_jax.learner import LossMetrics
-from qmix_jax.parallel import Begin, Turn
-from qmix_jax.rollout import restart, rollout
-from qmix_jax.trainer import SeedState, Trainer
+from qmix_jax.agents.gru import AgentInput
+from qmix_jax.learning import replay
+from qmix_jax.learning.exploration import random_action, uniform
+from qmix_jax.learning.learner import LossMetrics
+from qmix_jax.learning.rollout import restart, rollout
+from qmix_jax.learning.trainer import SeedState, Trainer
+from qmix_jax.run.program import Begin, Turn
 from qmix_jax.types import Clock, swap_time_and_batch
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qmix_jax.analysis.curve import FAINT, INK, MAIN, write_png
 from qmix_jax.bench.report import AXES, SHARES, quantity, show
-from qmix_jax.reporting.curve import FAINT, INK, MAIN, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

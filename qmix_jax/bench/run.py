@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from qmix_jax import experiment
 from qmix_jax.bench import compare, report
 from qmix_jax.bench.measure import Figures, measure
 from qmix_jax.bench.picture import draw
 from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
 from qmix_jax.config import Config, ConfigError
-from qmix_jax.parallel import Program
-from qmix_jax.reporting.records import describe_machine, to_json, write_text_atomically
+from qmix_jax.records import describe_machine, to_json, write_text_atomically
+from qmix_jax.run import experiment
+from qmix_jax.run.program import Program
 
 
 class Wishes(NamedTuple):

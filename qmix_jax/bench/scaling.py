@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qmix_jax import experiment
 from qmix_jax.bench.measure import FEW_REPEATS, Figure, Figures, Stand, counted, time_repeatedly, update_period
 from qmix_jax.config import Config, ConfigError, ProbeConfig, ReplayConfig, SmaxConfig
+from qmix_jax.run import experiment
 
 FACTORS = (1, 2, 4)
 SMALL_MAP, MIDDLE_MAP, LARGE_MAP = "3m", "8m", "27m_vs_30m"

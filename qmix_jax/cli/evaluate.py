@@ -16,11 +16,11 @@ from qmix_jax.config import ConfigError, MpeConfig, SmaxConfig, choose, require
 
 if TYPE_CHECKING:
     from qmix_jax.agents import Agents
-    from qmix_jax.behaviour import Behaviour
-    from qmix_jax.checkpoint import TrainedRun
-    from qmix_jax.envs.team import TeamEnv
-    from qmix_jax.reporting.scores import Scores, Table
-    from qmix_jax.robustness import Disturbance, Examination
+    from qmix_jax.analysis.scores import Scores, Table
+    from qmix_jax.envs.base import TeamEnv
+    from qmix_jax.learning.behaviour import Behaviour
+    from qmix_jax.learning.robustness import Disturbance, Examination
+    from qmix_jax.run.checkpoint import TrainedRun
     from qmix_jax.types import TeamSpec
 
 STDOUT = Path("-")
@@ -48,9 +48,9 @@ def main(arguments: list[str]) -> int:
     """Evaluate as the command line says; returns the exit status."""
     options = parse(arguments)
     start_jax([AUTO])
-    from qmix_jax.checkpoint import load_run
-    from qmix_jax.reporting.scores import agents_to_plain, format_agents, to_plain
-    from qmix_jax.robustness import Examination
+    from qmix_jax.analysis.scores import agents_to_plain, format_agents, to_plain
+    from qmix_jax.learning.robustness import Examination
+    from qmix_jax.run.checkpoint import load_run
 
     run = load_run(options.run, options.checkpoint)
     env, agents = (run.env, run.agents) if options.map is None else on_map(run, options.map)
@@ -222,7 +222,7 @@ def kinds_of(options: argparse.Namespace, spec: "TeamSpec") -> list[Kind]:
     """What the command line asks for."""
     import jax.numpy as jnp
 
-    from qmix_jax.robustness import undisturbed
+    from qmix_jax.learning.robustness import undisturbed
 
     calm, names = undisturbed(spec.num_agents), spec.agent_names
     kinds = [
@@ -278,8 +278,8 @@ class Scorer:
 
     def score(self, disturbance: "Disturbance | None" = None) -> "Scores":
         """The scores under a disturbance."""
-        from qmix_jax.evaluate import team_key
-        from qmix_jax.reporting.scores import scores_of
+        from qmix_jax.analysis.scores import scores_of
+        from qmix_jax.learning.evaluate import team_key
 
         if not self.done:
             self.progress.say(f"compiling; {self.total:,} episodes to play", is_stage=True)
@@ -296,7 +296,7 @@ class Scorer:
 
     def _left(self) -> str:
         """The time left at the speed since the first batch, which compiled."""
-        from qmix_jax.reporting.display import duration
+        from qmix_jax.reporters.display import duration
 
         share = self.done / self.total
         seconds = (time.monotonic() - self.began) * (1 - share) / share
@@ -305,8 +305,8 @@ class Scorer:
 
 def watch_agents(scorer: Scorer) -> "Behaviour":
     """What the agents of all the run's seeds do in the undisturbed episodes."""
-    from qmix_jax.behaviour import observe
-    from qmix_jax.evaluate import team_key
+    from qmix_jax.learning.behaviour import observe
+    from qmix_jax.learning.evaluate import team_key
     from qmix_jax.mixers import make_mixer
 
     scorer.progress.say("watching the agents", is_stage=True)
@@ -318,7 +318,7 @@ def watch_agents(scorer: Scorer) -> "Behaviour":
 
 def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Table]]":
     """The undisturbed scores, and a table for each kind that begins with them."""
-    from qmix_jax.reporting.scores import Row, Table
+    from qmix_jax.analysis.scores import Row, Table
 
     calm = scorer.score()
     tables = [
@@ -333,7 +333,7 @@ def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Table]]"
 
 def in_words(document: dict[str, Any], scores: "Scores", tables: "list[Table]") -> str:
     """The document for people."""
-    from qmix_jax.reporting.scores import format_scores, format_table
+    from qmix_jax.analysis.scores import format_scores, format_table
 
     place, trained = document["tested_on"], document["trained_on"]
     where = trained if place == trained else f"{trained}, tested on {place}"
@@ -355,6 +355,6 @@ def write_json(document: dict[str, Any], target: Path) -> None:
     if target == STDOUT:
         print(text)
     else:
-        from qmix_jax.reporting.records import write_text_atomically
+        from qmix_jax.records import write_text_atomically
 
         write_text_atomically(target, text + "\n")

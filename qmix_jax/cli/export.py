@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing to compute, and a GPU may be busy training
     start_jax(["1"])
-    from qmix_jax.export import export_run
+    from qmix_jax.run.export import export_run
 
     contract = export_run(options.run, options.out, options.checkpoint, options.seed)
     print(summary(contract, options.out))

@@ -9,8 +9,8 @@ from qmix_jax.cli.startup import AUTO, start_jax
 from qmix_jax.config import require
 
 if TYPE_CHECKING:
-    from qmix_jax.checkpoint import TrainedRun
-    from qmix_jax.reporting.film import Recording
+    from qmix_jax.film.film import Recording
+    from qmix_jax.run.checkpoint import TrainedRun
 
 SUFFIXES = (".gif", ".mp4", ".png")
 
@@ -33,13 +33,13 @@ def main(arguments: list[str]) -> int:
     """Render as the command line says; returns the exit status."""
     options = parse(arguments)
     start_jax([AUTO])
-    from qmix_jax.checkpoint import load_run
-    from qmix_jax.reporting import credit
+    from qmix_jax.film import credit
+    from qmix_jax.run.checkpoint import load_run
 
     run = load_run(options.run, options.checkpoint)
     out = options.out or output(str(Path(options.run) / "render.gif"))
     if out.suffix.lower() == ".mp4":
-        from qmix_jax.reporting.video import require_video
+        from qmix_jax.film.mp4 import require_video
 
         require_video()
     team, teams = options.team, run.config.num_seeds
@@ -82,7 +82,7 @@ def picture(text: str) -> Path:
 
 def best_team(run: "TrainedRun", folder: Path) -> int:
     """The seed, counted from 0, whose last evaluation was best; the first where nothing is recorded."""
-    from qmix_jax.reporting.records import best_seed, read_metrics
+    from qmix_jax.records import best_seed, read_metrics
 
     path = folder / "metrics.jsonl"
     rows = read_metrics(path) if run.config.num_seeds > 1 and path.is_file() else []
@@ -93,10 +93,10 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     """The first episodes that `evaluate` plays with that team and seed."""
     import jax
 
-    from qmix_jax.evaluate import episode_keys, record, team_key
+    from qmix_jax.film.film import Recording
+    from qmix_jax.learning.evaluate import episode_keys, record, team_key
     from qmix_jax.mixers import make_mixer
-    from qmix_jax.parallel import compile_quickly
-    from qmix_jax.reporting.film import Recording
+    from qmix_jax.run.program import compile_quickly
 
     mixer, params = make_mixer(run.config.algorithm, run.env), run.params(team)
     keys = episode_keys(team_key(seed, team), episodes)

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE)
         return 0
     options = _parse(arguments)
-    from qmix_jax.reporting.report import write_report
+    from qmix_jax.analysis.report import write_report
 
     print(write_report(options.runs, options.out))
     print(f"Written to {options.out}: report.md, report.png, report.json, marl_eval.json")

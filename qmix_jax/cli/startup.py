@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from qmix_jax.config import ConfigError, require
-from qmix_jax.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
-from qmix_jax.reporting import say
+from qmix_jax.console import say
+from qmix_jax.run.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
 
 AUTO = "auto"
 
@@ -67,7 +67,7 @@ def start_jax(devices: Iterable[str]) -> None:
     import_jax()
     import jax
 
-    from qmix_jax.parallel import use_cpu_cores
+    from qmix_jax.run.program import use_cpu_cores
 
     jax.config.update("jax_enable_x64", False)
     is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]

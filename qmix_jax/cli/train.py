@@ -1,4 +1,4 @@
-"""`qmix-jax train`: Hydra chooses the settings, `qmix_jax.experiment` runs them."""
+"""`qmix-jax train`: Hydra chooses the settings, `qmix_jax.run.experiment` runs them."""
 
 import os
 import sys
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from qmix_jax.cli.conf import choices, conf_dir
 from qmix_jax.cli.startup import AUTO, import_jax, report, start_jax
 from qmix_jax.config import Config, from_mapping, require
-from qmix_jax.exits import FAILED, STOPPED
-from qmix_jax.reporting import say
+from qmix_jax.console import say
+from qmix_jax.run.exits import FAILED, STOPPED
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
     from qmix_jax.cli.compose import Job
-    from qmix_jax.parallel import Program
+    from qmix_jax.run.program import Program
 
 
 def main(arguments: list[str]) -> int:
@@ -56,12 +56,12 @@ def take_resume(arguments: list[str]) -> tuple[str, list[str]]:
 def go_on(folder: Path, overrides: list[str]) -> int:
     """Go on with the run in a folder, with its own settings and these overrides on top."""
     import_jax()
-    from qmix_jax.resume import merge_settings
+    from qmix_jax.run.resume import merge_settings
 
     settings = merge_settings(folder, overrides)
     config = from_mapping(settings)
     start_jax([config.devices])
-    from qmix_jax import experiment
+    from qmix_jax.run import experiment
 
     return experiment.run(config, folder, settings, go_on=True)
 
@@ -74,7 +74,7 @@ def check(jobs: "list[Job]", go_on: bool) -> "list[Program]":
     import_jax()
     configs = [from_mapping(job.settings) for job in jobs]
     start_jax([config.devices for config in configs])
-    from qmix_jax import experiment, lock, resume
+    from qmix_jax.run import experiment, lock, resume
 
     checked: list[Config] = []
     programs = []
@@ -110,8 +110,8 @@ class Jobs:
         """One job; a signal ends them all."""
         from hydra.core.hydra_config import HydraConfig
 
-        from qmix_jax import experiment
         from qmix_jax.cli.compose import to_plain
+        from qmix_jax.run import experiment
 
         sys.argv = self.argv  # the run's records name the true command
         hydra = HydraConfig.get()

@@ -17,8 +17,8 @@ from qmix_jax.config import (
     SmaxConfig,
     TwoStepConfig,
 )
-from qmix_jax.envs.shield import Shielded
-from qmix_jax.envs.team import TeamEnv
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.wrappers.shield import Shielded
 
 
 def make_team(config: Config) -> TeamEnv:
@@ -28,7 +28,7 @@ def make_team(config: Config) -> TeamEnv:
     env = make_env(config.env)
     if not MIXERS[config.algorithm.name].acts_jointly:
         return env
-    from qmix_jax.envs.joint import JointTeam
+    from qmix_jax.envs.wrappers.joint import JointTeam
 
     return JointTeam(env)
 

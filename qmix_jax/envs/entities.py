@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import Layout, layout_of
-from qmix_jax.envs.team import TeamEnv
 
 Blocks = tuple[tuple[str, str], ...]
 NOWHERE = -1

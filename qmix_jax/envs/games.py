@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.config import ProbeConfig, TwoStepConfig
+from qmix_jax.envs.base import RemembersObservations
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
-from qmix_jax.envs.team import RemembersObservations
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 CLIMBING = ((11, -30, 0), (-30, 7, 0), (0, 6, 5))

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from qmix_jax.config import MpeConfig, SmaxConfig, choose
-from qmix_jax.envs.battle import STOP, Battle, BattleState, Moment
 from qmix_jax.envs.layout import Layout, mpe_layout, smax_layout
+from qmix_jax.envs.smax.battle import STOP, Battle, BattleState, Moment
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from qmix_jax.envs.team import TeamEnv
+from qmix_jax.envs.base import TeamEnv
 
 
 class Feature(NamedTuple):

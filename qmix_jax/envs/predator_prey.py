@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.config import PredatorPreyConfig
-from qmix_jax.exploration import random_action
+from qmix_jax.learning.exploration import random_action
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 SIZE, NUM_AGENTS, NUM_PREY, REACH, LIMIT = 10, 8, 8, 2, 200

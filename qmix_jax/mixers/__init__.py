@@ -1,7 +1,7 @@
 """Mixers, one file each, and their registry."""
 
 from qmix_jax.config import AlgorithmConfig
-from qmix_jax.envs.team import TeamEnv
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.mixers.base import Mixer
 from qmix_jax.mixers.iql import IQL
 from qmix_jax.mixers.joint import JointQ

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float
 
-from qmix_jax.envs.team import TeamEnv
-from qmix_jax.linear import Dense
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.nn.linear import Dense
 from qmix_jax.types import Joint
 
 StateNorm = Literal["layer_norm", "none"]
@@ -28,7 +28,7 @@ class Mixer(nn.Module):
     promises_igm: ClassVar[bool] = False
     """Individual-global-max: where every agent takes its best action, Q_tot is at its largest."""
     acts_jointly: ClassVar[bool] = False
-    """The team is to be one agent that chooses among all joint actions (see `qmix_jax.envs.joint`)."""
+    """The team is to be one agent that chooses among all joint actions (see `qmix_jax.envs.wrappers.joint`)."""
 
     def in_env(self, env: TeamEnv) -> "Mixer":
         """The mixer with what it needs to know of the environment; nothing for most."""

@@ -1,0 +1,1 @@
+"""Tools to paint films and figures of episodes; know no environment."""

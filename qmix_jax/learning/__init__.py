@@ -1,0 +1,1 @@
+"""Training as pure functions: rollout, replay, targets, losses, learner, trainer, evaluation."""

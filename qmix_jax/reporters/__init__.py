@@ -1,0 +1,1 @@
+"""What is told while a run trains: terminal, Weights & Biases, TensorBoard."""

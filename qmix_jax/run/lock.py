@@ -1,0 +1,113 @@
+"""One process at a time trains in a run's folder.
+
+The lock is the operating system's (flock) on a file in the folder. It ends with the process that holds it, however that
+ends, and holds on NFS where the server keeps locks. The file names the holder; who deletes it breaks the lock.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from qmix_jax.config import ConfigError
+from qmix_jax.records import read_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+NAME = "run.lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the folder is made where there is none.
+
+    Where the file system knows no locks, or the file cannot be made, nothing is locked.
+
+    Raises:
+        ConfigError: another process holds it; the message names host, process and time.
+        OSError: the folder cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _acquire(folder / NAME)
+    if handle is not None:
+        _write_holder(handle)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                if _is_same(handle, folder / NAME):
+                    (folder / NAME).unlink()
+            os.close(handle)
+
+
+def require_unlocked(folder: Path) -> None:
+    """Raise ConfigError where another process holds the folder's lock."""
+    handle = _acquire(folder / NAME, os.O_RDWR)
+    if handle is not None:
+        os.close(handle)
+
+
+def _acquire(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int | None:
+    """A descriptor that holds the lock on the file; None where there is nothing to lock or no lock to be had."""
+    while fcntl is not None:
+        try:
+            handle = os.open(path, flags, 0o644)
+        except OSError:
+            return None
+        if not _lock(handle, path):
+            os.close(handle)
+            return None
+        if _is_same(handle, path):
+            return handle
+        os.close(handle)  # its holder deleted it between opening and locking
+    return None
+
+
+def _lock(handle: int, path: Path) -> bool:
+    """Lock an open file; False where its file system has no locks. A process that only looks holds it for a moment."""
+    for wait in (0.05, 0.1, 0.2, None):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # pyright: ignore[reportOptionalMemberAccess]
+        except BlockingIOError as error:
+            if wait is None:
+                os.close(handle)
+                raise ConfigError(_describe_holder(path)) from error
+            time.sleep(wait)
+        except OSError:
+            return False
+        else:
+            return True
+    return False
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
+
+
+def _write_holder(handle: int) -> None:
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without its holder's name
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(holder).encode() + b"\n", 0)
+
+
+def _describe_holder(path: Path) -> str:
+    holder = read_json(path)
+    who = "another process"
+    if isinstance(holder, dict):
+        who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+    return (
+        f"{path.parent} is in use by {who}: wait until it ends, or stop it; where that is not possible, delete {path} "
+        f"to break the lock"
+    )

@@ -1,0 +1,227 @@
+"""Going on with a run: what its folder holds, and what a command line may still change."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qmix_jax.config import Config, ConfigError, by_name, flatten, from_mapping, nearest, require
+from qmix_jax.records import FROZEN, HAS_STATE, read_manifest, read_metrics
+from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_config, read_config_of
+from qmix_jax.run.program import Program, TrainState
+from qmix_jax.untrusted import read_settings
+
+MAY_CHANGE = (
+    "total_env_steps",
+    "devices",
+    "matmul_dtype",
+    "env.starts_per_rollout",
+    "exploration",
+    "learner.batch_size",
+    "learner.env_steps_per_update",
+    "learner.start_env_steps",
+    "learner.burn_in",
+    "learner.td_lambda",
+    "learner.double_q",
+    "learner.learning_rate",
+    "learner.final_learning_rate",
+    "learner.final_learning_rate_share",
+    "learner.adam_epsilon",
+    "learner.max_grad_norm",
+    "target.every_env_steps",
+    "target.tau",
+    "evaluation",
+    "checkpoint",
+    "logging",
+)
+"""Settings, and groups of them, that a resumed run may change. All others give the saved state its shape or its
+meaning."""
+NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "logging")
+"""Those of them whose change keeps a run from meeting NaN no longer."""
+
+
+@dataclass
+class Past:
+    """What a run did before this process: nothing, where it begins."""
+
+    checkpoint: Checkpoint | None = None
+    """Where it goes on from."""
+    state: TrainState | None = None
+    """The checkpoint's, on the devices; None where nothing is left to train."""
+    rows: list[dict] = field(default_factory=list)
+    """The rows of metrics.jsonl until there."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Setting -> [before, now]."""
+    assumed: dict[str, Any] = field(default_factory=dict)
+    """Settings that the checkpoint, of another version, does not know, with their values."""
+    later: list[Checkpoint] = field(default_factory=list)
+    """Checkpoints that cannot be gone on from, and that the run will come by again."""
+    met_nan: int | None = None
+    """The environment step at which every seed had met NaN; None where one goes on."""
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps that are done."""
+        return self.checkpoint.env_steps if self.checkpoint else 0
+
+    def seconds(self, kind: str) -> float:
+        """`wall_seconds` or `compile_seconds` until there."""
+        return self.checkpoint.seconds(kind) if self.checkpoint else 0.0
+
+
+# --- what a folder holds -----------------------------------------------------------------------------------------
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds an evaluation or a checkpoint; a run that ended before may be begun again in its place."""
+    return bool(_rows(folder) or checkpoints(folder))
+
+
+def _rows(folder: Path) -> list[dict]:
+    path = folder / METRICS
+    return read_metrics(path) if path.is_file() else []
+
+
+def require_place(folder: Path, go_on: bool) -> None:
+    """Raise ConfigError where a new run would write over the results of another."""
+    require(
+        go_on or not holds_run(folder),
+        f"{folder} holds a run: add resume=auto to go on with it, or begin elsewhere, hydra.run.dir=FOLDER",
+    )
+
+
+def _whole(folder: Path) -> list[Checkpoint]:
+    """Checkpoints that a run may go on from, the newest first; a damaged one is among them."""
+    return [each for each in reversed(checkpoints(folder)) if each.is_whole_state or not each.items]
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that the newest whole checkpoint was trained with, or else those of config.yaml; None without."""
+    saved = (each.settings for each in _whole(folder) if each.settings is not None)
+    return next(saved, None) or (read_settings(folder) if (folder / "config.yaml").is_file() else None)
+
+
+# --- what may change ---------------------------------------------------------------------------------------------
+
+
+def changes(folder: Path, config: Config) -> dict[str, Any]:
+    """Setting -> [what the run in a folder was trained with, what `config` says]; nothing where none was trained.
+
+    Raises:
+        ConfigError: one of them may not change, or another version of this program wrote them.
+    """
+    newest = next((each for each in _whole(folder) if each.items), None)
+    is_begun = holds_run(folder) and (folder / "config.yaml").is_file()
+    return _changes(folder, newest, config) if newest or is_begun else {}
+
+
+def _changes(folder: Path, checkpoint: Checkpoint | None, config: Config) -> dict[str, Any]:
+    begun = read_config(folder) if checkpoint is None else read_config_of(checkpoint)
+    before, now = by_name(begun), by_name(config)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    refused = [name for name in names if not _is_one_of(name, MAY_CHANGE)]
+    require(
+        not refused,
+        f"{folder} cannot go on with another value of "
+        + ", ".join(f"{name} ({before.get(name)} before, {now.get(name)} now)" for name in refused)
+        + ": it shapes what is saved; begin a new run for it",
+    )
+    return {name: [before.get(name), now.get(name)] for name in names}
+
+
+def _is_one_of(name: str, settings: tuple[str, ...]) -> bool:
+    return any(name == setting or name.startswith(setting + ".") for setting in settings)
+
+
+# --- the past of a run -------------------------------------------------------------------------------------------
+
+
+def find_past(folder: Path, program: Program) -> Past:
+    """What the run in a folder has done, with its state; checkpoints that cannot be used are named. Writes nothing.
+
+    Raises:
+        ConfigError: a setting changed that may not, there are checkpoints and none of them can be gone on from, or
+            there are rows and no checkpoint.
+    """
+    config, found, rows = program.config, checkpoints(folder), _rows(folder)
+    met_nan = _met_nan(rows)
+
+    def use(checkpoint: Checkpoint) -> Past:
+        changed = _changes(folder, checkpoint, config)
+        kept = read_metrics(checkpoint.path / METRICS)
+        is_left = checkpoint.env_steps < config.total_env_steps
+        state = checkpoint.restore(program) if is_left else None
+        later = [each for each in found if each.env_steps > checkpoint.env_steps]
+        assumed = _assumed(checkpoint, config)
+        is_cured = any(not _is_one_of(name, NO_CURE) for name in changed)
+        return Past(checkpoint, state, kept, changed, assumed, later, None if is_cured else met_nan)
+
+    usable = first_usable(_whole(folder), use, to_resume=True)
+    if usable is not None:
+        return usable[1]
+    if met_nan is not None:
+        return Past(met_nan=met_nan)
+    require(not _whole(folder), f"{folder} cannot go on: none of its checkpoints is whole; begin a new run")
+    changes(folder, config)
+    may_begin_anew = not rows or read_manifest(folder).get(HAS_STATE) is False
+    require(
+        may_begin_anew,
+        f"{folder} has {len(rows)} rows in {METRICS} and no checkpoint to go on from: is {folder / 'checkpoints'} "
+        f"mounted and complete? To begin anew, delete {folder / METRICS}",
+    )
+    return Past(later=found)
+
+
+def _met_nan(rows: list[dict]) -> int | None:
+    """The step at which the last healthy seed met NaN; None where one goes on."""
+    frozen = rows[-1].get(FROZEN) if rows else None
+    is_over = isinstance(frozen, list) and bool(frozen) and all(type(step) is int for step in frozen)
+    return max(frozen) if is_over else None  # pyright: ignore[reportArgumentType]
+
+
+def _assumed(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+    known = flatten(checkpoint.settings) if checkpoint.settings is not None else by_name(config)
+    return {name: value for name, value in by_name(config).items() if name not in known}
+
+
+# --- from the command line ---------------------------------------------------------------------------------------
+
+
+def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """The settings of the run in a folder, with overrides `NAME=VALUE` on top.
+
+    What its newest checkpoint was trained with, what config.yaml says now, the overrides: the later counts.
+
+    Raises:
+        ConfigError: the folder holds no run, or there is no such setting.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    written = read_settings(folder)
+    settings = _merge(_settings(folder) or {}, written)
+    try:
+        known = by_name(from_mapping(settings))
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.yaml'} was edited, or another version wrote it: {error}") from error
+    for line in overrides:
+        name, equals, _ = line.partition("=")
+        require(bool(equals) and not line.startswith("-"), f"'{line}': a resumed run takes settings only, NAME=VALUE")
+        within = [each for each in known if each.startswith(name + ".")]
+        require(not within, f"{line}: the {name} of a run stays; settings like {', '.join(within[:2])} go one by one")
+        require(name in known, f"unknown setting '{name}'{nearest(name, list(known)) or ''}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(settings), OmegaConf.from_dotlist(overrides))
+        return OmegaConf.to_container(merged, resolve=True)  # pyright: ignore[reportReturnType]
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
+
+
+def _merge(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, of which the second counts where both say something."""
+    merged = dict(settings)
+    for name, value in others.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged

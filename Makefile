@@ -29,10 +29,11 @@ bench: $(ENV)/installed ## measure throughput, a few minutes; settings in ARGS, 
 test: $(TEST_ENV)/installed ## every test; FAST=1 leaves out the slow ones; LATEST=1 takes the newest releases; some: make test ARGS="tests/test_cli.py -k help"
 	@$(TEST_ENV)/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
 
-lint: $(TEST_ENV)/installed ## check style and types
+lint: $(TEST_ENV)/installed ## check style, types and which module imports which
 	@$(TEST_ENV)/bin/ruff check
 	@$(TEST_ENV)/bin/ruff format --check
 	@$(TEST_ENV)/bin/pyright --pythonpath $(TEST_ENV)/bin/python
+	@$(TEST_ENV)/bin/lint-imports --no-cache --no-logo
 
 .venv/installed .venv-latest/installed: EXTRA =
 .venv-test/installed .venv-test-latest/installed: EXTRA = [dev]

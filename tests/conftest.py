@@ -15,6 +15,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 CHECKED = "agents envs evaluate exploration learner mixers replay rollout targets trainer transformer types"
 install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.beartype")
 
+from functools import cache, partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax.numpy as jnp  # noqa: E402
@@ -61,6 +62,38 @@ def tiny(**changes) -> Config:
 def probe():
     """The probe world with episodes of random length, half of them truncated."""
     return make_env(tiny().env)
+
+
+class Trained:
+    """A program run for three chunks."""
+
+    def __init__(self, probe, devices, **changes):
+        self.config = tiny(devices=devices, **changes)
+        self.program = Program.make(self.config, probe)
+        self.state = self.program.init()
+        self.shapes = self.program.shapes
+        self.chunk = chunk = self.program.compile_chunk()
+        self.metrics = []
+        for _ in range(3):
+            self.state, metrics = chunk(self.state)
+            self.metrics.append(jax.device_get(metrics))
+
+
+@pytest.fixture(scope="session")
+def train(probe):
+    """Compiles and runs a program, the first time that it is needed."""
+
+    trained = cache(partial(Trained, probe))
+    return lambda devices, num_seeds=1, matmul_dtype="float32": trained(
+        devices, num_seeds=num_seeds, matmul_dtype=matmul_dtype
+    )
+
+
+@pytest.fixture(params=[(1, 1), (2, 1), (4, 1), (4, 2)], ids=lambda param: "{}-device-{}-seed".format(*param))
+def trained(request, train):
+    """One program on one, two and four devices, for one seed and for two."""
+    devices, seeds = request.param
+    return train(devices=devices, num_seeds=seeds)
 
 
 def untrained_run(folder: Path, settings: dict) -> Path:

@@ -12,7 +12,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-CHECKED = "agents envs evaluate exploration learner mixers replay rollout targets trainer transformer types"
+CHECKED = "actions agents envs learning mixers nn types"
 install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 from functools import cache, partial  # noqa: E402

@@ -29,7 +29,6 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     module, entry, line = blocks("python")
     (folder / "qmix_jax" / "mixers" / "hinge.py").write_text(module)
-    (folder / "conf" / "algorithm" / "hinge.yaml").write_text(blocks("yaml")[0])
     registry = folder / "qmix_jax" / "mixers" / "__init__.py"
     before, head, after = registry.read_text().partition("MIXERS: dict[str, type[Mixer]] = {\n")
     registry.write_text(before + line + head + entry + after)

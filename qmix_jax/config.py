@@ -2,7 +2,7 @@
 
 Every count of time in a setting is in **environment steps**: one step of one environment, summed over all
 environments of a seed, whatever the number of environments or devices. `num_envs`, `batch_size` and
-`replay.capacity` are global numbers too: devices share them out.
+`replay.capacity` are totals over all devices.
 """
 
 import dataclasses
@@ -158,7 +158,7 @@ class LearnerConfig:
 
     @property
     def last_learning_rate(self) -> float:
-        """Where the learning rate ends: where it begins, without decay."""
+        """The learning rate at the end of the run."""
         match self.final_learning_rate:
             case None:
                 return self.learning_rate
@@ -277,8 +277,8 @@ class Config:
         updates = self.trained_env_steps / self.learner.env_steps_per_update
         require(
             updates <= LARGEST_INT,
-            f"learner.env_steps_per_update={self.learner.env_steps_per_update} asks for {updates:.2g} updates in "
-            f"{self.trained_env_steps} steps, and 2^31 - 1 are counted; raise it",
+            f"learner.env_steps_per_update={self.learner.env_steps_per_update} means {updates:.2g} updates in "
+            f"{self.trained_env_steps} steps, but at most 2^31 - 1 are counted; raise it",
         )
         is_count = self.devices in map(str, range(1, MAX_DEVICES + 1))
         require(
@@ -321,7 +321,7 @@ class Config:
 
     @property
     def iterations_per_chunk(self) -> int:
-        """Iterations between two evaluations: one compiled program. All chunks are of one length."""
+        """Iterations between two evaluations, which are one compiled program. All chunks have the same length."""
         return math.ceil(self.num_iterations / self.num_chunks)
 
     @property
@@ -336,24 +336,24 @@ class Config:
 
     @property
     def has_replay(self) -> bool:
-        """Whether updates draw from replay. If not, they take the newest rollout's sequences, shuffled, `batch_size` at
-        a time, and shuffle again after each pass over them, as often as `env_steps_per_update` says.
+        """Whether updates sample from the replay buffer. If not, they take minibatches of the newest rollout's
+        sequences, which are shuffled before each pass; `env_steps_per_update` still sets the number of updates.
         """
         return self.replay.capacity > 0
 
     @property
     def replay_sequences(self) -> int:
-        """Sequences that replay keeps, over all devices: whole rollouts."""
+        """Sequences in the replay buffers of all devices: whole rollouts."""
         return self.replay.capacity // self.iteration_env_steps * self.rollout.num_envs
 
     @property
     def max_updates_per_iteration(self) -> int:
-        """The most updates that can fall due in one iteration."""
+        """The largest number of updates in one iteration."""
         return math.ceil(self.iteration_env_steps / self.learner.env_steps_per_update)
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
-    """The nested mapping that `from_mapping` makes the config of."""
+    """The nested mapping of which `build.from_mapping` makes this config."""
     groups = dataclasses.asdict(config)
     groups["env"] |= groups["env"].pop("settings")
     groups["algorithm"] |= groups["algorithm"].pop("options")

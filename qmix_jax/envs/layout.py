@@ -1,4 +1,4 @@
-"""What the numbers of an observation and of an action mean, for people and for programs that feed an exported team."""
+"""The meaning of each number of an observation and of each action: for exported teams, and for transformers."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ class Feature(NamedTuple):
 
     name: str
     low: float | None = None
-    """The least that it can be; None where nothing bounds it."""
+    """The smallest value; None where it has no bound."""
     high: float | None = None
 
 
@@ -18,11 +18,11 @@ class AgentLayout(NamedTuple):
     """One agent's observation and actions in their true sizes, without padding."""
 
     blocks: tuple[tuple[str, str], ...]
-    """The observation's blocks in order: (whom or what it is about, which of `Layout.kinds` it holds)."""
+    """The observation's blocks in order: (the entity that it describes, the key of its features in `Layout.kinds`)."""
     actions: tuple[str, ...]
     """What each action does."""
     aims: tuple[str | None, ...] = ()
-    """Whom each action is aimed at; empty where none is aimed."""
+    """The entity that each action is aimed at, or None; empty where none is aimed."""
 
 
 class Layout(NamedTuple):
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     availability: str
     """When an action is legal."""
     state: tuple[tuple[str, str], ...] | None = ()
-    """The global state's blocks; None: the agents' observations side by side; empty: it is not described."""
+    """The global state's blocks; None: the agents' observations, concatenated; empty: not described."""
 
     def features(self, agent: int) -> tuple[Feature, ...]:
         """All features of one agent's observation, in order."""
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(env: TeamEnv) -> Layout:
-    """The layout that the environment's own method `layout` gives, or one that only counts."""
+    """The result of the environment's own method `layout`, or else one in which numbers have no names."""
     own = getattr(env, "layout", None)
     if own is not None:
         return own()

@@ -35,7 +35,7 @@ class SmaxConfig:
     attack_mode: Literal["closest", "random"] = "closest"
     scale_state: bool = True
     """Divide the features of the global state by their ranges, so that all lie in [0, 1]; false: JaxMARL's raw state,
-    whose coordinates (0 to 32) drown health (0 to 1)."""
+    whose coordinates (0 to 32) dominate health (0 to 1)."""
 
 
 def _make(settings: SmaxConfig) -> Any:

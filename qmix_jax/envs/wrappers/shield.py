@@ -1,8 +1,8 @@
 """A shield: a rule that narrows the legal actions, in training, evaluation, films and deployment alike.
 
 It is any pure function `(observation, state, available) -> available` (docs/shield.md has an example). Whatever it
-returns, nothing illegal becomes legal and no agent is left without an action: `qmix_jax.deployed_agent.narrow` ensures
-it, here and in the deployed agent.
+returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leaves every agent a legal one, here and in
+the deployed agent.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ def load_shield(path: str) -> Shield:
     require(bool(module_name and name), f"env.shield={path} must be written package.module:function")
     try:
         module = import_module(module_name)
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # the module can raise anything
         way_out = _way_out(module_name) if isinstance(error, ModuleNotFoundError) else ""
         raise ConfigError(
             f"env.shield={path}: {module_name} cannot be imported ({_one_line(error)}){way_out}"
@@ -36,7 +36,7 @@ def load_shield(path: str) -> Shield:
 
 
 def _way_out(module_name: str) -> str:
-    """How a module of the current folder is found, where there is one: only `train` looks there by itself."""
+    """How to import the module from the current folder, if it is there: only `train` looks there by itself."""
     is_here = any(Path(module_name.partition(".")[0] + suffix).exists() for suffix in ("", ".py"))
     return "; the current folder has one: if you trust it, set PYTHONPATH=. before the command" if is_here else ""
 
@@ -55,7 +55,7 @@ class Shielded:
         self._env, self._shield = env, load_shield(path)
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
-        except Exception as error:  # whatever the shield does
+        except Exception as error:  # the shield can raise anything
             raise ConfigError(f"env.shield={path} does not work on {env.spec.name}: {_one_line(error)}") from error
 
     @property

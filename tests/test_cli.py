@@ -9,13 +9,16 @@ import pytest
 from omegaconf import OmegaConf
 
 import qmix_jax
+from qmix_jax.build import NOT_OPTIONS, from_mapping
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
 from qmix_jax.cli.conf import choices, conf_dir
 from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
-from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build, by_name, from_mapping
+from qmix_jax.config import Config, by_name
+from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run.exits import NOT_SAVED, STOPPED
+from qmix_jax.settings import ConfigError, make_settings
 
 PRESETS = list(choices("preset"))
 
@@ -116,13 +119,16 @@ def test_conf_says_what_the_code_does():
         if field.name in ("env", "algorithm"):
             continue
         if isinstance(field.default_factory, type):
-            assert build(field.default_factory, written[field.name]) == field.default_factory()
+            assert make_settings(field.default_factory, written[field.name]) == field.default_factory()
             assert set(written[field.name]) == {inner.name for inner in dataclasses.fields(field.default_factory)}
         else:
             assert written[field.name] == field.default, field.name
 
 
-@pytest.mark.parametrize(("group", "classes"), [("env", ENVIRONMENTS), ("algorithm", MIXERS)])
+CLASSES = {"env": {name: known.settings for name, known in ENVIRONMENTS.items()}, "algorithm": MIXERS}
+
+
+@pytest.mark.parametrize(("group", "classes"), CLASSES.items())
 def test_each_choice_says_what_its_class_does(group, classes):
     assert list(choices(group)) == sorted(classes)
     for name, cls in classes.items():
@@ -130,7 +136,7 @@ def test_each_choice_says_what_its_class_does(group, classes):
         own = written["env"] if group == "env" else written
         own.pop("starts_per_rollout", None)  # every environment has it
         assert own.pop("name") == name
-        assert build(cls, own) == cls()
+        assert make_settings(cls, own, leave_out=NOT_OPTIONS) == cls()
         fields = {field.name for field in dataclasses.fields(cls)} - {*NOT_OPTIONS, "name"}
         assert set(own) == fields, "a YAML file names every setting"
 
@@ -204,11 +210,10 @@ WRONG = [
 
 def test_every_map_task_and_name_of_another_program_leads_to_a_setting_that_is_there():
     from qmix_jax.cli.compose import compose
-    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
 
-    for name in SMAX_MAPS:
+    for name in ENVIRONMENTS["smax"].variants:
         assert environment_of(name) == f"env=smax env.map={name}"
-    for name in MPE_TASKS:
+    for name in ENVIRONMENTS["mpe"].variants:
         assert environment_of(name) == f"env=mpe env.task={name}"
     assert environment_of("chess") == ""
     known = set(by_name(from_mapping(compose([])))) | {"env", "algorithm"}
@@ -418,11 +423,9 @@ def test_help_names_groups_presets_and_overrides(capsys):
 
 
 def test_help_names_every_map_and_task(capsys):
-    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
-
     run("--help")
     words = capsys.readouterr().out.split()
-    assert {*SMAX_MAPS, *MPE_TASKS} <= set(words)
+    assert {*ENVIRONMENTS["smax"].variants, *ENVIRONMENTS["mpe"].variants} <= set(words)
 
 
 def test_help_of_all_commands_and_version(capsys):

@@ -8,9 +8,12 @@ import jax
 import pytest
 from conftest import TINY, merge, tiny
 
-from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, by_name, from_mapping
+from qmix_jax.build import NOT_OPTIONS, from_mapping
+from qmix_jax.config import Config, by_name
+from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import experiment
+from qmix_jax.settings import ConfigError
 
 STRANGE = [-1, 0, math.nan, math.inf, -math.inf, 1e39, 2**31, 10**400, -(10**400), 0.5, True, None, "x", [], [[1]], {}]
 
@@ -33,10 +36,10 @@ def options(cls: type) -> list[str]:
 
 
 COMMON = [name for name in by_name(tiny()) if not name.startswith("algorithm.") and name != "env.name"]
-COMMON = [name for name in COMMON if name.removeprefix("env.") not in options(ENVIRONMENTS["probe"])]
+COMMON = [name for name in COMMON if name.removeprefix("env.") not in options(ENVIRONMENTS["probe"].settings)]
 EVERY = [
     *((name, "probe", "qmix") for name in COMMON),
-    *((f"env.{name}", env, "qmix") for env, cls in ENVIRONMENTS.items() for name in options(cls)),
+    *((f"env.{name}", env, "qmix") for env, known in ENVIRONMENTS.items() for name in options(known.settings)),
     *((f"algorithm.{name}", "probe", mixer) for mixer, cls in MIXERS.items() for name in options(cls)),
 ]
 
@@ -103,7 +106,8 @@ def test_any_value_of_any_setting_works_or_is_refused_in_one_line_that_names_it(
 )
 def test_what_a_setting_cannot_mean_is_said(name, value, said):
     group, _, option = name.partition(".")
-    env = next((env for env, cls in ENVIRONMENTS.items() if group == "env" and option in options(cls)), "probe")
+    environments = {env: options(known.settings) for env, known in ENVIRONMENTS.items() if group == "env"}
+    env = next((env for env, names in environments.items() if option in names), "probe")
     mixers = [mixer for mixer, cls in MIXERS.items() if group == "algorithm" and option in options(cls)]
     for mixer in mixers or ["qmix"]:
         with pytest.raises(ConfigError) as refused:

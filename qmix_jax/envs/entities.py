@@ -1,7 +1,7 @@
 """Flat observations and states as matrices with one row an entity, for networks that attend to entities.
 
-Whom each number is about is what an environment's layout says (`qmix_jax.envs.layout`). Features of one name share a
-column, so that another team of the same environment has the same columns, and only other rows.
+An environment's layout (`qmix_jax.envs.layout`) says which entity each number describes. Features of one name share a
+column, so that all teams of an environment have the same columns and differ only in their rows.
 """
 
 from typing import NamedTuple
@@ -18,34 +18,34 @@ NOWHERE = -1
 
 
 class Entities(NamedTuple):
-    """How a vector becomes a matrix. Tuples, so that a network may have it as a field."""
+    """How a vector becomes a matrix. Made of tuples, so that a flax module can have it as a field."""
 
     places: tuple[tuple[int, ...], ...]
-    """(K, F) where each entity's feature stands in the vector; -1 where it has none."""
+    """(K, F) the index in the vector of each entity's features; -1 where it lacks one."""
     marks: tuple[tuple[float, ...], ...]
-    """(K, 2) what the matrix says besides: 1 for oneself, 1 for a member of the team."""
+    """(K, 2) two more columns: 1 for the agent itself, 1 for a member of the team."""
 
     def rows(self, vector: Float[Array, "*batch X"]) -> Float[Array, "*batch K D"]:
         """The matrix, D = F + 2 columns; zero where an entity lacks a feature."""
         padded = jnp.concatenate([vector, jnp.zeros_like(vector[..., :1])], axis=-1)
-        features = jnp.take(padded, np.array(self.places), axis=-1)  # -1 is the last, which is zero
+        features = jnp.take(padded, np.array(self.places), axis=-1)  # index -1 is the appended zero
         marks = jnp.broadcast_to(jnp.array(self.marks, vector.dtype), (*features.shape[:-1], 2))
         return jnp.concatenate([features, marks], axis=-1)
 
 
 class Team(NamedTuple):
-    """What the agents see and do, by entities."""
+    """The agents' observations and actions by entity."""
 
     entities: Entities
-    """Of all agents' observations side by side: N times as many rows as one agent sees, agent by agent."""
+    """Of all agents' observations, concatenated: N times as many rows as one agent sees, agent by agent."""
     values: tuple[tuple[int, ...], ...]
-    """(N, A) where the value of each action stands among those of the plain actions and then of the entities."""
+    """(N, A) the index of each action's value among the values of the plain actions and then of the entities."""
     num_plain: int
     """Actions that are aimed at no entity."""
 
 
 def team_of(env: TeamEnv) -> Team:
-    """The agents' view; where the environment does not describe itself, one entity that has all the numbers."""
+    """The agents' view. Where the environment has no layout, all numbers belong to one entity."""
     layout, spec = layout_of(env), env.spec
     views = [agent.blocks for agent in layout.agents]
     names = [_names(blocks) for blocks in views]
@@ -62,7 +62,7 @@ def team_of(env: TeamEnv) -> Team:
 
 
 def state_of(env: TeamEnv) -> Entities:
-    """The global state's entities: the layout's, or the agents' where it is their observations side by side."""
+    """The global state's entities: the layout's, or the agents' where the state is their observations, concatenated."""
     layout, spec = layout_of(env), env.spec
     if layout.state is None:
         return team_of(env).entities
@@ -73,7 +73,7 @@ def state_of(env: TeamEnv) -> Entities:
 
 
 def _names(blocks: Blocks) -> list[str]:
-    """The entities in the order in which they come up."""
+    """The entities in order of first appearance."""
     return list(dict.fromkeys(about for about, _ in blocks))
 
 
@@ -97,7 +97,7 @@ def _marks(names: list[str], team: tuple[str, ...], own: str) -> tuple[tuple[flo
 
 
 def _values(aims: tuple[str | None, ...], rows: list[str], num_plain: int, num_actions: int) -> tuple[int, ...]:
-    """Plain actions in their order; others where the entity that they are aimed at stands."""
+    """Plain actions in order, others at the entity that they are aimed at."""
     plain = iter(range(num_plain))
     own = [next(plain) if aim is None else num_plain + rows.index(aim) for aim in aims]
     return tuple(own + [0] * (num_actions - len(own)))

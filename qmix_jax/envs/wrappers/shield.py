@@ -1,8 +1,8 @@
 """A shield: a rule that narrows the legal actions, in training, evaluation, films and deployment alike.
 
 It is any pure function `(observation, state, available) -> available` (docs/shield.md has an example). Whatever it
-returns, nothing illegal becomes legal and no agent is left without an action: `qmix_jax.deployed_agent.narrow` ensures
-it, here and in the deployed agent.
+returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leaves every agent a legal one, here and in
+the deployed agent.
 """
 
 from importlib import import_module
@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
-from qmix_jax.config import ConfigError, nearest, require
 from qmix_jax.deployed_agent import Shield, narrow
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import Layout, layout_of
-from qmix_jax.types import EnvState, Memory, Observation, Outcome, TeamSpec, global_state
+from qmix_jax.settings import ConfigError, nearest, require
+from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec, global_state
 
 
 def load_shield(path: str) -> Shield:
@@ -24,7 +24,7 @@ def load_shield(path: str) -> Shield:
     require(bool(module_name and name), f"env.shield={path} must be written package.module:function")
     try:
         module = import_module(module_name)
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # the module can raise anything
         way_out = _way_out(module_name) if isinstance(error, ModuleNotFoundError) else ""
         raise ConfigError(
             f"env.shield={path}: {module_name} cannot be imported ({_one_line(error)}){way_out}"
@@ -36,7 +36,7 @@ def load_shield(path: str) -> Shield:
 
 
 def _way_out(module_name: str) -> str:
-    """How a module of the current folder is found, where there is one: only `train` looks there by itself."""
+    """How to import the module from the current folder, if it is there: only `train` looks there by itself."""
     is_here = any(Path(module_name.partition(".")[0] + suffix).exists() for suffix in ("", ".py"))
     return "; the current folder has one: if you trust it, set PYTHONPATH=. before the command" if is_here else ""
 
@@ -46,7 +46,7 @@ def _one_line(error: Exception) -> str:
 
 
 class Shielded:
-    """An environment whose observations say only the actions legal that its shield leaves.
+    """An environment in which only the actions are legal that its shield leaves.
 
     The shield gets all agents' observations (N, O), the global state (Z,) and the legal actions (N, A).
     """
@@ -55,7 +55,7 @@ class Shielded:
         self._env, self._shield = env, load_shield(path)
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
-        except Exception as error:  # whatever the shield does
+        except Exception as error:  # the shield can raise anything
             raise ConfigError(f"env.shield={path} does not work on {env.spec.name}: {_one_line(error)}") from error
 
     @property
@@ -72,7 +72,7 @@ class Shielded:
         return observation._replace(available=available)
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
-        """A fresh episode."""
+        """Start an episode."""
         state, observation = self._env.reset(key)
         return state, self._narrowed(observation)
 
@@ -81,14 +81,14 @@ class Shielded:
         state, observation, outcome = self._env.step(key, state, action)
         return state, self._narrowed(observation), outcome
 
-    def remember(self, state: EnvState, observation: Observation) -> Memory:
-        """What replay keeps of a moment."""
-        return self._env.remember(state, observation)
+    def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
+        """What the replay buffer keeps of an observation."""
+        return self._env.compress(state, observation)
 
-    def observe(self, memory: Memory) -> Observation:
-        """The observation of a remembered moment."""
-        return self._narrowed(self._env.observe(memory))
+    def decompress(self, compact: CompactObservation) -> Observation:
+        """The observation of which `compress` made this."""
+        return self._narrowed(self._env.decompress(compact))
 
     def scene(self, state: EnvState) -> dict[str, Any]:
-        """What a painter needs."""
+        """The environment's own."""
         return self._env.scene(state)

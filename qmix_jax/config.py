@@ -110,15 +110,18 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class SmaxConfig:
-    """StarCraft-like battles against JaxMARL's heuristic enemy, with JaxMARL's training settings by default."""
+    """StarCraft-like battles against JaxMARL's heuristic enemy."""
 
     map: str = "2s3z"
+    """The two armies, such as 3m, 2s3z, 5m_vs_6m or smacv2_5_units; `qmix-jax train --help` lists all."""
     see_enemy_actions: bool = True
+    """Observations hold the last actions of visible enemies."""
     walls_cause_death: bool = True
+    """A unit that touches the edge of the map dies."""
     attack_mode: Literal["closest", "random"] = "closest"
+    """Which unit in range the enemy attacks."""
     scale_state: bool = True
-    """Divide the features of the global state by their ranges, so that all lie in [0, 1]; false: JaxMARL's raw state,
-    whose coordinates (0 to 32) drown health (0 to 1)."""
+    """Scale the global state to [0, 1]; false: JaxMARL's, whose coordinates (0 to 32) outweigh health (0 to 1)."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,12 @@ class MpeConfig:
     """Cooperative particle worlds of JaxMARL."""
 
     task: Literal["simple_spread", "simple_reference", "simple_speaker_listener"] = "simple_spread"
+    """The world."""
 
 
 @dataclass(frozen=True)
 class TwoStepConfig:
-    """The QMIX paper's two-step game."""
+    """The QMIX paper's two-step game: QMIX finds 8, VDN only 7."""
 
 
 MAX_AXES = 32  # of a payoff
@@ -138,9 +142,10 @@ MAX_AXES = 32  # of a payoff
 
 @dataclass(frozen=True)
 class MatrixConfig:
-    """A game of one step: the payoff is indexed by the agents' actions, one axis an agent."""
+    """A game of one step with any payoff; by default the QTRAN paper's, which is not monotonic: its best is 8."""
 
     payoff: tuple = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
+    """Indexed by the agents' actions, one axis an agent; on the command line 'env.payoff=[[1,0],[0,2]]'."""
 
     def __post_init__(self):
         num_axes = len(_table_shape(self.payoff))
@@ -161,38 +166,46 @@ def _table_shape(table: Any, depth: int = 0) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ClimbingConfig:
-    """The climbing game: the way to its best payoff leads through its worst."""
+    """The climbing game (Claus and Boutilier 1998): best 11, beside -30."""
 
 
 @dataclass(frozen=True)
 class PenaltyConfig:
-    """The penalty game: two best payoffs, and `k` for agents that do not agree on which."""
+    """The penalty game (Claus and Boutilier 1998): best 10, in two places."""
 
     k: float = -100.0
+    """Reward of agents that choose different best places: 0, -25, -50, -75, -100 as published."""
 
 
 @dataclass(frozen=True)
 class QplexGameConfig:
-    """The matrix games of the QPLEX paper; its other one, QTRAN's, is the default payoff of `MatrixConfig`."""
+    """The other matrix games of the QPLEX paper (Wang et al. 2021): best 8 and 10.4.
+
+    The paper's first game is QTRAN's, the default payoff of `MatrixConfig`.
+    """
 
     game: Literal["harder", "flat"] = "harder"
+    """harder: two equilibria of 6 beside the 8; flat: 10 in most places beside the 10.4."""
 
 
 @dataclass(frozen=True)
 class PredatorPreyConfig:
-    """Eight agents hunt eight prey on a grid, two at a time."""
+    """Eight agents catch eight prey on a grid, two at a time (Boehmer et al. 2020): best 40."""
 
     punishment: NotPositive = 0.0
-    """The team's reward when one agent tries to capture a prey alone: 0 (easy) to -2 (hard), as published."""
+    """Reward when one agent tries a capture alone: 0, -0.5, -1, -1.5, -2; from -1 on, monotonic mixers give up."""
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """A tiny world whose observations name the episode and the time in it; for tests and for debugging."""
+    """A tiny world whose observations name the episode and the time in it, for tests and debugging."""
 
     num_agents: Few = 2
+    """Agents of the team."""
     episode_length: Annotated[int, Range(1, 10**6, "must be greater than 0, and 1000000 at most")] = 5
+    """Steps of an episode; random episodes may be shorter."""
     ends: Literal["terminated", "truncated", "random"] = "terminated"
+    """How episodes end; random: at a random step, terminated or truncated."""
 
 
 EnvSettings = (
@@ -222,15 +235,16 @@ ENVIRONMENTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Which environment, and its own settings."""
+    """The environment and its own settings."""
 
     name: str
+    """The environment; chosen by env=NAME."""
     settings: EnvSettings
+    """The fields of the environment's settings class."""
     starts_per_rollout: Count | None = None
-    """Fresh episodes prepared for each environment before a rollout; one that needs more takes its first again. null:
-    as many as can be needed (`rollout.starts_needed`)."""
+    """Fresh episodes per environment and rollout, reused where more are needed; null: the most that can be needed."""
     shield: str | None = None
-    """A function, as `package.module:function`, that narrows the legal actions (see docs/shield.md)."""
+    """A function, as package.module:function, that narrows the legal actions (docs/shield.md)."""
 
     def __post_init__(self):
         check_ranges("env.", self)
@@ -242,10 +256,12 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class AlgorithmConfig:
-    """Which mixer, and its own options (the fields of its class in `qmix_jax.mixers`)."""
+    """The mixer and its own options."""
 
     name: str
+    """The mixer; chosen by algorithm=NAME."""
     options: Mapping[str, Any]
+    """Every field of the mixer's class that is an option."""
 
 
 @dataclass(frozen=True)
@@ -253,17 +269,21 @@ class AgentConfig:
     """The recurrent Q-network of each agent."""
 
     hidden_size: Size = 64
+    """Width of the layers and of the recurrent state."""
     layer_norm: bool = False
     """Normalise the first layer, and the recurrent state before the last layer."""
     use_agent_id: bool = True
+    """Add the agent's number to its input, so that shared parameters can tell agents apart."""
     use_last_action: bool = True
+    """Add the agent's last action to its input."""
     share_parameters: bool = True
+    """One network for all agents; false: each agent has its own."""
     kind: Literal["gru", "transformer"] = "gru"
-    """transformer: attention over the entities that an agent sees, see `qmix_jax.agents.transformer`."""
+    """gru: Linear, GRU, Linear; transformer: attention over entities, with +preset=transfqmix."""
     num_heads: Few = 4
-    """Of a transformer's attention."""
+    """Attention heads of the transformer."""
     num_layers: Few = 2
-    """Of a transformer."""
+    """Layers of the transformer."""
 
     def __post_init__(self):
         check_ranges("agent.", self)
@@ -280,9 +300,11 @@ class RolloutConfig:
     """How experience is gathered: each iteration takes num_steps in each of num_envs environments."""
 
     num_envs: Count = 32
+    """Environments stepped at once, over all devices."""
     num_steps: Count = 32
+    """Steps of a rollout, and so the length of the sequences in replay."""
     whole_episodes: bool = False
-    """Start every rollout afresh and ignore what follows its first episode (PyMARL's semantics)."""
+    """Reset before every rollout and ignore what follows its first episode, as PyMARL does."""
 
     def __post_init__(self):
         check_ranges("rollout.", self)
@@ -290,11 +312,14 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Epsilon-greedy: linear from `start` to `finish` over `decay_env_steps`."""
+    """Epsilon-greedy exploration with a linear schedule."""
 
     start: Share = 1.0
+    """Epsilon at step 0."""
     finish: Share = 0.05
+    """Epsilon after the decay."""
     decay_env_steps: Steps = 100_000
+    """Environment steps from start to finish."""
 
     def __post_init__(self):
         check_ranges("exploration.", self)
@@ -305,9 +330,9 @@ class ReplayConfig:
     """Replay of whole sequences, sampled uniformly."""
 
     capacity: Annotated[int, Range(0, 10**15, "must not be negative, nor greater than 10^15")] = 262_144
-    """Environment steps kept; rounded down to whole rollouts. 0: no replay (see `Config.has_replay`)."""
+    """Environment steps kept, rounded down to whole rollouts; 0: learn from the newest rollout alone."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which observations (or what they are made from) are kept: bfloat16 takes half, and rounds to 3 digits."""
+    """Observations in replay: float32, or bfloat16 (half the memory, rounded to 3 digits)."""
 
     def __post_init__(self):
         check_ranges("replay.", self)
@@ -318,26 +343,33 @@ class LearnerConfig:
     """The temporal-difference update."""
 
     batch_size: Count = 32
-    """Sequences an update."""
+    """Sequences of an update."""
     env_steps_per_update: Positive = 512
-    """One update for every so many environment steps, at any number of environments."""
+    """Environment steps per update, at any number of environments."""
     start_env_steps: Steps = 20_000
     """Learning starts with the iteration that reaches this step."""
     burn_in: Steps = 0
-    """Steps at a sequence's start that only warm up the recurrent state."""
+    """Steps at the start of a sequence that only warm up the recurrent state."""
     gamma: Share = 0.99
+    """Discount of a step."""
     td_lambda: Share = 0.8
+    """Lambda of the targets; 0: one-step targets; 1: returns to the end of the sequence."""
     double_q: bool = True
+    """The online network chooses the next action, the target network values it."""
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
+    """The optimiser of agents and mixer."""
     learning_rate: Positive = 1e-3
+    """The learning rate at the start."""
     final_learning_rate: NotNegative | Literal["share"] | None = "share"
-    """Where the linear decay over the run (`Config.trained_env_steps`) ends: a rate; share: `final_learning_rate_share`
-    times `learning_rate`; null: no decay."""
+    """Where its linear decay over the run ends: a rate; share: final_learning_rate_share of it; null: no decay."""
     final_learning_rate_share: NotNegative = 0.1
+    """The end as a share of learning_rate, with final_learning_rate=share."""
     adam_epsilon: Positive = 1e-8
     """Added to the denominator of Adam, RAdam and RMSprop."""
     max_grad_norm: Positive = 10.0
+    """Clips the global norm of the gradient of agents and mixer together."""
     reward_scale: Positive = 1.0
+    """Multiplies rewards in the loss; reported returns are unscaled."""
 
     def __post_init__(self):
         check_ranges("learner.", self)
@@ -366,11 +398,11 @@ class TargetConfig:
     """The target network: agent and mixer together."""
 
     mode: Literal["hard", "soft", "none"] = "hard"
-    """none: targets bootstrap from the online networks, held fixed."""
+    """hard: copied now and then; soft: moved after every update; none: targets bootstrap from the online networks."""
     every_env_steps: Count = 5_120
-    """hard: copy the parameters with the iteration that passes each multiple of this."""
+    """With hard: copied in the iteration that passes a multiple of this."""
     tau: PositiveShare = 0.005
-    """soft: move by this share after every update."""
+    """With soft: moved by this share of the difference."""
 
     def __post_init__(self):
         check_ranges("target.", self)
@@ -381,8 +413,9 @@ class EvaluationConfig:
     """Greedy evaluation, compiled into the training program."""
 
     every_env_steps: Count = 100_000
-    """Environment steps between two evaluations at most: they are spread evenly over the run."""
+    """Environment steps between two evaluations at most; they are spread evenly over the run."""
     episodes: Count = 128
+    """Episodes of an evaluation, for each seed."""
 
     def __post_init__(self):
         check_ranges("evaluation.", self)
@@ -390,17 +423,18 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the whole training state is saved, and what is kept of it."""
+    """The whole training state, from which `qmix-jax train --resume RUN_FOLDER` continues."""
 
     every_env_steps: Count | None = 1_000_000
-    """Besides the end; null: only then."""
+    """Environment steps between two checkpoints; null: only at the end, where one is always written."""
     keep_last: Count = 2
+    """The newest checkpoints kept."""
     keep_best: Steps = 1
-    """How many are kept for their score, besides the last."""
+    """The checkpoints kept for their score, besides the newest."""
     metric: Literal["auto", "eval/win_rate", "eval/return", "train/win_rate", "train/return"] = "auto"
-    """The score, averaged over seeds; auto: eval/win_rate where there is one, or else eval/return."""
+    """The score, averaged over seeds; auto: eval/win_rate where there is one, else eval/return."""
     replay: bool = True
-    """Save the replay too; false: a resumed run learns only after it has gathered learner.start_env_steps anew."""
+    """Save the replay buffer too; false: small checkpoints, but a resumed run first gathers start_env_steps anew."""
 
     def __post_init__(self):
         check_ranges("checkpoint.", self)
@@ -408,28 +442,34 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases; off by default."""
+    """Weights & Biases (docs/dashboards.md)."""
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
+    """Whether and where results are logged."""
     project: str = "qmix_jax"
+    """The project's name."""
     entity: str | None = None
+    """Your user or team; null: your default."""
     group: str | None = None
-    """What stands together; None: the jobs of a sweep, and the seeds of a run with `per_seed`."""
+    """The runs' group; null: a sweep's jobs share one, and so do the runs of per_seed."""
     tags: tuple[str, ...] = ()
+    """Tags of the run."""
     per_seed: bool = False
-    """A run of its own for each seed, instead of mean, interval and seeds in one."""
+    """A run for each seed; false: one run with mean, interval and every seed."""
     artifacts: bool = False
-    """Upload checkpoints."""
+    """Upload every checkpoint."""
 
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What a run shows and leaves behind."""
+    """What a run prints and writes."""
 
     display: Literal["auto", "live", "plain", "none"] = "auto"
+    """Printed while training; auto: live on a terminal, else plain."""
     film: bool = True
+    """Write a GIF of the trained team."""
     tensorboard: bool = False
-    """Write event files; needs the extra `tensorboard`."""
+    """Write TensorBoard event files; needs pip install 'qmix-jax[tensorboard]'."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
@@ -443,11 +483,15 @@ class Config:
     env: EnvConfig
     algorithm: AlgorithmConfig
     seed: Steps = 0
+    """The first seed; docs/settings.md says what gives equal numbers."""
     num_seeds: Size = 1
+    """Seeds trained side by side in one program, counted up from seed."""
     total_env_steps: Count = 2_500_000
+    """Environment steps of each seed, rounded up to whole rollouts between evaluations."""
     devices: str = "auto"
+    """How many devices, CPU cores included; auto: all that the work divides over."""
     matmul_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of what matrix products multiply while training; sums, parameters and all else are float32."""
+    """Inputs of matrix products in training: float32, or bfloat16 (faster on GPUs, TPUs and CPUs with AMX)."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
@@ -553,12 +597,37 @@ def build(cls: type, values: Any, path: str = "") -> Any:
     where = path.rstrip(".") or "the config"
     require(isinstance(values, Mapping), f"{where}={shown(values)} must be a group of settings")
     hints = typing.get_type_hints(cls)
-    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in NOT_OPTIONS}
-    check_keys(values, fields, path)
-    return cls(**{key: _convert(value, fields[key], path + key) for key, value in values.items()})
+    known = option_names(cls)
+    check_keys(values, known, path)
+    return cls(**{key: _convert(value, hints[key], path + key) for key, value in values.items()})
 
 
 NOT_OPTIONS = ("parent", "name", "entities")  # what flax adds to a module's own fields, and what an environment gives
+
+
+def option_names(cls: type) -> list[str]:
+    """The names of a dataclass's settings, or of a mixer's options."""
+    return [each.name for each in dataclasses.fields(cls) if each.init and each.name not in NOT_OPTIONS]
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Every default of a dataclass or a mixer, nested, as plain containers; settings without one are left out."""
+    values = {}
+    for each in dataclasses.fields(cls):
+        if each.name in option_names(cls) and each.default is not dataclasses.MISSING:
+            values[each.name] = each.default
+        elif isinstance(each.default_factory, type):
+            values[each.name] = defaults(each.default_factory)
+    return values
+
+
+def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested mappings in one; `others` counts where both have a setting."""
+    merged = dict(values)
+    for name, value in others.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
 
 
 def check_keys(values: Mapping, known: typing.Iterable[str], path: str = "") -> None:
@@ -619,7 +688,11 @@ def _scalar(value: Any, kind: type, path: str, also: str = "") -> Any:
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
-    """The config of a run from nested mappings (Hydra's, as plain containers)."""
+    """The config of a run from nested mappings (Hydra's, as plain containers).
+
+    What the mapping leaves out comes from the environment's training settings, or else from the dataclasses.
+    """
+    from qmix_jax.envs.training import TRAINING
     from qmix_jax.mixers import MIXERS
 
     hints = {f.name: f.type for f in dataclasses.fields(Config)}
@@ -636,10 +709,11 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     options = build(MIXERS[mixer_name], algorithm, "algorithm.")
     check_ranges("algorithm.", options)
     rest = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
+    rest = merge(TRAINING.get(env_name, {}), rest)
     resolved, shared = typing.get_type_hints(Config), typing.get_type_hints(EnvConfig)
     return Config(
         env=EnvConfig(env_name, settings, **{k: _convert(v, shared[k], f"env.{k}") for k, v in common.items()}),
-        algorithm=AlgorithmConfig(mixer_name, {key: getattr(options, key) for key in algorithm}),
+        algorithm=AlgorithmConfig(mixer_name, {key: getattr(options, key) for key in option_names(MIXERS[mixer_name])}),
         **{key: _convert(value, resolved[key], key) for key, value in rest.items()},
     )
 

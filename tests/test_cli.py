@@ -1,6 +1,5 @@
 """The command line: what composes, what is refused and how, and what runs. No training, no JAX devices."""
 
-import dataclasses
 import sys
 import types
 from pathlib import Path
@@ -11,9 +10,9 @@ from omegaconf import OmegaConf
 import qmix_jax
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
-from qmix_jax.cli.conf import choices, conf_dir
+from qmix_jax.cli.conf import choices
 from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
-from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build, by_name, from_mapping
+from qmix_jax.config import ENVIRONMENTS, Config, ConfigError, by_name, from_mapping
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run.exits import NOT_SAVED, STOPPED
 
@@ -108,31 +107,6 @@ def test_presets_compose(experiment, preset):
     config = experiment.runs[0][0]
     assert config.replay_sequences >= config.learner.batch_size or not config.has_replay
     assert config.learner.start_env_steps < config.total_env_steps
-
-
-def test_conf_says_what_the_code_does():
-    written = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
-    for field in dataclasses.fields(Config):
-        if field.name in ("env", "algorithm"):
-            continue
-        if isinstance(field.default_factory, type):
-            assert build(field.default_factory, written[field.name]) == field.default_factory()
-            assert set(written[field.name]) == {inner.name for inner in dataclasses.fields(field.default_factory)}
-        else:
-            assert written[field.name] == field.default, field.name
-
-
-@pytest.mark.parametrize(("group", "classes"), [("env", ENVIRONMENTS), ("algorithm", MIXERS)])
-def test_each_choice_says_what_its_class_does(group, classes):
-    assert list(choices(group)) == sorted(classes)
-    for name, cls in classes.items():
-        written = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-        own = written["env"] if group == "env" else written
-        own.pop("starts_per_rollout", None)  # every environment has it
-        assert own.pop("name") == name
-        assert build(cls, own) == cls()
-        fields = {field.name for field in dataclasses.fields(cls)} - {*NOT_OPTIONS, "name"}
-        assert set(own) == fields, "a YAML file names every setting"
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Experiment(types.ModuleType):
 def experiment(monkeypatch, tmp_path):
     fake = Experiment()
     monkeypatch.setitem(sys.modules, "qmix_jax.run.experiment", fake)
-    monkeypatch.setattr(qmix_jax, "experiment", fake, raising=False)
+    monkeypatch.setattr("qmix_jax.run.experiment", fake, raising=False)
     monkeypatch.setattr(train, "start_jax", fake.devices.extend)
     monkeypatch.chdir(tmp_path)
     return fake

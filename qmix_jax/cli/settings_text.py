@@ -8,6 +8,7 @@ import json
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 from qmix_jax.cli.conf import summary
@@ -51,8 +52,9 @@ def field_texts(cls: type) -> dict[str, str]:
     texts = {}
     for base in reversed(cls.__mro__):
         if names & set(inspect.get_annotations(base)):
-            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-            texts |= dict(_documented(definition))
+            with suppress(OSError):  # a class without a source file
+                (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+                texts |= dict(_documented(definition))
     return texts
 
 

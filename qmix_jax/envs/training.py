@@ -14,7 +14,7 @@ ONE_STEP = {
     "replay": {"capacity": 16_000},
     "learner": {
         "batch_size": 32,
-        "env_steps_per_update": 32,  # one update a rollout
+        "env_steps_per_update": 32,  # one update per rollout
         "start_env_steps": 0,
         "td_lambda": 0,
         "final_learning_rate_share": 0,  # the values settle
@@ -52,7 +52,7 @@ TRAINING: dict[str, Mapping[str, Any]] = {
         "replay": {"capacity": 32_000},
         "learner": {
             "batch_size": 32,
-            "env_steps_per_update": 64,  # one update a rollout
+            "env_steps_per_update": 64,  # one update per rollout
             "start_env_steps": 0,
             "td_lambda": 0,
             "final_learning_rate_share": 0,  # the values settle
@@ -85,7 +85,7 @@ TRAINING: dict[str, Mapping[str, Any]] = {
         "rollout": {"num_envs": 8, "num_steps": 10},  # two episodes
         "exploration": {"decay_env_steps": 10_000},
         "replay": {"capacity": 40_000},
-        "learner": {"batch_size": 32, "env_steps_per_update": 80, "start_env_steps": 1_000},  # one update a rollout
+        "learner": {"batch_size": 32, "env_steps_per_update": 80, "start_env_steps": 1_000},  # one update per rollout
         "target": {"every_env_steps": 1_600},  # 20 updates
         "evaluation": {"every_env_steps": 4_000, "episodes": 32},
     },

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from qmix_jax.analysis.curve import INK, Curve, interval, read_curve, tidy, write_png
 from qmix_jax.analysis.figure import COLOURS, COLUMNS, PANEL_HEIGHT, PANEL_WIDTH
 from qmix_jax.analysis.runs import Group, find_runs, group_runs, read_run
-from qmix_jax.config import ConfigError
+from qmix_jax.settings import ConfigError
 
 PANELS = {
     "eval/win_rate": "Win rate, greedy (%)",

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from qmix_jax.config import ConfigError
 from qmix_jax.records import MetricsFile
+from qmix_jax.settings import ConfigError
 
 SCRIPT = Path("baselines/QLearning/qmix_rnn.py")
 USAGE_ERROR = 2
@@ -29,8 +29,8 @@ UNUSED = "wandb", "seaborn"
 
 def our_program(overrides: list[str]) -> Any:
     """The training program, not yet compiled."""
+    from qmix_jax.build import from_mapping
     from qmix_jax.cli.compose import compose
-    from qmix_jax.config import from_mapping
     from qmix_jax.run.program import use_cpu_cores
 
     config = from_mapping(compose(overrides))

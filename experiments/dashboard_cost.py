@@ -16,9 +16,10 @@ from pathlib import Path
 
 import psutil
 
+from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.startup import start_jax
-from qmix_jax.config import Config, from_mapping
+from qmix_jax.config import Config
 from qmix_jax.records import MetricsFile
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import make_display

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from qmix_jax.bench.profile import without_loops
-from qmix_jax.config import ConfigError
+from qmix_jax.settings import ConfigError
 
 H100 = """
 platform_name: "CUDA"
@@ -170,9 +170,8 @@ def ours(overrides: list[str], device: Any = None) -> tuple[str, int]:
         overrides: settings.
         device: what to compile for; an H100 where none is given.
     """
+    from qmix_jax.build import from_mapping, make_env
     from qmix_jax.cli.compose import compose
-    from qmix_jax.config import from_mapping
-    from qmix_jax.envs import make_env
     from qmix_jax.run.program import Program
 
     config = from_mapping(compose(overrides))

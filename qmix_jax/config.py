@@ -6,231 +6,27 @@ environments of a seed, whatever the number of environments or devices. `num_env
 """
 
 import dataclasses
-import difflib
 import math
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-
-class ConfigError(ValueError):
-    """A setting is wrong; the message is one line that names the mistake and the way out."""
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """` (did you mean 'x'?)` for the choice most like `word`, or '' when none is."""
-    last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
-    match = difflib.get_close_matches(word, choices, 1, 0.6) or [
-        last[key] for key in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), 1, 0.6)
-    ]
-    return f" (did you mean '{match[0]}'?)" if match else ""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError(message)` unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
-
-
-def choose(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise unless `value` is one of `choices`, naming the nearest."""
-    if value not in choices:
-        hint = nearest(str(value), list(choices)) or f"; choose one of {', '.join(choices)}"
-        raise ConfigError(f"{name}={shown(value)} is not known{hint}")
-
-
-# --- where numbers must lie --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Range:
-    """Where a setting must lie, `low` and `high` included, as part of its type: `share: Annotated[float, Range(...)]`.
-
-    `rule` says so in words that follow "gamma=2".
-    """
-
-    low: float
-    high: float
-    rule: str
-
-    def check(self, name: str, value: float) -> None:
-        """Raise ConfigError unless the value lies there; NaN lies nowhere."""
-        require(self.low <= value <= self.high, f"{name}={shown(value)} {self.rule}")
-
-
-LARGEST_INT = 2**31 - 1  # of int32, in which the clock counts
-LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38  # of float32, beside 0
-
-ANY_INT = Range(-LARGEST_INT, LARGEST_INT, "must be a number that int32 holds (up to 2^31 - 1)")
-ANY_FLOAT = Range(-LARGEST, LARGEST, "must be a number that float32 holds (up to 3.4e38)")
-
-Positive = Annotated[float, Range(SMALLEST, LARGEST, "must be greater than 0, in float32 (1.2e-38 to 3.4e38)")]
-NotNegative = Annotated[float, Range(0, LARGEST, "must not be negative, nor greater than float32 holds (3.4e38)")]
-NotPositive = Annotated[float, Range(-LARGEST, 0, "must not be greater than 0, nor less than float32 holds (-3.4e38)")]
-Share = Annotated[float, Range(0, 1, "must lie between 0 and 1")]
-Scale = Annotated[float, Range(0, 1000, "must lie between 0 and 1000")]
-"""Of what a layer's weights begin as."""
-PositiveShare = Annotated[float, Range(SMALLEST, 1, "must lie in (0, 1]")]
-Steps = Annotated[int, Range(0, LARGEST_INT, "must not be negative, nor greater than 2^31 - 1")]
-Count = Annotated[int, Range(1, LARGEST_INT, "must be greater than 0, and 2^31 - 1 at most")]
-Size = Annotated[int, Range(1, 2**16, "must be greater than 0, and 65536 at most")]
-"""Of a layer; also how many seeds there can be."""
-Few = Annotated[int, Range(1, 1000, "must be greater than 0, and 1000 at most")]
-"""Layers, heads, agents: what a program is written out for."""
-
-
-def check_ranges(section: str, settings: Any) -> None:
-    """Raise ConfigError for the first number of a dataclass (a mixer's too) outside the `Range` of its type, or else
-    outside what the program's numbers hold.
-    """
-    hints = typing.get_type_hints(type(settings), include_extras=True)
-    for setting in dataclasses.fields(settings):
-        hint, value = hints.get(setting.name), getattr(settings, setting.name, None)
-        if isinstance(value, int | float):
-            options = typing.get_args(hint) if _is_union(hint) else (hint,)
-            declared = [limit for option in options for limit in getattr(option, "__metadata__", ())]
-            for limit in declared or [ANY_INT if isinstance(value, int) else ANY_FLOAT]:
-                limit.check(section + setting.name, value)
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def shown(value: Any) -> str:
-    """A value as a command line writes it, and no longer than a line can bear."""
-    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
-    return text if len(text) <= 80 else f"{text[:40]}...{text[-20:]}"
-
-
-# --- environments ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SmaxConfig:
-    """StarCraft-like battles against JaxMARL's heuristic enemy."""
-
-    map: str = "2s3z"
-    """The two armies, such as 3m, 2s3z, 5m_vs_6m or smacv2_5_units; `qmix-jax train --help` lists all."""
-    see_enemy_actions: bool = True
-    """Observations hold the last actions of visible enemies."""
-    walls_cause_death: bool = True
-    """A unit that touches the edge of the map dies."""
-    attack_mode: Literal["closest", "random"] = "closest"
-    """Which unit in range the enemy attacks."""
-    scale_state: bool = True
-    """Scale the global state to [0, 1]; false: JaxMARL's, whose coordinates (0 to 32) outweigh health (0 to 1)."""
-
-
-@dataclass(frozen=True)
-class MpeConfig:
-    """Cooperative particle worlds of JaxMARL."""
-
-    task: Literal["simple_spread", "simple_reference", "simple_speaker_listener"] = "simple_spread"
-    """The world."""
-
-
-@dataclass(frozen=True)
-class TwoStepConfig:
-    """The QMIX paper's two-step game: QMIX finds 8, VDN only 7."""
-
-
-MAX_AXES = 32  # of a payoff
-
-
-@dataclass(frozen=True)
-class MatrixConfig:
-    """A game of one step with any payoff; by default the QTRAN paper's, which is not monotonic: its best is 8."""
-
-    payoff: tuple = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
-    """Indexed by the agents' actions, one axis an agent; on the command line 'env.payoff=[[1,0],[0,2]]'."""
-
-    def __post_init__(self):
-        num_axes = len(_table_shape(self.payoff))
-        require(num_axes > 1, "env.payoff needs one axis an agent and two agents or more, such as [[1,0],[0,2]]")
-
-
-def _table_shape(table: Any, depth: int = 0) -> tuple[int, ...]:
-    """The lengths of a table's axes, of nested lists of numbers; raises ConfigError where it is none."""
-    require(depth <= MAX_AXES, f"env.payoff has more than {MAX_AXES} axes, one an agent")
-    if not isinstance(table, list | tuple):
-        is_number = isinstance(table, int | float) and not isinstance(table, bool)
-        require(is_number and abs(table) <= LARGEST, f"env.payoff holds {shown(table)}, which is no number of float32")
-        return ()
-    shapes = {_table_shape(row, depth + 1) for row in table}
-    require(len(shapes) == 1, "env.payoff must be a table of numbers with rows of one length, and none of them empty")
-    return len(table), *shapes.pop()
-
-
-@dataclass(frozen=True)
-class ClimbingConfig:
-    """The climbing game (Claus and Boutilier 1998): best 11, beside -30."""
-
-
-@dataclass(frozen=True)
-class PenaltyConfig:
-    """The penalty game (Claus and Boutilier 1998): best 10, in two places."""
-
-    k: float = -100.0
-    """Reward of agents that choose different best places: 0, -25, -50, -75, -100 as published."""
-
-
-@dataclass(frozen=True)
-class QplexGameConfig:
-    """The other matrix games of the QPLEX paper (Wang et al. 2021): best 8 and 10.4.
-
-    The paper's first game is QTRAN's, the default payoff of `MatrixConfig`.
-    """
-
-    game: Literal["harder", "flat"] = "harder"
-    """harder: two equilibria of 6 beside the 8; flat: 10 in most places beside the 10.4."""
-
-
-@dataclass(frozen=True)
-class PredatorPreyConfig:
-    """Eight agents catch eight prey on a grid, two at a time (Boehmer et al. 2020): best 40."""
-
-    punishment: NotPositive = 0.0
-    """Reward when one agent tries a capture alone: 0, -0.5, -1, -1.5, -2; from -1 on, monotonic mixers give up."""
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """A tiny world whose observations name the episode and the time in it, for tests and debugging."""
-
-    num_agents: Few = 2
-    """Agents of the team."""
-    episode_length: Annotated[int, Range(1, 10**6, "must be greater than 0, and 1000000 at most")] = 5
-    """Steps of an episode; random episodes may be shorter."""
-    ends: Literal["terminated", "truncated", "random"] = "terminated"
-    """How episodes end; random: at a random step, terminated or truncated."""
-
-
-EnvSettings = (
-    SmaxConfig
-    | MpeConfig
-    | TwoStepConfig
-    | MatrixConfig
-    | ClimbingConfig
-    | PenaltyConfig
-    | QplexGameConfig
-    | PredatorPreyConfig
-    | ProbeConfig
+from qmix_jax.settings import (
+    LARGEST_INT,
+    Count,
+    Few,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Range,
+    Share,
+    Size,
+    Steps,
+    check_ranges,
+    flatten,
+    require,
+    shown,
 )
-
-ENVIRONMENTS: dict[str, type] = {
-    "smax": SmaxConfig,
-    "mpe": MpeConfig,
-    "two_step": TwoStepConfig,
-    "matrix": MatrixConfig,
-    "climbing": ClimbingConfig,
-    "penalty": PenaltyConfig,
-    "qplex_game": QplexGameConfig,
-    "predator_prey": PredatorPreyConfig,
-    "probe": ProbeConfig,
-}
 
 
 @dataclass(frozen=True)
@@ -239,8 +35,8 @@ class EnvConfig:
 
     name: str
     """The environment; chosen by env=NAME."""
-    settings: EnvSettings
-    """The fields of the environment's settings class."""
+    settings: Any
+    """The environment's own dataclass."""
     starts_per_rollout: Count | None = None
     """Fresh episodes per environment and rollout, reused where more are needed; null: the most that can be needed."""
     shield: str | None = None
@@ -249,9 +45,6 @@ class EnvConfig:
     def __post_init__(self):
         check_ranges("env.", self)
         check_ranges("env.", self.settings)
-
-
-# --- the parts of a run ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -376,9 +169,9 @@ class LearnerConfig:
         first, last = self.learning_rate, self.final_learning_rate
         require(
             not isinstance(last, float | int) or last <= first,
-            f"learner.final_learning_rate={last} is above learner.learning_rate={first}; set "
-            f"learner.final_learning_rate=share, for an end at {self.final_learning_rate_share:g} times "
-            f"the start, or also learner.final_learning_rate_share=2 if the rate should rise",
+            f"learner.final_learning_rate={last} is above learner.learning_rate={first}, so the rate would rise; set "
+            f"learner.final_learning_rate=share to end at {self.final_learning_rate_share:g} times the start, or if it "
+            f"should rise, also learner.final_learning_rate_share=2 to end at twice the start",
         )
 
     @property
@@ -589,149 +382,12 @@ class Config:
         return math.ceil(self.iteration_env_steps / self.learner.env_steps_per_update)
 
 
-# --- from a mapping ----------------------------------------------------------------------------------------------
-
-
-def build(cls: type, values: Any, path: str = "") -> Any:
-    """Make the dataclass `cls` from a mapping; unknown keys and wrong types raise, naming the nearest right one."""
-    where = path.rstrip(".") or "the config"
-    require(isinstance(values, Mapping), f"{where}={shown(values)} must be a group of settings")
-    hints = typing.get_type_hints(cls)
-    known = option_names(cls)
-    check_keys(values, known, path)
-    return cls(**{key: _convert(value, hints[key], path + key) for key, value in values.items()})
-
-
-NOT_OPTIONS = ("parent", "name", "entities")  # what flax adds to a module's own fields, and what an environment gives
-
-
-def option_names(cls: type) -> list[str]:
-    """The names of a dataclass's settings, or of a mixer's options."""
-    return [each.name for each in dataclasses.fields(cls) if each.init and each.name not in NOT_OPTIONS]
-
-
-def defaults(cls: type) -> dict[str, Any]:
-    """Every default of a dataclass or a mixer, nested, as plain containers; settings without one are left out."""
-    values = {}
-    for each in dataclasses.fields(cls):
-        if each.name in option_names(cls) and each.default is not dataclasses.MISSING:
-            values[each.name] = each.default
-        elif isinstance(each.default_factory, type):
-            values[each.name] = defaults(each.default_factory)
-    return values
-
-
-def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested mappings in one; `others` counts where both have a setting."""
-    merged = dict(values)
-    for name, value in others.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = merge(merged[name], value) if both else value
-    return merged
-
-
-def check_keys(values: Mapping, known: typing.Iterable[str], path: str = "") -> None:
-    """Raise for the first key of `values` that is not known, naming the nearest that is."""
-    known = list(known)
-    for key in values:
-        if key not in known:
-            hint = nearest(path + str(key), [path + name for name in known])
-            raise ConfigError(f"unknown setting '{path}{key}'{hint or '; known here: ' + ', '.join(known)}")
-
-
-def _convert(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the type that `hint` asks for, or ConfigError."""
-    origin = typing.get_origin(hint)
-    if _is_union(hint):
-        return _convert_to_one(value, typing.get_args(hint), path)
-    if origin is Literal:
-        choose(path, value, typing.get_args(hint))
-        return value
-    if hint is tuple or origin is tuple:
-        require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
-        return _nested(value) if hint is tuple else tuple(_convert(x, typing.get_args(hint)[0], path) for x in value)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return build(hint, value, path + ".")
-    return _scalar(value, hint, path)
-
-
-def _convert_to_one(value: Any, options: tuple, path: str) -> Any:
-    """`value` as one of several types: null and words where they are among them, else as the one that is left."""
-    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
-    if value in words or (value is None and type(None) in options):
-        return value
-    (kind,) = (option for option in options if option is not type(None) and typing.get_origin(option) is not Literal)
-    also = [*words, *["null"] * (type(None) in options)]
-    return _scalar(value, kind, path, f", or {' or '.join(also)}")
-
-
-def _nested(table: Any) -> Any:
-    """Lists within lists as tuples."""
-    return tuple(map(_nested, table)) if isinstance(table, list | tuple) else table
-
-
-def _scalar(value: Any, kind: type, path: str, also: str = "") -> Any:
-    """A bool, int, float or str, without losing anything: 1e6 is a whole number, 1.5 is none, and 3 can be a word."""
-    is_bool = isinstance(value, bool)
-    is_int = isinstance(value, int) and not is_bool
-    if (kind is bool and is_bool) or (kind is int and is_int):
-        return value
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if kind is float and (is_int or isinstance(value, float)) and abs(value) < 10**300:
-        return float(value)
-    if kind is str and (isinstance(value, str) or is_int):
-        return str(value)
-    word = f"a word; in quotes where it looks like something else: {path}='\"{shown(value)}\"'"
-    names = {bool: "true or false", int: "a whole number", float: "a finite number", str: word}
-    raise ConfigError(f"{path}={shown(value)} must be {names[kind]}{also}")
-
-
-def from_mapping(values: Mapping[str, Any]) -> Config:
-    """The config of a run from nested mappings (Hydra's, as plain containers).
-
-    What the mapping leaves out comes from the environment's training settings, or else from the dataclasses.
-    """
-    from qmix_jax.envs.training import TRAINING
-    from qmix_jax.mixers import MIXERS
-
-    hints = {f.name: f.type for f in dataclasses.fields(Config)}
-    check_keys(values, hints)
-    for group in ("env", "algorithm"):
-        require(group in values, f"no {group} chosen; add {group}=NAME")
-        require(isinstance(values[group], Mapping), f"{group}={shown(values[group])} must be a group of settings")
-    env, algorithm = dict(values["env"]), dict(values["algorithm"])
-    env_name, mixer_name = str(env.pop("name", "")), str(algorithm.pop("name", ""))
-    choose("env", env_name, list(ENVIRONMENTS))
-    choose("algorithm", mixer_name, list(MIXERS))
-    common = {key: env.pop(key) for key in ("starts_per_rollout", "shield") if key in env}
-    settings = build(ENVIRONMENTS[env_name], env, "env.")
-    options = build(MIXERS[mixer_name], algorithm, "algorithm.")
-    check_ranges("algorithm.", options)
-    rest = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
-    rest = merge(TRAINING.get(env_name, {}), rest)
-    resolved, shared = typing.get_type_hints(Config), typing.get_type_hints(EnvConfig)
-    return Config(
-        env=EnvConfig(env_name, settings, **{k: _convert(v, shared[k], f"env.{k}") for k, v in common.items()}),
-        algorithm=AlgorithmConfig(mixer_name, {key: getattr(options, key) for key in option_names(MIXERS[mixer_name])}),
-        **{key: _convert(value, resolved[key], key) for key, value in rest.items()},
-    )
-
-
 def to_mapping(config: Config) -> dict[str, Any]:
     """The nested mapping that `from_mapping` makes the config of."""
     groups = dataclasses.asdict(config)
     groups["env"] |= groups["env"].pop("settings")
     groups["algorithm"] |= groups["algorithm"].pop("options")
     return groups
-
-
-def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted names, as settings are called on the command line."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
-    return flat
 
 
 def by_name(config: Config) -> dict[str, Any]:

@@ -17,8 +17,8 @@ Params = Any
 """A pytree of network parameters."""
 EnvState = Any
 """A pytree that only its environment understands."""
-Memory = Any
-"""What an environment keeps of a moment in replay, to make the `Observation` of it again: see `envs.team.TeamEnv`."""
+CompactObservation = Any
+"""What the replay buffer keeps of an observation, in which form its environment decides (see `envs.base.TeamEnv`)."""
 
 
 class TeamSpec(NamedTuple):
@@ -80,8 +80,8 @@ class Sequence(NamedTuple):
     that step ended the episode; every other observation after an end is the first of the next episode.
     """
 
-    observation: Observation | Memory
-    """(T+1, ...); from the rollout until a batch is drawn, what the environment remembers of it."""
+    observation: Observation | CompactObservation
+    """(T+1, ...); from the rollout until a batch is drawn, in compact form."""
     action: Int[Array, "*batch T N"]
     reward: Float[Array, "*batch T"]
     first: Bool[Array, "*batch T"]

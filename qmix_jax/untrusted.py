@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from omegaconf._utils import get_yaml_loader
 
-from qmix_jax.config import ConfigError, require
 from qmix_jax.deployed_agent import ArtifactError, read_file
+from qmix_jax.settings import ConfigError, require
 
 MAX_BYTES, MAX_DEPTH, MAX_EVENTS, MAX_WORD = 1 << 20, 32, 50_000, 1_000
 """At most: bytes of the file, collections within one another, YAML's events (about one a value), characters of each."""

@@ -22,8 +22,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from qmix_jax.config import Config, from_mapping  # noqa: E402
-from qmix_jax.envs import make_env  # noqa: E402
+from qmix_jax.build import from_mapping, make_env  # noqa: E402
+from qmix_jax.config import Config  # noqa: E402
 from qmix_jax.run.checkpoint import PARAMS, Snapshot, to_host, write  # noqa: E402
 from qmix_jax.run.program import Program  # noqa: E402
 from qmix_jax.types import Joint  # noqa: E402

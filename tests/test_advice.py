@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
-from qmix_jax.config import from_mapping
 from qmix_jax.run import advice
 
 

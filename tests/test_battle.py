@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qmix_jax.envs.smax.battle import STOP, Battle, Chance, View, pick_one
+from qmix_jax.envs.smax.battle import Battle, RandomNumbers
+from qmix_jax.envs.smax.enemy import pick_one
+from qmix_jax.envs.smax.rules import STOP
+from qmix_jax.envs.smax.view import View, view
 from qmix_jax.run.program import compile_with
 
 with contextlib.redirect_stdout(io.StringIO()):
@@ -34,7 +37,7 @@ def make(name, **options):
     return env, Battle(env)
 
 
-def jaxmarl_chance(env, key):
+def jaxmarl_numbers(env, key):
     """The numbers that JaxMARL draws in step_env(key), drawn the way it does."""
     key, enemy_key = jax.random.split(key)
     enemies = jax.vmap(jax.random.split)(jax.random.split(enemy_key, env.num_enemies))
@@ -47,7 +50,7 @@ def jaxmarl_chance(env, key):
 
     _, jitters = jax.lax.scan(jitter, key, None, env.world_steps_per_env_step)
     follow, shoot = (jax.vmap(jax.random.uniform)(enemies[:, i]) for i in range(2))
-    return Chance(jitters, follow, shoot)
+    return RandomNumbers(jitters, follow, shoot)
 
 
 def play(env, battle, key):
@@ -67,12 +70,12 @@ def play(env, battle, key):
         step_key, action_key = jax.random.split(key)
         logits = jnp.full(available.shape[1], boldness).at[:STOP].set(0.0).at[STOP].set(-boldness)
         action = jax.random.categorical(action_key, jnp.where(available, logits, -jnp.inf))
-        ours = battle.advance(battle.convert(state), action, jaxmarl_chance(env, step_key))
+        ours = battle.advance(battle.convert(state), action, jaxmarl_numbers(env, step_key))
         actions = {name: action[i] for i, name in enumerate(env.agents)}
         obs, state, reward, done, _ = env.step_env(step_key, state, actions)
-        view = View(stack(obs), legal(state), obs["world_state"])
-        theirs = (battle.convert(state), view, reward[env.agents[0]], done["__all__"], state.state.unit_alive)
-        return (state, view.available), (ours, theirs)
+        seen = View(stack(obs), legal(state), obs["world_state"])
+        theirs = (battle.convert(state), seen, reward[env.agents[0]], done["__all__"], state.state.unit_alive)
+        return (state, seen.available), (ours, theirs)
 
     begin_view = View(stack(obs), legal(begin), obs["world_state"])
     _, (ours, theirs) = jax.lax.scan(step, (begin, begin_view.available), jax.random.split(key, STEPS))
@@ -82,12 +85,13 @@ def play(env, battle, key):
 def our_begin(env, battle, key):
     """Our start of the battle that JaxMARL's reset(key) begins, and what is seen of it."""
     if env.smacv2_unit_type_generation:
-        return battle.reset(key)
+        state = battle.reset(key)
+        return state, *view(battle.rules, state)
     _, ally_key, enemy_key = jax.random.split(jax.random.split(key)[1], 3)  # what JaxMARL draws the places from
     keys = [(ally_key, env.num_allies), (enemy_key, env.num_enemies)]
     noise = [jax.random.uniform(key, (size, 2), minval=-2, maxval=2) for key, size in keys]
     state = battle.begin(jnp.concatenate(noise).T)
-    return state, *battle.view(state)
+    return state, *view(battle.rules, state)
 
 
 @cache
@@ -106,10 +110,10 @@ def assert_close(ours, theirs):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_battle_is_jaxmarls(name):
-    our_begin, their_begin, ours, (state, view, reward, done, alive) = battles(name)
+    our_begin, their_begin, ours, (state, seen, reward, done, alive) = battles(name)
     assert_close(our_begin, their_begin)
     assert_close(ours.state, state)
-    assert_close((ours.agents, ours.available, ours.world), tuple(view))
+    assert_close(ours.view, seen)
     assert_close(ours.reward, reward)
     np.testing.assert_array_equal(ours.terminated | ours.truncated, done)
     np.testing.assert_array_equal(ours.state.health > 0, alive)
@@ -119,7 +123,7 @@ def test_a_battle_is_jaxmarls(name):
 @pytest.mark.parametrize("name", CASES)
 def test_the_end_of_a_battle(name):
     _, _, ours, (_, _, reward, _, alive) = battles(name)
-    num_allies = ours.agents.shape[2]
+    num_allies = ours.view.agents.shape[2]
     allies, enemies = alive[:, :, :num_allies].any(2), alive[:, :, num_allies:].any(2)
     np.testing.assert_array_equal(ours.terminated, ~(allies & enemies))
     np.testing.assert_array_equal(ours.won, allies & ~enemies)
@@ -138,7 +142,7 @@ def test_battles_end_in_every_way():
 def test_starts_are_drawn_as_widely_as_jaxmarls():
     env, battle = make("2s3z")
     keys = jax.random.split(jax.random.key(1), 2048)
-    ours = jax.jit(jax.vmap(lambda key: battle.reset(key)[0]))(keys)
+    ours = jax.jit(jax.vmap(battle.reset))(keys)
     theirs = jax.jit(jax.vmap(lambda key: battle.convert(env.reset(key)[1])))(keys)
     for moment in (np.mean, np.std):
         np.testing.assert_allclose(moment(ours.x, 0), moment(theirs.x, 0), atol=0.1)
@@ -147,10 +151,11 @@ def test_starts_are_drawn_as_widely_as_jaxmarls():
 
 def test_no_weapon_needs_two_jitters_in_a_step():
     _, battle = make("smacv2_5_units")
-    assert battle.num_jitters == 1
-    assert min(battle.traits.cooldown) - battle.dt > (battle.num_substeps - 2) * battle.dt
-    chance = jax.vmap(battle.draw)(jax.random.split(jax.random.key(0), 1000))
-    jitter = np.asarray(chance.jitter) / battle.dt
+    rules = battle.rules
+    assert rules.num_jitters == 1
+    assert min(rules.traits.cooldown) - rules.dt > (rules.num_substeps - 2) * rules.dt
+    numbers = jax.vmap(battle.draw)(jax.random.split(jax.random.key(0), 1000))
+    jitter = np.asarray(numbers.jitter) / rules.dt
     assert jitter.shape == (1000, 1, 10)
     assert -1 <= jitter.min() < -0.98 and 1.98 < jitter.max() <= 2
     assert abs(jitter.mean() - 0.5) < 0.05

@@ -16,9 +16,9 @@ from qmix_jax.bench.measure import Figure
 from qmix_jax.bench.profile import Event, origins, summarise
 from qmix_jax.bench.report import SHARES
 from qmix_jax.bench.scaling import axes_of_growth, slope
+from qmix_jax.build import from_mapping
 from qmix_jax.cli import bench
 from qmix_jax.cli import main as cli
-from qmix_jax.config import from_mapping
 from qmix_jax.nn.gru import GruWeights, gru_unroll
 from qmix_jax.run.program import Program
 

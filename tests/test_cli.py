@@ -8,13 +8,16 @@ import pytest
 from omegaconf import OmegaConf
 
 import qmix_jax
+from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
 from qmix_jax.cli.conf import choices
 from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
-from qmix_jax.config import ENVIRONMENTS, Config, ConfigError, by_name, from_mapping
+from qmix_jax.config import Config, by_name
+from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run.exits import NOT_SAVED, STOPPED
+from qmix_jax.settings import ConfigError
 
 PRESETS = list(choices("preset"))
 
@@ -178,11 +181,10 @@ WRONG = [
 
 def test_every_map_task_and_name_of_another_program_leads_to_a_setting_that_is_there():
     from qmix_jax.cli.compose import compose
-    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
 
-    for name in SMAX_MAPS:
+    for name in ENVIRONMENTS["smax"].variants:
         assert environment_of(name) == f"env=smax env.map={name}"
-    for name in MPE_TASKS:
+    for name in ENVIRONMENTS["mpe"].variants:
         assert environment_of(name) == f"env=mpe env.task={name}"
     assert environment_of("chess") == ""
     known = set(by_name(from_mapping(compose([])))) | {"env", "algorithm"}
@@ -392,11 +394,9 @@ def test_help_names_groups_presets_and_overrides(capsys):
 
 
 def test_help_names_every_map_and_task(capsys):
-    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
-
     run("--help")
     words = capsys.readouterr().out.split()
-    assert {*SMAX_MAPS, *MPE_TASKS} <= set(words)
+    assert {*ENVIRONMENTS["smax"].variants, *ENVIRONMENTS["mpe"].variants} <= set(words)
 
 
 def test_help_of_all_commands_and_version(capsys):

@@ -10,13 +10,16 @@ import pytest
 from conftest import TINY, merge, tiny
 from omegaconf import OmegaConf
 
+from qmix_jax.build import NOT_OPTIONS, from_mapping
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.conf import choices
 from qmix_jax.cli.help import help_text
 from qmix_jax.cli.settings_text import meanings, settings_text
-from qmix_jax.config import ENVIRONMENTS, Config, ConfigError, by_name, flatten, from_mapping, option_names
+from qmix_jax.config import Config, by_name
+from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import experiment
+from qmix_jax.settings import ConfigError, field_names, flatten
 
 STRANGE = [-1, 0, math.nan, math.inf, -math.inf, 1e39, 2**31, 10**400, -(10**400), 0.5, True, None, "x", [], [[1]], {}]
 
@@ -34,12 +37,16 @@ def with_setting(name: str, value, env: str = "probe", algorithm: str = "qmix") 
     return settings
 
 
+def options(cls: type) -> list[str]:
+    return field_names(cls, NOT_OPTIONS)
+
+
 COMMON = [name for name in by_name(tiny()) if not name.startswith("algorithm.") and name != "env.name"]
-COMMON = [name for name in COMMON if name.removeprefix("env.") not in option_names(ENVIRONMENTS["probe"])]
+COMMON = [name for name in COMMON if name.removeprefix("env.") not in options(ENVIRONMENTS["probe"].settings)]
 EVERY = [
     *((name, "probe", "qmix") for name in COMMON),
-    *((f"env.{name}", env, "qmix") for env, cls in ENVIRONMENTS.items() for name in option_names(cls)),
-    *((f"algorithm.{name}", "probe", mixer) for mixer, cls in MIXERS.items() for name in option_names(cls)),
+    *((f"env.{name}", env, "qmix") for env, known in ENVIRONMENTS.items() for name in options(known.settings)),
+    *((f"algorithm.{name}", "probe", mixer) for mixer, cls in MIXERS.items() for name in options(cls)),
 ]
 
 
@@ -105,8 +112,9 @@ def test_any_value_of_any_setting_works_or_is_refused_in_one_line_that_names_it(
 )
 def test_what_a_setting_cannot_mean_is_said(name, value, said):
     group, _, option = name.partition(".")
-    env = next((env for env, cls in ENVIRONMENTS.items() if group == "env" and option in option_names(cls)), "probe")
-    mixers = [mixer for mixer, cls in MIXERS.items() if group == "algorithm" and option in option_names(cls)]
+    environments = {env: options(known.settings) for env, known in ENVIRONMENTS.items() if group == "env"}
+    env = next((env for env, names in environments.items() if option in names), "probe")
+    mixers = [mixer for mixer, cls in MIXERS.items() if group == "algorithm" and option in options(cls)]
     for mixer in mixers or ["qmix"]:
         with pytest.raises(ConfigError) as refused:
             from_mapping(with_setting(name, value, env, mixer))

@@ -1,6 +1,8 @@
 """Every environment keeps the contract; the known games have their known payoffs."""
 
 import importlib
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -8,25 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qmix_jax.config import (
-    ClimbingConfig,
-    ConfigError,
-    EnvConfig,
-    MatrixConfig,
-    MpeConfig,
-    PenaltyConfig,
-    PredatorPreyConfig,
-    ProbeConfig,
-    QplexGameConfig,
-    SmaxConfig,
-    TwoStepConfig,
-)
-from qmix_jax.envs import make_env
+from qmix_jax.build import make_env
+from qmix_jax.config import EnvConfig
+from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.envs.jaxmarl import MPE_TASKS
 from qmix_jax.envs.layout import layout_of
+from qmix_jax.envs.matrix import ClimbingConfig, MatrixConfig, PenaltyConfig, QplexGameConfig
+from qmix_jax.envs.mpe.env import CLASSES
+from qmix_jax.envs.mpe.settings import MpeConfig
+from qmix_jax.envs.predator_prey import PredatorPreyConfig
+from qmix_jax.envs.probe import ProbeConfig
+from qmix_jax.envs.smax.env import MAP_NAME_TO_SCENARIO
+from qmix_jax.envs.smax.settings import MAPS, SmaxConfig
+from qmix_jax.envs.two_step import TwoStepConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
 from qmix_jax.learning.exploration import random_action
+from qmix_jax.settings import ConfigError, convert
 from qmix_jax.types import Observation, Outcome, action_dtype
 
 SETTINGS = {
@@ -41,10 +40,12 @@ SETTINGS = {
     "probe": ProbeConfig(),
 }
 EPISODES = 4
+TASKS = ENVIRONMENTS["mpe"].variants
 
 
 def env_of(settings):
-    return make_env(EnvConfig("test", settings))
+    (name, *_) = (name for name, known in ENVIRONMENTS.items() if known.settings is type(settings))
+    return make_env(EnvConfig(name, settings))
 
 
 @pytest.fixture(scope="module", params=[*SETTINGS, "joint probe", "joint simple_spread"])
@@ -58,16 +59,16 @@ def played(request):
         uniform = jax.random.uniform(key, (EPISODES, env.spec.num_agents))
         action = random_action(uniform, observation.available)
         state, after, outcome = jax.vmap(env.step)(jax.random.split(key, EPISODES), state, action)
-        recalled = jax.vmap(env.observe)(jax.vmap(env.remember)(state, after))
-        return (state, after), (observation, outcome, jax.vmap(env.scene)(state), after, recalled)
+        restored = jax.vmap(env.decompress)(jax.vmap(env.compress)(state, after))
+        return (state, after), (observation, outcome, jax.vmap(env.scene)(state), after, restored)
 
     @jax.jit
     def play(key):
         start = jax.vmap(env.reset)(jax.random.split(key, EPISODES))
         return jax.lax.scan(step, start, jax.random.split(key, env.spec.episode_limit))[1]
 
-    observation, outcome, scene, *remembered = jax.device_get(play(jax.random.key(0)))
-    return Played(env, observation, outcome, scene, remembered)
+    observation, outcome, scene, *both = jax.device_get(play(jax.random.key(0)))
+    return Played(env, observation, outcome, scene, both)
 
 
 class Played(NamedTuple):
@@ -75,7 +76,7 @@ class Played(NamedTuple):
     observation: Observation
     outcome: Outcome
     scene: dict
-    remembered: list
+    after_and_restored: list
 
 
 def test_the_spec_tells_the_shapes(played):
@@ -96,9 +97,9 @@ def test_every_agent_always_has_a_legal_action(played):
     assert observation.available.any(-1).all()
 
 
-def test_what_is_remembered_of_a_moment_is_all_that_was_seen(played):
-    seen, recalled = played.remembered
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), seen, recalled)
+def test_a_compressed_observation_is_restored(played):
+    after, restored = played.after_and_restored
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), after, restored)
 
 
 def test_everything_is_finite(played):
@@ -146,7 +147,7 @@ def test_the_layout_puts_a_name_to_the_right_number():
         assert found[f"ally_{i}", "is_stalker"] == (i < 2)
         other = (i + 1) % 5
         if found[f"ally_{other}", "health"] > 0:
-            sight = env._battle.traits.sight_range[int(state.unit_type[i])]
+            sight = env._rules.traits.sight_range[int(state.unit_type[i])]
             away = float(state.x[other] - state.x[i]) / sight
             assert found[f"ally_{other}", "dx_in_sight_ranges"] == pytest.approx(away, abs=1e-5)
             assert found[f"ally_{other}", "last_movement_y"] == pytest.approx(float(state.movement_y[other]))
@@ -159,7 +160,7 @@ def test_the_scene_is_one_moment_of_every_episode(played):
     assert scene and all(value.shape[:2] == (env.spec.episode_limit, EPISODES) for value in scene.values())
 
 
-@pytest.mark.parametrize("task", list(MPE_TASKS))
+@pytest.mark.parametrize("task", TASKS)
 def test_mpe_episodes_are_truncated_after_26_steps_as_jaxmarls_are(task):
     env = env_of(MpeConfig(task))
     state, _ = env.reset(jax.random.key(0))
@@ -193,9 +194,9 @@ def test_agents_of_different_sizes_are_padded_and_masked():
     np.testing.assert_array_equal(observation.available, [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 
 
-@pytest.mark.parametrize("task", list(MPE_TASKS))
+@pytest.mark.parametrize("task", TASKS)
 def test_mpe_plays_as_jaxmarls_does_with_the_agents_rewards_summed(task):
-    env, raw = env_of(MpeConfig(task)), getattr(importlib.import_module("jaxmarl.environments.mpe"), MPE_TASKS[task])()
+    env, raw = env_of(MpeConfig(task)), getattr(importlib.import_module("jaxmarl.environments.mpe"), CLASSES[task])()
     names, key = env.spec.agent_names, jax.random.key(1)
 
     def step(states, key):
@@ -214,13 +215,27 @@ def test_mpe_plays_as_jaxmarls_does_with_the_agents_rewards_summed(task):
 
 
 def test_all_smax_maps_are_known_and_a_wrong_one_is_answered_with_the_nearest():
-    from qmix_jax.envs.jaxmarl import SMAX_MAPS
-
-    assert len(SMAX_MAPS) == 14
-    for name in SMAX_MAPS:
+    assert tuple(MAP_NAME_TO_SCENARIO) == MAPS and len(MAPS) == 14
+    for name in MAPS:
         assert env_of(SmaxConfig(map=name)).spec.name == f"SMAX {name}"
     with pytest.raises(ConfigError, match="did you mean '3s5z'"):
         env_of(SmaxConfig(map="3s5zz"))
+
+
+def run_python(code):
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_settings_does_not_start_jax_which_devices_would_come_too_late_for():
+    read = (
+        "import jax, qmix_jax.build; assert all(map(qmix_jax.build.environments().get, qmix_jax.build.environments()))"
+    )
+    run_python(f"{read}; jax.config.update('jax_num_cpu_devices', 3)")  # raises where JAX has started
+
+
+def test_importing_the_registry_does_not_import_jax():
+    modules = "qmix_jax.build, qmix_jax.envs.smax.settings, qmix_jax.envs.mpe.settings"
+    run_python(f"import sys, {modules}; assert 'jax' not in sys.modules")
 
 
 def test_the_two_step_game_pays_as_the_paper_says():
@@ -237,7 +252,7 @@ def test_the_two_step_game_pays_as_the_paper_says():
 
 def test_a_matrix_game_pays_its_table_for_any_number_of_agents():
     payoff = np.arange(12.0).reshape(2, 3, 2)
-    env = env_of(MatrixConfig(payoff.tolist()))
+    env = env_of(MatrixConfig(convert(payoff.tolist(), tuple, "")))
     state, observation = env.reset(jax.random.key(0))
     np.testing.assert_array_equal(observation.available.sum(-1), [2, 3, 2])
     for joint in np.ndindex(payoff.shape):
@@ -275,7 +290,7 @@ def test_the_penalty_is_for_agents_that_choose_different_best_places():
 
 def test_a_team_as_one_agent_plays_the_same_game_with_joint_actions():
     payoff = np.arange(12.0).reshape(2, 3, 2)
-    env = JointTeam(env_of(MatrixConfig(payoff.tolist())))
+    env = JointTeam(env_of(MatrixConfig(convert(payoff.tolist(), tuple, ""))))
     state, observation = env.reset(jax.random.key(0))
     assert env.spec.num_agents == 1 and env.spec.num_actions == 27 and env.spec.obs_size == 3 + 1
     legal = np.zeros((3, 3, 3), bool)
@@ -302,7 +317,7 @@ def test_too_many_joint_actions_are_refused():
         JointTeam(env_of(SmaxConfig(map="2s3z")))
 
 
-@pytest.mark.parametrize("payoff", [[1.0, 2.0], [[1.0], [2.0, 3.0]], [["a", "b"]], []])
+@pytest.mark.parametrize("payoff", [(1.0, 2.0), ((1.0,), (2.0, 3.0)), (("a", "b"),), ()])
 def test_a_payoff_that_is_no_table_is_refused(payoff):
     with pytest.raises(ConfigError, match=r"env\.payoff"):
         env_of(MatrixConfig(payoff))

@@ -12,20 +12,19 @@ import numpy as np
 import pytest
 from conftest import TINY, merge, untrained_run
 
-from qmix_jax.agents import AgentInput, make_agents
+from qmix_jax.agents import AgentInput
 from qmix_jax.analysis import scores
 from qmix_jax.analysis.statistics import share_interval
+from qmix_jax.build import from_mapping, make_agents, make_env, make_mixer
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.evaluate import on_map
-from qmix_jax.config import ConfigError, from_mapping
-from qmix_jax.envs import make_env
 from qmix_jax.learning import robustness
 from qmix_jax.learning.behaviour import Behaviour
 from qmix_jax.learning.evaluate import Episodes, episode_keys, evaluate, play_episodes, record, team_key
 from qmix_jax.learning.exploration import random_action
 from qmix_jax.learning.robustness import Examination, disturbed, plan, undisturbed
-from qmix_jax.mixers import make_mixer
 from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.settings import ConfigError
 
 SEEDS = 2
 

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from conftest import TINY, merge, tiny
 
-from qmix_jax.config import ConfigError, from_mapping, to_mapping
+from qmix_jax.build import from_mapping
+from qmix_jax.config import to_mapping
 from qmix_jax.learning.evaluate import evaluate
 from qmix_jax.records import read_metrics
 from qmix_jax.run import exits, experiment
 from qmix_jax.run.checkpoint import checkpoints, load_run
 from qmix_jax.run.program import Program
+from qmix_jax.settings import ConfigError
 
 PER_SEED = [
     *(f"train/{name}" for name in ("loss", "td_error", "q_mean", "target_mean", "grad_norm", "replay_fill", "updates")),

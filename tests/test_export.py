@@ -23,16 +23,16 @@ from safetensors.numpy import load_file
 
 from qmix_jax import deployed_agent as runtime
 from qmix_jax.agents.gru import AgentInput
+from qmix_jax.build import from_mapping, make_env
 from qmix_jax.cli import main as cli
-from qmix_jax.config import ConfigError, from_mapping
 from qmix_jax.deployed_agent import ArtifactError, DecentralisedAgent
-from qmix_jax.envs import make_env
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.learning.evaluate import greedy_policy
 from qmix_jax.records import best_seed, read_metrics
 from qmix_jax.run import experiment
 from qmix_jax.run.checkpoint import TrainedRun, load_run
 from qmix_jax.run.export import compile_policy, export_team
+from qmix_jax.settings import ConfigError
 
 TEAMS = {
     "smax": ({"name": "smax", "map": "3m"}, {}),

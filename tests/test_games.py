@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from qmix_jax.agents.gru import AgentInput
+from qmix_jax.build import from_mapping, make_env, make_team
 from qmix_jax.cli.compose import compose
-from qmix_jax.config import from_mapping
-from qmix_jax.envs import make_env, make_team
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run.checkpoint import TrainedRun
 

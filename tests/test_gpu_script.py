@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
-from qmix_jax.config import from_mapping
 from qmix_jax.run import experiment
 from qmix_jax.run.plan import check as check_plan
 

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from qmix_jax.build import from_mapping, make_team
 from qmix_jax.cli.compose import compose
-from qmix_jax.config import from_mapping
-from qmix_jax.envs import make_team
 from qmix_jax.run.program import Program, compile_with
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from qmix_jax.config import ConfigError
 from qmix_jax.run.lock import NAME, locked, require_unlocked
+from qmix_jax.settings import ConfigError
 
 
 def holder(folder: Path) -> subprocess.Popen:

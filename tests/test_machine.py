@@ -12,15 +12,16 @@ import jax
 import pytest
 from conftest import TINY, merge, tiny
 
+from qmix_jax.build import make_env
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import startup
-from qmix_jax.config import CheckpointConfig, ConfigError
+from qmix_jax.config import CheckpointConfig
 from qmix_jax.console import accept_all_text, say
-from qmix_jax.envs import make_env
 from qmix_jax.reporters.display import PlainDisplay, make_display
 from qmix_jax.run import checkpoint, exits, experiment, memory
 from qmix_jax.run.checkpoint import Saver, Snapshot
 from qmix_jax.run.program import Program
+from qmix_jax.settings import ConfigError
 
 ROOT = Path(__file__).parents[1]
 
@@ -257,6 +258,6 @@ def test_pictures_that_cannot_be_made_do_not_end_a_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(experiment, "draw_curve", draw)
     settings = merge(TINY, {"devices": 1, "logging": {"film": False}})
-    from qmix_jax.config import from_mapping
+    from qmix_jax.build import from_mapping
 
     assert experiment.run(from_mapping(settings), tmp_path, settings) == exits.DONE

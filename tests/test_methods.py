@@ -8,8 +8,7 @@ import pytest
 from conftest import TINY, merge
 from omegaconf import OmegaConf
 
-from qmix_jax.config import from_mapping
-from qmix_jax.envs import make_team
+from qmix_jax.build import from_mapping, make_team
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run.checkpoint import Snapshot, find, load_run, state_to_host, write
 from qmix_jax.run.program import Program, TrainState

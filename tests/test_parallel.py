@@ -10,11 +10,11 @@ from conftest import tiny
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from qmix_jax.config import ConfigError
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run import memory
 from qmix_jax.run import program as parallel
 from qmix_jax.run.program import DATA, Program, compile_with, describe_idle, describe_memory, split_devices
+from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock
 
 

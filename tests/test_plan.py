@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import pytest
 from conftest import tiny
 
+from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.conf import choices
-from qmix_jax.config import ConfigError, from_mapping
 from qmix_jax.learning.trainer import fires
 from qmix_jax.run import experiment, plan
+from qmix_jax.settings import ConfigError
 
 
 def updates(config) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import joint_of, shaken
 
+from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
-from qmix_jax.config import from_mapping
 from qmix_jax.learning.learner import make_optimizer
 from qmix_jax.mixers.qatten import Qatten
 from qmix_jax.mixers.qmix import QMIX

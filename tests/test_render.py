@@ -10,12 +10,13 @@ from conftest import TINY, merge, untrained_run
 from PIL import Image
 from test_film import STEPS, images, matrix_scene, mpe_scene, recording, smax_scene
 
+from qmix_jax.build import make_mixer
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import render
 from qmix_jax.film import credit, film
 from qmix_jax.film import mp4 as video
 from qmix_jax.learning.evaluate import episode_keys, evaluate, judge, record, team_key
-from qmix_jax.mixers import MIXERS, make_mixer
+from qmix_jax.mixers import MIXERS
 from qmix_jax.run.checkpoint import load_run
 from qmix_jax.types import Joint, Values
 

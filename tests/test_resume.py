@@ -25,7 +25,8 @@ import pytest
 import yaml
 from conftest import TINY, merge, tiny
 
-from qmix_jax.config import CheckpointConfig, ConfigError, LoggingConfig, from_mapping
+from qmix_jax.build import from_mapping
+from qmix_jax.config import CheckpointConfig, LoggingConfig
 from qmix_jax.learning import replay
 from qmix_jax.records import MetricsFile, read_metrics
 from qmix_jax.reporters import dashboard
@@ -35,6 +36,7 @@ from qmix_jax.run import exits, experiment, resume
 from qmix_jax.run import program as parallel
 from qmix_jax.run.checkpoint import Checkpoint, Saver, Snapshot, checkpoints, find, load_run, retain, write
 from qmix_jax.run.program import Program
+from qmix_jax.settings import ConfigError
 
 TIMING = {"wall_seconds", "compile_seconds", "train/steps_per_second"}
 LONG = merge(

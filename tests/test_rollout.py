@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny
 
 from qmix_jax.agents.gru import AgentInput
-from qmix_jax.envs import make_env
+from qmix_jax.build import make_env
 from qmix_jax.learning.rollout import starts_needed
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.types import Clock

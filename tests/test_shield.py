@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from conftest import tiny
 
+from qmix_jax.build import make_env
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import train
-from qmix_jax.config import ConfigError, EnvConfig, SmaxConfig
+from qmix_jax.config import EnvConfig
 from qmix_jax.deployed_agent import narrow
-from qmix_jax.envs import make_env
+from qmix_jax.envs.smax.settings import SmaxConfig
 from qmix_jax.run import experiment
+from qmix_jax.settings import ConfigError
 
 OBSERVATION = np.arange(6.0).reshape(3, 2)
 AVAILABLE = np.array([[True, True, False], [False, True, True], [True, False, False]])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qmix_jax.config import ConfigError
 from qmix_jax.learning import replay
 from qmix_jax.learning.trainer import Trainer, fires
+from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock
 
 STEPS = 32  # environment steps an iteration: 4 environments x 8

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from conftest import joint_of, merge, shaken
 
-from qmix_jax.agents import AgentInput, TransformerAgents, make_agents
+from qmix_jax.agents import AgentInput, TransformerAgents
+from qmix_jax.build import from_mapping, make_agents, make_env
 from qmix_jax.cli.evaluate import on_map
-from qmix_jax.config import AgentConfig, ConfigError, from_mapping
-from qmix_jax.envs import make_env
+from qmix_jax.config import AgentConfig
 from qmix_jax.envs.entities import Entities, Team, state_of, team_of
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.learning.robustness import Examination
 from qmix_jax.mixers.transfqmix import TransfQMix
 from qmix_jax.run.checkpoint import TrainedRun
 from qmix_jax.run.export import export_team
+from qmix_jax.settings import ConfigError
 from qmix_jax.types import TeamSpec
 
 AGENT = {"kind": "transformer", "hidden_size": 6, "num_heads": 3, "use_agent_id": False, "use_last_action": False}

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from qmix_jax.cli import evaluate, render, train
 from qmix_jax.cli.main import main
-from qmix_jax.config import ConfigError
 from qmix_jax.run.checkpoint import find
+from qmix_jax.settings import ConfigError
 from qmix_jax.untrusted import read_settings, read_yaml
 
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import compare_measure  # noqa: E402
 
-from qmix_jax.config import ConfigError, require  # noqa: E402
 from qmix_jax.records import describe_machine, read_json, read_metrics  # noqa: E402
+from qmix_jax.settings import ConfigError, require  # noqa: E402
 
 TRACED_ITERATIONS = 4
 PRODUCT = 1024
@@ -184,9 +184,8 @@ def precision(overrides: list[str]) -> dict:
 
     from qmix_jax.bench import parts
     from qmix_jax.bench.measure import Stand
+    from qmix_jax.build import from_mapping, make_env
     from qmix_jax.cli.compose import compose
-    from qmix_jax.config import from_mapping
-    from qmix_jax.envs import make_env
     from qmix_jax.run.program import Program
 
     config = from_mapping(compose(overrides))

@@ -12,10 +12,10 @@ import numpy as np
 from qmix_jax.analysis.figure import draw_comparisons
 from qmix_jax.analysis.runs import METRICS, Group, group_runs, read_runs
 from qmix_jax.analysis.statistics import Estimate, Scores, interquartile_mean_interval, probability_of_improvement
-from qmix_jax.config import require
 from qmix_jax.console import say
 from qmix_jax.records import to_json, write_text_atomically
 from qmix_jax.reporters.display import duration
+from qmix_jax.settings import require
 
 IMPROVEMENT = (
     "How likely a run of one is better than a run of another [95 % stratified bootstrap interval, or where that has no "

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from qmix_jax.config import ConfigError, flatten, require
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.records import FROZEN, read_metrics
+from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qmix_jax.bench.report import show, table
-from qmix_jax.config import ConfigError
+from qmix_jax.settings import ConfigError
 
 MARGINS = {0: 0.0, 1: 0.25}
 """How much worse still counts as noise, by the number of repeats: what is counted never changes by itself, what is

@@ -9,10 +9,11 @@ from qmix_jax.bench import compare, report
 from qmix_jax.bench.measure import Figures, measure
 from qmix_jax.bench.picture import draw
 from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
-from qmix_jax.config import Config, ConfigError
+from qmix_jax.config import Config
 from qmix_jax.records import describe_machine, to_json, write_text_atomically
 from qmix_jax.run import experiment
 from qmix_jax.run.program import Program
+from qmix_jax.settings import ConfigError
 
 
 class Wishes(NamedTuple):

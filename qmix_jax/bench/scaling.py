@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from qmix_jax.bench.measure import FEW_REPEATS, Figure, Figures, Stand, counted, time_repeatedly, update_period
-from qmix_jax.config import Config, ConfigError, ProbeConfig, ReplayConfig, SmaxConfig
+from qmix_jax.build import environments
+from qmix_jax.config import Config, ReplayConfig
 from qmix_jax.run import experiment
+from qmix_jax.settings import ConfigError
 
 FACTORS = (1, 2, 4)
-SMALL_MAP, MIDDLE_MAP, LARGE_MAP = "3m", "8m", "27m_vs_30m"
 REPLAY_ROLLOUTS = 8  # replay is small here, to be full soon and to fit with large teams; its size costs no time
 
 
@@ -38,20 +39,9 @@ def axes_of_growth(config: Config) -> dict[str, list[Point]]:
         add("num_seeds", seeds, replace(config, num_seeds=seeds))
         add("hidden_size", width, replace(config, agent=replace(agent, hidden_size=width)))
         add("num_steps", steps, replace(config, rollout=replace(rollout, num_steps=steps)))
-    for name, settings in _teams(config.env.settings).items():
+    for name, settings in environments()[config.env.name].team_sizes(config.env.settings).items():
         add("agents", name, replace(config, env=replace(config.env, settings=settings)))
     return {axis: points for axis, points in axes.items() if points}
-
-
-def _teams(settings: object) -> dict[str, SmaxConfig | ProbeConfig]:
-    """Teams of three sizes: on SMAX a small one, the config's own or a middle one, and a large one."""
-    match settings:
-        case SmaxConfig(map=own):
-            middle = MIDDLE_MAP if own in (SMALL_MAP, LARGE_MAP) else own
-            return {name: replace(settings, map=name) for name in (SMALL_MAP, middle, LARGE_MAP)}
-        case ProbeConfig(num_agents=count):
-            return {str(factor * count): replace(settings, num_agents=factor * count) for factor in FACTORS}
-    return {}
 
 
 def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from qmix_jax.config import ConfigError
+from qmix_jax.settings import ConfigError
 
 
 class Parser(argparse.ArgumentParser):

@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from qmix_jax.build import from_mapping
 from qmix_jax.cli.startup import import_jax, start_jax
-from qmix_jax.config import ConfigError, from_mapping, nearest, require
+from qmix_jax.settings import ConfigError, nearest, require
 
 HELP = """\
 usage: qmix-jax bench [SETTING=VALUE ...] [--quick] [--compare OLD.json] [--profile DIR] [--out DIR]

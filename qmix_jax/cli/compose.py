@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qmix_jax.cli.conf import conf_dir, fill_store
 from qmix_jax.cli.overrides import OverrideChecker
-from qmix_jax.config import ConfigError, require
+from qmix_jax.settings import ConfigError, require
 
 # --- the command line --------------------------------------------------------------------------------------------
 

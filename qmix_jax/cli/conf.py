@@ -1,10 +1,11 @@
 """What Hydra composes from: the defaults in Python, and the YAML files of presets and of the authors' originals."""
 
 from pathlib import Path
-from typing import Any
 
+from qmix_jax.build import NOT_OPTIONS, environments, mixers
 from qmix_jax.cli.startup import import_jax
-from qmix_jax.config import ENVIRONMENTS, Config, EnvConfig, defaults
+from qmix_jax.config import Config, EnvConfig
+from qmix_jax.settings import defaults
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -22,35 +23,28 @@ def fill_store() -> None:
     """
     from hydra.core.config_store import ConfigStore
 
-    from qmix_jax.envs.training import TRAINING
-
+    import_jax()  # for the mixers and some environments; raises ConfigError where JAX refuses to be imported
     store = ConfigStore.instance().store
     store("settings", {"env": defaults(EnvConfig), **defaults(Config)})
-    for name, cls in ENVIRONMENTS.items():
-        own = {"env": {"name": name, **defaults(cls)}}
-        store(name, {**own, **TRAINING.get(name, {})}, "env", "_global_")
-    for name, cls in _mixers().items():
-        store(name, {"name": name, **defaults(cls)}, "algorithm")
+    for name, env in environments().items():
+        store(name, {"env": {"name": name, **defaults(env.settings)}, **env.training}, "env", "_global_")
+    for name, mixer in mixers().items():
+        store(name, {"name": name, **defaults(mixer, NOT_OPTIONS)}, "algorithm")
 
 
 def choices(group: str) -> dict[str, str]:
     """The choices of a group, each with one line that says what it is."""
-    classes = {"env": lambda: ENVIRONMENTS, "algorithm": _mixers}
-    if group in classes:
-        return {name: summary(cls).removesuffix(".") for name, cls in classes[group]().items()}
+    import_jax()
+    if group == "env":
+        return {name: env.help for name, env in environments().items()}
+    if group == "algorithm":
+        return {name: summary(mixer).removesuffix(".") for name, mixer in mixers().items()}
     return {path.stem: _first_comment(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
 
 
 def summary(cls: type) -> str:
     """The first line of a class's docstring."""
     return (cls.__doc__ or "").strip().partition("\n")[0]
-
-
-def _mixers() -> dict[str, Any]:
-    import_jax()  # raises a ConfigError where flax's own import of JAX would fail
-    from qmix_jax.mixers import MIXERS
-
-    return MIXERS
 
 
 def _first_comment(path: Path) -> str:

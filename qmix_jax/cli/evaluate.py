@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qmix_jax.build import environments, make_env
 from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
 from qmix_jax.cli.startup import AUTO, start_jax
-from qmix_jax.config import ConfigError, MpeConfig, SmaxConfig, choose, require
+from qmix_jax.settings import ConfigError, require, require_one_of
 
 if TYPE_CHECKING:
     from qmix_jax.agents import Agents
@@ -94,7 +95,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--episodes", type=count_from(1), default=1024, metavar="N", help="episodes of each seed (default 1024)"
     )
     parser.add_argument(
-        "--map", metavar="MAP", help="test on another map (or MPE task): of the same sizes, or any with transformers"
+        "--map", metavar="MAP", help="test on another map or task: of the same sizes, or any with transformers"
     )
     parser.add_argument(
         "--json",
@@ -171,22 +172,13 @@ def _list(values: tuple[float, ...]) -> str:
 
 def on_map(run: "TrainedRun", name: str) -> "tuple[TeamEnv, Agents]":
     """The run's environment on another map, and the team there; raises ConfigError where it could not play."""
-    from qmix_jax.envs import make_env
-
-    settings = run.config.env.settings
-    if isinstance(settings, SmaxConfig):
-        from qmix_jax.envs.jaxmarl import SMAX_MAPS
-
-        choose("--map", name, SMAX_MAPS)
-        settings = dataclasses.replace(settings, map=name)
-    elif isinstance(settings, MpeConfig):
-        from qmix_jax.envs.jaxmarl import MPE_TASKS
-
-        choose("--map", name, list(MPE_TASKS))
-        settings = dataclasses.replace(settings, task=name)
-    else:
+    config = run.config.env
+    known = environments()[config.name]
+    if known.variant is None:
         raise ConfigError(f"--map={name}: the run was trained on the {run.env.spec.name}, which has no maps")
-    env = make_env(dataclasses.replace(run.config.env, settings=settings))
+    require_one_of("--map", name, known.variants)
+    settings = dataclasses.replace(config.settings, **{known.variant: name})
+    env = make_env(dataclasses.replace(config, settings=settings))
     agents = run.agents_in(env)
     if agents is None:
         differences = shape_differences(run.env.spec, env.spec) or "other entities"
@@ -245,7 +237,7 @@ def removed_agents(options: argparse.Namespace, spec: "TeamSpec") -> tuple[str, 
     require(options.remove or not options.removed, f"--removed={options.removed} wants --remove with it")
     if options.remove in (None, EACH):
         return spec.agent_names if options.remove else ()
-    choose("--remove", options.remove, [EACH, *spec.agent_names])
+    require_one_of("--remove", options.remove, [EACH, *spec.agent_names])
     return (options.remove,)
 
 
@@ -305,9 +297,9 @@ class Scorer:
 
 def watch_agents(scorer: Scorer) -> "Behaviour":
     """What the agents of all the run's seeds do in the undisturbed episodes."""
+    from qmix_jax.build import make_mixer
     from qmix_jax.learning.behaviour import observe
     from qmix_jax.learning.evaluate import team_key
-    from qmix_jax.mixers import make_mixer
 
     scorer.progress.say("watching the agents", is_stage=True)
     run, examination = scorer.run, scorer.examination

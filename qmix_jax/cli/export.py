@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from qmix_jax.cli.startup import start_jax
-from qmix_jax.config import ConfigError
+from qmix_jax.settings import ConfigError
 
 
 class _Parser(argparse.ArgumentParser):

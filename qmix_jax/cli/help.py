@@ -1,9 +1,11 @@
 """The text of `qmix-jax train --help`."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
+from qmix_jax.build import environments, from_mapping
 from qmix_jax.cli.conf import choices
-from qmix_jax.config import from_mapping, require
+from qmix_jax.settings import require
 
 HELP = """\
 usage: qmix-jax train [GROUP=CHOICE ...] [SETTING=VALUE ...] [-m]
@@ -14,9 +16,7 @@ Train a team of agents, by default with QMIX on SMAX 2s3z.
 
 Environment (env=..., its settings as env.NAME=...)
 {env}
-  env.map=...    (smax) 2s3z 3m 25m 3s5z 8m 5m_vs_6m 10m_vs_11m 27m_vs_30m 3s5z_vs_3s6z 3s_vs_5z 6h_vs_8z
-                 smacv2_5_units smacv2_10_units smacv2_20_units
-  env.task=...   (mpe) simple_spread simple_reference simple_speaker_listener
+{variants}
 
 Algorithm (algorithm=..., its settings as algorithm.NAME=...)
 {algorithm}
@@ -67,11 +67,19 @@ def help_text(arguments: Sequence[str] = ()) -> str:
     if "settings" in words:
         words.remove("settings")
         return _settings(words)
-    return HELP.format(**{group: _table(group) for group in ("env", "algorithm", "preset")}).rstrip()
+    tables = {group: _table(group) for group in ("env", "algorithm", "preset")}
+    return HELP.format(**tables, variants="\n".join(_variants())).rstrip()
 
 
 def _table(group: str) -> str:
     return "\n".join(f"  {name:<14} {text}" for name, text in choices(group).items())
+
+
+def _variants() -> Iterator[str]:
+    for name, env in environments().items():
+        if env.variant:
+            head, text = f"  {f'env.{env.variant}=...':<14} ", f"({name}) {' '.join(env.variants)}"
+            yield textwrap.fill(text, 120, initial_indent=head, subsequent_indent=" " * len(head))
 
 
 def _settings(overrides: list[str]) -> str:

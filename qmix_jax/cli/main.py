@@ -8,9 +8,9 @@ from importlib import import_module
 
 from qmix_jax import __version__
 from qmix_jax.cli.startup import hush_libraries, report, require_current_folder
-from qmix_jax.config import ConfigError, nearest
 from qmix_jax.console import accept_all_text
 from qmix_jax.run.exits import INTERRUPTED, limit_shutdown
+from qmix_jax.settings import ConfigError, nearest
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),

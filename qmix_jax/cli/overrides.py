@@ -3,16 +3,16 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from functools import cache, cached_property
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from qmix_jax.config import ENVIRONMENTS, ConfigError, QplexGameConfig, choose, require
+from qmix_jax.build import environments
+from qmix_jax.settings import ConfigError, require, require_one_of
 
 OTHER_NAMES = {
     "alg": "algorithm",
@@ -64,29 +64,16 @@ OTHER_NAMES = {
 }
 """What other programs (PyMARL, JaxMARL, ...) call a setting, in small letters."""
 
-OTHER_ENVIRONMENTS = {
-    "sc2": "env=smax",
-    "smac": "env=smax",
-    "heuristicenemysmax": "env=smax",
-    "stag_hunt": "env=predator_prey",
-    "gymma": "env=mpe",
-}
-"""What they call an environment."""
-
 
 def environment_of(name: str) -> str:
     """The overrides that choose the environment of which `name` is a map, a task, a game, or another program's name for
     it; '' where it is none of these.
     """
-    from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
-
-    lines = {
-        **OTHER_ENVIRONMENTS,
-        **{each.lower(): f"env=smax env.map={each}" for each in SMAX_MAPS},
-        **{each: f"env=mpe env.task={each}" for each in MPE_TASKS},
-        **{each: f"env=qplex_game env.game={each}" for each in get_args(get_type_hints(QplexGameConfig)["game"])},
-    }
-    word = re.sub(r"^(mpe|smax)_|_v\d+$", "", name.lower())  # JaxMARL's MPE_simple_spread_v3
+    lines: dict[str, str] = {}
+    for env, known in environments().items():
+        lines |= dict.fromkeys(known.other_names, f"env={env}")
+        lines |= {each.lower(): f"env={env} env.{known.variant}={each}" for each in known.variants}
+    word = re.sub(rf"^({'|'.join(environments())})_|_v\d+$", "", name.lower())  # JaxMARL's MPE_simple_spread_v3
     match = difflib.get_close_matches(word, lines, 1, 0.85)
     return lines[match[0]] if match else ""
 
@@ -157,7 +144,7 @@ class OverrideChecker:
             if "/" not in str(choice) and not override.is_delete():
                 if group == "env" and choice not in self.groups[group] and (line := environment_of(str(choice))):
                     raise ConfigError(f"env={choice} is not known (did you mean '{line}'?)")
-                choose(f"{right}{group}", str(choice), self.groups[group])
+                require_one_of(f"{right}{group}", str(choice), self.groups[group])
         why = "adds to the defaults" if right else "is always chosen"
         is_right = override.is_delete() or _prefix(override) == right
         require(is_right, f"{group} {why}: write {right}{group}={override.get_value_element_as_str()}")
@@ -180,9 +167,10 @@ class OverrideChecker:
         owners = [choice for choice in others if key in self._settings((f"{section}={choice}",))]
         if owners:
             raise ConfigError(f"{section}={name} has no setting '{key}'; it belongs to {section}={'|'.join(owners)}")
-        environments = [name for name, cls in ENVIRONMENTS.items() if key in {each.name for each in fields(cls)}]
-        if environments and f"env.{key}" not in known:
-            raise ConfigError(f"unknown setting '{key}' (did you mean 'env.{key}', with env={'|'.join(environments)}?)")
+        choices = [choice for choice in self.groups["env"] if "/" not in choice]
+        envs = [choice for choice in choices if f"env.{key}" in self._settings((f"env={choice}",))]
+        if envs and f"env.{key}" not in known:
+            raise ConfigError(f"unknown setting '{key}' (did you mean 'env.{key}', with env={'|'.join(envs)}?)")
         hint = _suggest(key, [*known, *(f"{self._plus(group)}{group}" for group in self.groups)])
         raise ConfigError(f"unknown setting '{key}'{hint}")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
 from qmix_jax.cli.startup import AUTO, start_jax
-from qmix_jax.config import require
+from qmix_jax.settings import require
 
 if TYPE_CHECKING:
     from qmix_jax.film.film import Recording
@@ -93,9 +93,9 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     """The first episodes that `evaluate` plays with that team and seed."""
     import jax
 
+    from qmix_jax.build import make_mixer
     from qmix_jax.film.film import Recording
     from qmix_jax.learning.evaluate import episode_keys, record, team_key
-    from qmix_jax.mixers import make_mixer
     from qmix_jax.run.program import compile_quickly
 
     mixer, params = make_mixer(run.config.algorithm, run.env), run.params(team)

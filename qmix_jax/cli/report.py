@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from qmix_jax.config import ConfigError
+from qmix_jax.settings import ConfigError
 
 FILES = (".pdf", ".png", ".svg", ".eps", ".jpg", ".jpeg", ".gif", ".md", ".html", ".tex", ".txt", ".csv", ".json")
 """What no folder's name ends in: somebody took --out for a file."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
+from qmix_jax.build import mixers
 from qmix_jax.cli.conf import summary
 from qmix_jax.config import Config, to_mapping
 
@@ -24,12 +25,10 @@ def settings_text(config: Config) -> str:
 
 def meanings(config: Config) -> dict[str, str]:
     """What every setting and section means, by its name on the command line."""
-    from qmix_jax.mixers import MIXERS
-
     return {
         **_meanings(Config, ""),
         **_meanings(type(config.env.settings), "env."),
-        **_meanings(MIXERS[config.algorithm.name], "algorithm."),
+        **_meanings(mixers()[config.algorithm.name], "algorithm."),
     }
 
 

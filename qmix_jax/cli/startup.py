@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from qmix_jax.config import ConfigError, require
 from qmix_jax.console import say
 from qmix_jax.run.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
+from qmix_jax.settings import ConfigError, require
 
 AUTO = "auto"
 

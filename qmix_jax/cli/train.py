@@ -10,12 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmix_jax.build import from_mapping
 from qmix_jax.cli.conf import conf_dir, fill_store
 from qmix_jax.cli.help import help_text
 from qmix_jax.cli.startup import AUTO, import_jax, report, start_jax
-from qmix_jax.config import Config, from_mapping, require
+from qmix_jax.config import Config
 from qmix_jax.console import say
 from qmix_jax.run.exits import FAILED, STOPPED
+from qmix_jax.settings import require
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn

@@ -1,69 +1,44 @@
-"""Environments under one contract, made by name.
+"""Environments under one contract (`base.TeamEnv`), and their registry. Importing this package does not import JAX.
 
-A new environment is a class with `spec`, `reset`, `step` and `scene` (see `team.TeamEnv`), a settings class in
-`qmix_jax.config.ENVIRONMENTS`, a case in `_make_bare`, and a YAML in conf/env.
+Everything that is known of an environment is in its own file or folder here. A new one needs a class that fulfils
+the contract, a dataclass of settings, a `Definition` and a line in the registry.
 """
 
-from qmix_jax.config import (
-    ClimbingConfig,
-    Config,
-    EnvConfig,
-    MatrixConfig,
-    MpeConfig,
-    PenaltyConfig,
-    PredatorPreyConfig,
-    ProbeConfig,
-    QplexGameConfig,
-    SmaxConfig,
-    TwoStepConfig,
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
+from qmix_jax.envs.definition import Definition
+
+DEFAULT_ENVIRONMENT = "smax"
+
+
+class Registry(Mapping[str, Definition]):
+    """Definitions by name. Each is imported on first use: some modules import JAX, and JaxMARL takes seconds."""
+
+    def __init__(self, places: dict[str, str]):
+        self._places = places
+
+    def __getitem__(self, name: str) -> Definition:
+        module, _, attribute = self._places[name].partition(":")
+        return getattr(import_module(f"{__name__}.{module}"), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+ENVIRONMENTS = Registry(
+    {
+        "smax": "smax.settings:SMAX",
+        "mpe": "mpe.settings:MPE",
+        "two_step": "two_step:TWO_STEP",
+        "matrix": "matrix:MATRIX",
+        "climbing": "matrix:CLIMBING",
+        "penalty": "matrix:PENALTY",
+        "qplex_game": "matrix:QPLEX_GAME",
+        "predator_prey": "predator_prey:PREDATOR_PREY",
+        "probe": "probe:PROBE",
+    }
 )
-from qmix_jax.envs.base import TeamEnv
-from qmix_jax.envs.wrappers.shield import Shielded
-
-
-def make_team(config: Config) -> TeamEnv:
-    """The environment of a run as its algorithm sees it; raises ConfigError where the two do not fit."""
-    from qmix_jax.mixers import MIXERS
-
-    env = make_env(config.env)
-    if not MIXERS[config.algorithm.name].acts_jointly:
-        return env
-    from qmix_jax.envs.wrappers.joint import JointTeam
-
-    return JointTeam(env)
-
-
-def make_env(config: EnvConfig) -> TeamEnv:
-    """The environment of a config, under its shield; raises ConfigError where a setting names something unknown."""
-    env = _make_bare(config)
-    return env if config.shield is None else Shielded(env, config.shield)
-
-
-def _make_bare(config: EnvConfig) -> TeamEnv:
-    from qmix_jax.envs import games
-
-    match config.settings:
-        case SmaxConfig() as settings:
-            from qmix_jax.envs.jaxmarl import Smax  # jaxmarl takes seconds to import
-
-            return Smax(settings)
-        case MpeConfig() as settings:
-            from qmix_jax.envs.jaxmarl import Mpe
-
-            return Mpe(settings)
-        case TwoStepConfig() as settings:
-            return games.TwoStep(settings)
-        case MatrixConfig() as settings:
-            return games.Matrix(settings.payoff)
-        case ClimbingConfig():
-            return games.Matrix(games.CLIMBING, "climbing game")
-        case PenaltyConfig(k=k):
-            return games.Matrix(games.penalty(k), f"penalty game, k = {k:g}")
-        case QplexGameConfig(game=game):
-            return games.Matrix(games.QPLEX_GAMES[game], f"QPLEX's {game} game")
-        case PredatorPreyConfig() as settings:
-            from qmix_jax.envs.predator_prey import PredatorPrey
-
-            return PredatorPrey(settings)
-        case ProbeConfig() as settings:
-            return games.Probe(settings)

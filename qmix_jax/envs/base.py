@@ -1,30 +1,30 @@
-"""The contract of an environment: `spec`, `reset`, `step`, what replay keeps of a moment, and what a painter needs."""
+"""The contract of an environment."""
 
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
-from qmix_jax.types import EnvState, Memory, Observation, Outcome, TeamSpec
+from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec
 
 
-class RemembersObservations:
-    """For environments whose observations are small: replay keeps them as they are."""
+class KeepsObservations:
+    """For environments whose observations are small: the replay buffer keeps them as they are."""
 
-    def remember(self, state: EnvState, observation: Observation) -> Observation:
+    def compress(self, state: EnvState, observation: Observation) -> Observation:
         """The observation itself."""
         del state
         return observation
 
-    def observe(self, memory: Observation) -> Observation:
+    def decompress(self, compact: Observation) -> Observation:
         """The observation itself."""
-        return memory
+        return compact
 
 
 @runtime_checkable
 class TeamEnv(Protocol):
     """A cooperative environment as pure functions over one environment's arrays; callers `vmap` them.
 
-    It never restarts by itself: `step` returns the true successor, and the rollout decides what comes after an end.
+    It never resets itself: `step` returns the true successor, also after the last step of an episode.
     """
 
     @property
@@ -33,21 +33,21 @@ class TeamEnv(Protocol):
         ...
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
-        """A fresh episode."""
+        """Start an episode."""
         ...
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, Observation, Outcome]:
         """One step with the joint action (N,), integers that were available in the last observation."""
         ...
 
-    def remember(self, state: EnvState, observation: Observation) -> Memory:
-        """What replay keeps of a moment: the less the better, as long as `observe` can make the observation of it."""
+    def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
+        """What the replay buffer keeps of an observation: as little as `decompress` needs to restore it."""
         ...
 
-    def observe(self, memory: Memory) -> Observation:
-        """The observation of a remembered moment."""
+    def decompress(self, compact: CompactObservation) -> Observation:
+        """The observation of which `compress` made this."""
         ...
 
     def scene(self, state: EnvState) -> dict[str, Any]:
-        """The arrays that a painter needs to draw this moment (see `qmix_jax.film.film`)."""
+        """The arrays that a painter needs to draw this state."""
         ...

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from qmix_jax.config import require
+from qmix_jax.settings import require
 
 
 def require_video() -> None:

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from qmix_jax.agents import Agents
-from qmix_jax.config import ConfigError
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import AgentSums, episode_keys, watch
 from qmix_jax.learning.robustness import BATCH, plan
+from qmix_jax.settings import ConfigError
 from qmix_jax.types import Params
 
 

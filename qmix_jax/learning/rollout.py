@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.agents.gru import AgentInput
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.types import EnvState, Memory, Observation, Sequence, action_dtype, choose
+from qmix_jax.types import CompactObservation, EnvState, Observation, Sequence, action_dtype, choose
 
 GOES_ON, TERMINATED, TRUNCATED = range(3)
 
@@ -44,7 +44,7 @@ class Steps(NamedTuple):
     array costs an operation a step.
     """
 
-    observation: Memory
+    observation: CompactObservation
     action: Array
     reward: Array
     end: Array
@@ -113,7 +113,7 @@ def rollout(
     start_key, step_key = jax.random.split(key)
     fresh = reset_many(env, start_key, starts * num_envs)
     fresh = jax.tree.map(lambda leaf: leaf.reshape(starts, num_envs, *leaf.shape[1:]), fresh)
-    remember = jax.vmap(env.remember)
+    remember = jax.vmap(env.compress)
 
     def step(carry, inputs):
         state, _, ends, finished = carry

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from qmix_jax.agents import AgentInput, Agents, make_agents
+from qmix_jax.agents import AgentInput, Agents
+from qmix_jax.build import make_agents, make_mixer
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning import replay
@@ -18,8 +19,7 @@ from qmix_jax.learning.exploration import epsilon_at, epsilon_greedy, uniform
 from qmix_jax.learning.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.learning.rollout import EpisodeSums, RolloutState, restart, rollout, starts_needed
 from qmix_jax.learning.rollout import init as init_rollout
-from qmix_jax.mixers import make_mixer
-from qmix_jax.types import Clock, Memory, Params, Sequence, action_dtype, choose, swap_time_and_batch
+from qmix_jax.types import Clock, CompactObservation, Params, Sequence, action_dtype, choose, swap_time_and_batch
 
 
 class SeedState(NamedTuple):
@@ -123,7 +123,7 @@ class Trainer:
         def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
             return jax.ShapeDtypeStruct(sizes, dtype)
 
-        memory = jax.eval_shape(lambda key: self._store(self.env.remember(*self.env.reset(key))), jax.random.key(0))
+        memory = jax.eval_shape(lambda key: self._store(self.env.compress(*self.env.reset(key))), jax.random.key(0))
         return Sequence(
             observation=jax.tree.map(lambda leaf: shape(time + 1, *leaf.shape, dtype=leaf.dtype), memory),
             action=shape(time, spec.num_agents, dtype=action_dtype(spec)),
@@ -135,7 +135,7 @@ class Trainer:
             hidden=shape(spec.num_agents, self.config.agent.hidden_size),
         )
 
-    def _store(self, memory: Memory) -> Memory:
+    def _store(self, memory: CompactObservation) -> CompactObservation:
         """What the environment remembers, in the precision that replay keeps."""
         dtype = jnp.dtype(self.config.replay.dtype)
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, memory)
@@ -149,7 +149,7 @@ class Trainer:
         memory = jax.tree.map(
             lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, batch.observation
         )
-        return batch._replace(observation=jax.vmap(jax.vmap(self.env.observe))(memory))
+        return batch._replace(observation=jax.vmap(jax.vmap(self.env.decompress))(memory))
 
     def step(self, clock: Clock, state: SeedState) -> tuple[SeedState, StepMetrics]:
         """One iteration."""

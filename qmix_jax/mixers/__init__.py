@@ -1,7 +1,5 @@
 """Mixers, one file each, and their registry."""
 
-from qmix_jax.config import AlgorithmConfig
-from qmix_jax.envs.base import TeamEnv
 from qmix_jax.mixers.base import Mixer
 from qmix_jax.mixers.iql import IQL
 from qmix_jax.mixers.joint import JointQ
@@ -28,8 +26,3 @@ MIXERS: dict[str, type[Mixer]] = {
     "transfqmix": TransfQMix,
     "joint": JointQ,
 }
-
-
-def make_mixer(config: AlgorithmConfig, env: TeamEnv) -> Mixer:
-    """The mixer of a config, for an environment."""
-    return MIXERS[config.name](**config.options).in_env(env)

@@ -70,7 +70,7 @@ def normalise_state(state: Float[Array, "*batch Z"], how: StateNorm) -> Float[Ar
 
     `layer_norm` shifts and scales it to mean 0 and variance 1 over its features (nothing learnt), which bounds the
     weights that the hypernetworks make of it: without, Q grows out of all bounds on SMAX. `none` is what PyMARL and
-    JaxMARL do. Features should be of like ranges before (see `SmaxConfig.scale_state`), or the largest drown the rest.
+    JaxMARL do. The features' ranges should be similar (see the setting `env.scale_state`), or the largest dominate.
     """
     if how == "none":
         return state

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from qmix_jax.config import Few, NotNegative, Scale, Size
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
+from qmix_jax.settings import Few, NotNegative, Scale, Size
 from qmix_jax.types import Joint
 
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qmix_jax.config import Scale, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small, weigh
 from qmix_jax.nn.linear import Dense
+from qmix_jax.settings import Scale, Size
 from qmix_jax.types import Joint
 
 POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}

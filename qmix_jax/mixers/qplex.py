@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from qmix_jax.config import Few, NotNegative, Scale, Size
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qatten import attention_logits, magnitude
+from qmix_jax.settings import Few, NotNegative, Scale, Size
 from qmix_jax.types import Joint
 
 TINY = 1e-10  # added to the weights, so that they are positive and not just non-negative

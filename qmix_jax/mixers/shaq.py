@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qmix_jax.config import Few, Scale, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
 from qmix_jax.nn.linear import Dense
+from qmix_jax.settings import Few, Scale, Size
 from qmix_jax.types import Joint
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from qmix_jax.config import Few, Size
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.entities import Entities, state_of
 from qmix_jax.mixers.base import Mixer, StateNorm, elu, normalise_state, weigh
 from qmix_jax.nn.linear import Dense
 from qmix_jax.nn.transformer import Transformer
+from qmix_jax.settings import Few, Size
 from qmix_jax.types import Joint
 
 

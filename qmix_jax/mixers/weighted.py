@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qmix_jax.config import Share, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qmix import QMIX
+from qmix_jax.settings import Share, Size
 from qmix_jax.types import Joint
 
 

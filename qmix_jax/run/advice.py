@@ -6,7 +6,9 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
-from qmix_jax.config import Config, by_name, from_mapping
+from qmix_jax.build import from_mapping
+from qmix_jax.config import Config, by_name
+from qmix_jax.envs import DEFAULT_ENVIRONMENT
 
 LARGE = 1e3
 """Values and returns beyond this make loss and gradient overflow soon."""
@@ -55,7 +57,7 @@ def same_settings(config: Config) -> list[str]:
     plain = by_name(from_mapping({"env": {"name": config.env.name}, "algorithm": {"name": config.algorithm.name}}))
     chosen = {name: value for name, value in by_name(config).items() if name.split(".")[0] not in NOT_KEPT}
     changed = [f"{name}={_in_hydras_words(value)}" for name, value in chosen.items() if value != plain.get(name)]
-    return [*([] if config.env.name == "smax" else [f"env={config.env.name}"]), *changed]
+    return [*([] if config.env.name == DEFAULT_ENVIRONMENT else [f"env={config.env.name}"]), *changed]
 
 
 def _in_hydras_words(value: Any) -> str:

@@ -33,16 +33,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax.agents import Agents, make_agents
-from qmix_jax.config import ENVIRONMENTS, CheckpointConfig, Config, ConfigError, by_name, from_mapping, require
+from qmix_jax.agents import Agents
+from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers
+from qmix_jax.config import CheckpointConfig, Config, by_name
 from qmix_jax.console import warn
-from qmix_jax.envs import make_team
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning import replay
 from qmix_jax.learning.trainer import Trainer
-from qmix_jax.mixers import MIXERS
 from qmix_jax.records import known, read_json, to_json, versions, write_text_atomically
 from qmix_jax.run.program import DATA, Program, TrainState
+from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Params
 from qmix_jax.untrusted import read_settings, require_plain
 
@@ -581,7 +581,7 @@ def read_config(folder: Path) -> Config:
 
 def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
     """The config of settings that were read from `path`."""
-    for group, choices in {"env": ENVIRONMENTS, "algorithm": MIXERS}.items():
+    for group, choices in {"env": environments(), "algorithm": mixers()}.items():
         _require_known(path, group, settings.get(group), list(choices))
     try:
         return from_mapping(settings)

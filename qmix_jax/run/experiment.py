@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.analysis.curve import draw_curve
-from qmix_jax.config import Config, ConfigError, require, to_mapping
+from qmix_jax.build import environments, make_team
+from qmix_jax.config import Config, to_mapping
 from qmix_jax.console import say, warn
-from qmix_jax.envs import make_team
 from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.records import (
@@ -42,6 +42,7 @@ from qmix_jax.run.lock import locked
 from qmix_jax.run.memory import gib, refuse_what_cannot_fit, what_to_lower
 from qmix_jax.run.program import DATA, ChunkMetrics, Program, TrainState, describe_idle, describe_memory
 from qmix_jax.run.resume import Past
+from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Clock, Params
 
 ENDINGS = {
@@ -444,8 +445,8 @@ def next_steps(config: Config, folder: Path) -> str:
         f"{_command()} render {run}": "film who matters when",
         f"{train} {advice.command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
     }
-    if config.env.name == "smax":
-        lines[f"{train} env.map=3m total_env_steps=1e6"] = "another battle"
+    if example := environments()[config.env.name].example:
+        lines[f"{train} {example}"] = "another map"
     lines[f"{train} {advice.command_line(more_seeds)}"] = "more seeds at once"
     lines[f"{train} --help"] = "everything else"
     width = min(MOST_LETTERS, max(map(len, lines)))

@@ -23,13 +23,13 @@ from jax import export as jax_export
 from qmix_jax import __version__
 from qmix_jax import deployed_agent as runtime
 from qmix_jax.agents.gru import AgentInput
-from qmix_jax.config import ConfigError, require
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.learning.exploration import greedy
 from qmix_jax.records import best_seed, describe_machine, read_manifest, read_metrics, to_json
 from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.settings import ConfigError, require
 
 COMPILED, PLATFORMS = "policy.jaxexport", ("cpu", "cuda", "tpu")
 

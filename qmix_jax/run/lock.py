@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from qmix_jax.config import ConfigError
 from qmix_jax.records import read_json
+from qmix_jax.settings import ConfigError
 
 try:
     import fcntl

@@ -11,17 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import psutil
 
-from qmix_jax.config import (
-    AgentConfig,
-    ConfigError,
-    EvaluationConfig,
-    LearnerConfig,
-    ReplayConfig,
-    RolloutConfig,
-    by_name,
-)
-from qmix_jax.mixers import MIXERS
+from qmix_jax.build import mixers
+from qmix_jax.config import AgentConfig, EvaluationConfig, LearnerConfig, ReplayConfig, RolloutConfig, by_name
 from qmix_jax.run.program import SEED, Program, describe_memory
+from qmix_jax.settings import ConfigError
 from qmix_jax.types import tree_bytes
 
 USUAL = {
@@ -179,7 +172,7 @@ def _to_blame(program: Program, parts: list[Part]) -> tuple[Part, str, int]:
     """The largest part, and the setting that makes it so large: its name and its value."""
     part = max(parts, key=lambda part: part.size)
     values = by_name(program.config) | {"env.starts_per_rollout": program.trainer.starts}
-    mixer = MIXERS[program.config.algorithm.name]
+    mixer = mixers()[program.config.algorithm.name]
     usual = USUAL | {name: getattr(mixer, name.removeprefix("algorithm."), 1) for name in _sizes_of_mixer(program)}
     setting = max(part.settings, key=lambda name: values[name] / usual[name])
     return part, setting, values[setting]

@@ -3,7 +3,8 @@
 import math
 from typing import NamedTuple
 
-from qmix_jax.config import Config, require
+from qmix_jax.config import Config
+from qmix_jax.settings import require
 
 
 class Learning(NamedTuple):

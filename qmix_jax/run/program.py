@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
-from qmix_jax.config import Config, ConfigError
+from qmix_jax.config import Config
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import Record, episode_keys, record
@@ -31,6 +31,7 @@ from qmix_jax.learning.learner import LossMetrics, sum_over_devices
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.learning.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.nn.linear import matmul_dtype
+from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock, Params, tree_bytes
 
 SEED, DATA = "seed", "data"

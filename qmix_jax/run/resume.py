@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmix_jax.config import Config, ConfigError, by_name, flatten, from_mapping, nearest, require
+from qmix_jax.build import from_mapping
+from qmix_jax.config import Config, by_name
 from qmix_jax.records import FROZEN, HAS_STATE, read_manifest, read_metrics
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_config, read_config_of
 from qmix_jax.run.program import Program, TrainState
+from qmix_jax.settings import ConfigError, flatten, nearest, require
 from qmix_jax.untrusted import read_settings
 
 MAY_CHANGE = (

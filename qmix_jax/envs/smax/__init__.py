@@ -1,1 +1,1 @@
-"""StarCraft-like battles."""
+"""SMAX: StarCraft-like battles against a heuristic enemy (Rutherford et al. 2023)."""

@@ -1,4 +1,4 @@
-"""A team as one agent whose actions are the joint actions."""
+"""A team as one agent that chooses among the joint actions."""
 
 import functools
 from typing import Any
@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from qmix_jax.config import ConfigError
-from qmix_jax.envs.base import RemembersObservations, TeamEnv
+from qmix_jax.envs.base import KeepsObservations, TeamEnv
+from qmix_jax.settings import ConfigError
 from qmix_jax.types import EnvState, Observation, Outcome
 
 MAX_JOINT_ACTIONS = 4096
 
 
-class JointTeam(RemembersObservations):
-    """The environment with a single agent, which sees all observations and the state side by side.
+class JointTeam(KeepsObservations):
+    """The environment with a single agent, which sees all observations and the state concatenated.
 
-    Joint action k stands for the agents' actions that are the digits of k in base A, agent 0's first. It is available
-    where all of them are.
+    The digits of joint action k in base A are the agents' actions, agent 0's first. It is available where all of them
+    are.
     """
 
     def __init__(self, env: TeamEnv):
@@ -38,7 +38,7 @@ class JointTeam(RemembersObservations):
         self.spec = spec._replace(agent_names=("team",), obs_size=obs_size, num_actions=count, idle_action=idle)
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
-        """A fresh episode."""
+        """Start an episode."""
         state, observation = self._env.reset(key)
         return state, self._as_one(observation)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
-from qmix_jax.config import ConfigError, nearest, require
 from qmix_jax.deployed_agent import Shield, narrow
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import Layout, layout_of
-from qmix_jax.types import EnvState, Memory, Observation, Outcome, TeamSpec, global_state
+from qmix_jax.settings import ConfigError, nearest, require
+from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec, global_state
 
 
 def load_shield(path: str) -> Shield:
@@ -46,7 +46,7 @@ def _one_line(error: Exception) -> str:
 
 
 class Shielded:
-    """An environment whose observations say only the actions legal that its shield leaves.
+    """An environment in which only the actions are legal that its shield leaves.
 
     The shield gets all agents' observations (N, O), the global state (Z,) and the legal actions (N, A).
     """
@@ -72,7 +72,7 @@ class Shielded:
         return observation._replace(available=available)
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
-        """A fresh episode."""
+        """Start an episode."""
         state, observation = self._env.reset(key)
         return state, self._narrowed(observation)
 
@@ -81,14 +81,14 @@ class Shielded:
         state, observation, outcome = self._env.step(key, state, action)
         return state, self._narrowed(observation), outcome
 
-    def remember(self, state: EnvState, observation: Observation) -> Memory:
-        """What replay keeps of a moment."""
-        return self._env.remember(state, observation)
+    def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
+        """What the replay buffer keeps of an observation."""
+        return self._env.compress(state, observation)
 
-    def observe(self, memory: Memory) -> Observation:
-        """The observation of a remembered moment."""
-        return self._narrowed(self._env.observe(memory))
+    def decompress(self, compact: CompactObservation) -> Observation:
+        """The observation of which `compress` made this."""
+        return self._narrowed(self._env.decompress(compact))
 
     def scene(self, state: EnvState) -> dict[str, Any]:
-        """What a painter needs."""
+        """The environment's own."""
         return self._env.scene(state)

@@ -1,0 +1,205 @@
+"""Tools for settings of any kind: the error, checks of names and ranges, and dataclasses made from mappings."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+
+class ConfigError(ValueError):
+    """A setting is wrong. The message is one line that names the mistake and how to correct it."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ConfigError(message)` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def require_one_of(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise unless `value` is one of `choices`; the message names the nearest choice."""
+    if value not in choices:
+        hint = nearest(str(value), choices) or f"; choose one of {', '.join(choices)}"
+        raise ConfigError(f"{name}={shown(value)} is not known{hint}")
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the choice most like `word`, also by its part after the last dot; '' if none is."""
+    choices = list(choices)
+    last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
+    match = difflib.get_close_matches(word, choices, 1, 0.6) or [
+        last[key] for key in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), 1, 0.6)
+    ]
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def shown(value: Any) -> str:
+    """A value as written on a command line, shortened to 80 characters."""
+    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-20:]}"
+
+
+# --- ranges of numbers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of a setting, `low` and `high` included, as part of its type: `share: Annotated[float, Range(...)]`.
+
+    `rule` completes the error message, after "gamma=2".
+    """
+
+    low: float
+    high: float
+    rule: str
+
+    def check(self, name: str, value: float) -> None:
+        """Raise ConfigError unless the value is in the range; NaN never is."""
+        require(self.low <= value <= self.high, f"{name}={shown(value)} {self.rule}")
+
+
+LARGEST_INT = 2**31 - 1  # of int32, in which the clock counts
+LARGEST, SMALLEST = 3.4028234e38, 1.1754944e-38  # of float32; the smallest above 0
+
+ANY_INT = Range(-LARGEST_INT, LARGEST_INT, "must be a number that int32 holds (up to 2^31 - 1)")
+ANY_FLOAT = Range(-LARGEST, LARGEST, "must be a number that float32 holds (up to 3.4e38)")
+
+Positive = Annotated[float, Range(SMALLEST, LARGEST, "must be greater than 0, in float32 (1.2e-38 to 3.4e38)")]
+NotNegative = Annotated[float, Range(0, LARGEST, "must not be negative, nor greater than float32 holds (3.4e38)")]
+NotPositive = Annotated[float, Range(-LARGEST, 0, "must not be greater than 0, nor less than float32 holds (-3.4e38)")]
+Share = Annotated[float, Range(0, 1, "must lie between 0 and 1")]
+PositiveShare = Annotated[float, Range(SMALLEST, 1, "must lie in (0, 1]")]
+Scale = Annotated[float, Range(0, 1000, "must lie between 0 and 1000")]
+"""A factor of a layer's initial weights."""
+Steps = Annotated[int, Range(0, LARGEST_INT, "must not be negative, nor greater than 2^31 - 1")]
+Count = Annotated[int, Range(1, LARGEST_INT, "must be greater than 0, and 2^31 - 1 at most")]
+Size = Annotated[int, Range(1, 2**16, "must be greater than 0, and 65536 at most")]
+"""The width of a layer, or the number of seeds."""
+Few = Annotated[int, Range(1, 1000, "must be greater than 0, and 1000 at most")]
+"""A number of layers, heads or agents, for each of which the program has operations of its own."""
+
+
+def check_ranges(section: str, settings: Any) -> None:
+    """Raise ConfigError for the first number of a dataclass that is outside the `Range` of its type, or without a
+    `Range` outside int32 or float32.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    for setting in dataclasses.fields(settings):
+        hint, value = hints.get(setting.name), getattr(settings, setting.name, None)
+        if isinstance(value, int | float):
+            options = typing.get_args(hint) if _is_union(hint) else (hint,)
+            declared = [limit for option in options for limit in getattr(option, "__metadata__", ())]
+            for limit in declared or [ANY_INT if isinstance(value, int) else ANY_FLOAT]:
+                limit.check(section + setting.name, value)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+# --- from mappings -----------------------------------------------------------------------------------------------
+
+
+def make_settings(cls: type, values: Any, path: str = "", leave_out: Collection[str] = ()) -> Any:
+    """Make the dataclass `cls` from a mapping. Unknown keys and wrong types raise, naming the nearest right one.
+
+    Fields in `leave_out` are not settings.
+    """
+    where = path.rstrip(".") or "the config"
+    require(isinstance(values, Mapping), f"{where}={shown(values)} must be a group of settings")
+    check_keys(values, field_names(cls, leave_out), path)
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: convert(value, hints[key], path + key) for key, value in values.items()})
+
+
+def field_names(cls: type, leave_out: Collection[str] = ()) -> list[str]:
+    """The names of a dataclass's fields that its constructor takes, but for those in `leave_out`."""
+    return [each.name for each in dataclasses.fields(cls) if each.init and each.name not in leave_out]
+
+
+def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The defaults of a dataclass as a nested mapping; fields without one, and those in `leave_out`, are left out."""
+    values = {}
+    for each in dataclasses.fields(cls):
+        if each.name in field_names(cls, leave_out) and each.default is not dataclasses.MISSING:
+            values[each.name] = each.default
+        elif isinstance(each.default_factory, type):
+            values[each.name] = defaults(each.default_factory)
+    return values
+
+
+def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested mappings in one; `others` counts where both have a setting."""
+    merged = dict(values)
+    for name, value in others.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
+
+
+def check_keys(values: Mapping, known: Iterable[str], path: str = "") -> None:
+    """Raise for the first key of `values` that is not known, naming the nearest that is."""
+    known = list(known)
+    for key in values:
+        if key not in known:
+            hint = nearest(path + str(key), [path + name for name in known])
+            raise ConfigError(f"unknown setting '{path}{key}'{hint or '; known here: ' + ', '.join(known)}")
+
+
+def convert(value: Any, hint: Any, path: str) -> Any:
+    """`value` as the type `hint`, or ConfigError."""
+    origin = typing.get_origin(hint)
+    if _is_union(hint):
+        return _convert_to_one(value, typing.get_args(hint), path)
+    if origin is Literal:
+        require_one_of(path, value, typing.get_args(hint))
+        return value
+    if hint is tuple or origin is tuple:
+        require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
+        return _nested(value) if hint is tuple else tuple(convert(x, typing.get_args(hint)[0], path) for x in value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return make_settings(hint, value, path + ".")
+    return _scalar(value, hint, path)
+
+
+def _convert_to_one(value: Any, options: tuple, path: str) -> Any:
+    """`value` as one of several types: null or one of the literal words, or else the one remaining type."""
+    words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+    if value in words or (value is None and type(None) in options):
+        return value
+    (kind,) = (option for option in options if option is not type(None) and typing.get_origin(option) is not Literal)
+    also = [*words, *["null"] * (type(None) in options)]
+    return _scalar(value, kind, path, f", or {' or '.join(also)}")
+
+
+def _nested(table: Any) -> Any:
+    """Lists within lists as tuples."""
+    return tuple(map(_nested, table)) if isinstance(table, list | tuple) else table
+
+
+def _scalar(value: Any, kind: type, path: str, also: str = "") -> Any:
+    """A bool, int, float or str, without loss: 1e6 becomes an int, 1.5 does not, and 3 can become a str."""
+    is_bool = isinstance(value, bool)
+    is_int = isinstance(value, int) and not is_bool
+    if (kind is bool and is_bool) or (kind is int and is_int):
+        return value
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is float and (is_int or isinstance(value, float)) and abs(value) < 10**300:
+        return float(value)
+    if kind is str and (isinstance(value, str) or is_int):
+        return str(value)
+    word = f"a word; in quotes where it looks like something else: {path}='\"{shown(value)}\"'"
+    names = {bool: "true or false", int: "a whole number", float: "a finite number", str: word}
+    raise ConfigError(f"{path}={shown(value)} must be {names[kind]}{also}")
+
+
+def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted names, which are the names of settings on the command line."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
+    return flat

@@ -15,7 +15,9 @@ from qmix_jax.settings import (
     check_keys,
     check_ranges,
     convert,
+    field_names,
     make_settings,
+    merge,
     require,
     require_one_of,
     shown,
@@ -49,15 +51,20 @@ def mixers() -> "Mapping[str, type[Mixer]]":
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:
-    """The config of a run from nested mappings (Hydra's, as plain containers)."""
+    """The config of a run from nested mappings (Hydra's, as plain containers).
+
+    What the mapping leaves out comes from the environment's training settings, or else from the dataclasses.
+    """
     hints = typing.get_type_hints(Config)
     check_keys(values, [f.name for f in dataclasses.fields(Config)])
     for group in ("env", "algorithm"):
         require(group in values, f"no {group} chosen; add {group}=NAME")
         require(isinstance(values[group], Mapping), f"{group}={shown(values[group])} must be a group of settings")
-    rest = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
+    env = _env_config(values["env"])
+    own = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
+    rest = merge(environments()[env.name].training, own)
     return Config(
-        env=_env_config(values["env"]),
+        env=env,
         algorithm=_algorithm_config(values["algorithm"]),
         **{key: convert(value, hints[key], key) for key, value in rest.items()},
     )
@@ -77,7 +84,7 @@ def _algorithm_config(values: Mapping[str, Any]) -> AlgorithmConfig:
     require_one_of("algorithm", name, list(mixers()))
     options = make_settings(mixers()[name], own, "algorithm.", leave_out=NOT_OPTIONS)
     check_ranges("algorithm.", options)
-    return AlgorithmConfig(name, {key: getattr(options, key) for key in own})
+    return AlgorithmConfig(name, {key: getattr(options, key) for key in field_names(mixers()[name], NOT_OPTIONS)})
 
 
 # --- parts of a run ----------------------------------------------------------------------------------------------

@@ -31,16 +31,16 @@ from qmix_jax.settings import (
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Which environment, and its own settings."""
+    """The environment and its own settings."""
 
     name: str
+    """The environment; chosen by env=NAME."""
     settings: Any
     """The environment's own dataclass."""
     starts_per_rollout: Count | None = None
-    """Fresh episodes prepared for each environment before a rollout; one that needs more takes its first again. null:
-    as many as can be needed (`rollout.starts_needed`)."""
+    """Fresh episodes per environment and rollout, reused where more are needed; null: the most that can be needed."""
     shield: str | None = None
-    """A function, as `package.module:function`, that narrows the legal actions (see docs/shield.md)."""
+    """A function, as package.module:function, that narrows the legal actions (docs/shield.md)."""
 
     def __post_init__(self):
         check_ranges("env.", self)
@@ -49,10 +49,12 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class AlgorithmConfig:
-    """Which mixer, and its own options (the fields of its class in `qmix_jax.mixers`)."""
+    """The mixer and its own options."""
 
     name: str
+    """The mixer; chosen by algorithm=NAME."""
     options: Mapping[str, Any]
+    """Every field of the mixer's class that is an option."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,21 @@ class AgentConfig:
     """The recurrent Q-network of each agent."""
 
     hidden_size: Size = 64
+    """Width of the layers and of the recurrent state."""
     layer_norm: bool = False
     """Normalise the first layer, and the recurrent state before the last layer."""
     use_agent_id: bool = True
+    """Add the agent's number to its input, so that shared parameters can tell agents apart."""
     use_last_action: bool = True
+    """Add the agent's last action to its input."""
     share_parameters: bool = True
+    """One network for all agents; false: each agent has its own."""
     kind: Literal["gru", "transformer"] = "gru"
-    """transformer: attention over the entities that an agent sees, see `qmix_jax.agents.transformer`."""
+    """gru: Linear, GRU, Linear; transformer: attention over entities, with +preset=transfqmix."""
     num_heads: Few = 4
-    """Of a transformer's attention."""
+    """Attention heads of the transformer."""
     num_layers: Few = 2
-    """Of a transformer."""
+    """Layers of the transformer."""
 
     def __post_init__(self):
         check_ranges("agent.", self)
@@ -87,9 +93,11 @@ class RolloutConfig:
     """How experience is gathered: each iteration takes num_steps in each of num_envs environments."""
 
     num_envs: Count = 32
+    """Environments stepped at once, over all devices."""
     num_steps: Count = 32
+    """Steps of a rollout, and so the length of the sequences in replay."""
     whole_episodes: bool = False
-    """Start every rollout afresh and ignore what follows its first episode (PyMARL's semantics)."""
+    """Reset before every rollout and ignore what follows its first episode, as PyMARL does."""
 
     def __post_init__(self):
         check_ranges("rollout.", self)
@@ -97,11 +105,14 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Epsilon-greedy: linear from `start` to `finish` over `decay_env_steps`."""
+    """Epsilon-greedy exploration with a linear schedule."""
 
     start: Share = 1.0
+    """Epsilon at step 0."""
     finish: Share = 0.05
+    """Epsilon after the decay."""
     decay_env_steps: Steps = 100_000
+    """Environment steps from start to finish."""
 
     def __post_init__(self):
         check_ranges("exploration.", self)
@@ -112,9 +123,9 @@ class ReplayConfig:
     """Replay of whole sequences, sampled uniformly."""
 
     capacity: Annotated[int, Range(0, 10**15, "must not be negative, nor greater than 10^15")] = 262_144
-    """Environment steps kept; rounded down to whole rollouts. 0: no replay (see `Config.has_replay`)."""
+    """Environment steps kept, rounded down to whole rollouts; 0: learn from the newest rollout alone."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """In which observations (or what they are made from) are kept: bfloat16 takes half, and rounds to 3 digits."""
+    """Observations in replay: float32, or bfloat16 (half the memory, rounded to 3 digits)."""
 
     def __post_init__(self):
         check_ranges("replay.", self)
@@ -125,26 +136,33 @@ class LearnerConfig:
     """The temporal-difference update."""
 
     batch_size: Count = 32
-    """Sequences an update."""
+    """Sequences of an update."""
     env_steps_per_update: Positive = 512
-    """One update for every so many environment steps, at any number of environments."""
+    """Environment steps per update, at any number of environments."""
     start_env_steps: Steps = 20_000
     """Learning starts with the iteration that reaches this step."""
     burn_in: Steps = 0
-    """Steps at a sequence's start that only warm up the recurrent state."""
+    """Steps at the start of a sequence that only warm up the recurrent state."""
     gamma: Share = 0.99
+    """Discount of a step."""
     td_lambda: Share = 0.8
+    """Lambda of the targets; 0: one-step targets; 1: returns to the end of the sequence."""
     double_q: bool = True
+    """The online network chooses the next action, the target network values it."""
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
+    """The optimiser of agents and mixer."""
     learning_rate: Positive = 1e-3
+    """The learning rate at the start."""
     final_learning_rate: NotNegative | Literal["share"] | None = "share"
-    """Where the linear decay over the run (`Config.trained_env_steps`) ends: a rate; share: `final_learning_rate_share`
-    times `learning_rate`; null: no decay."""
+    """Where its linear decay over the run ends: a rate; share: final_learning_rate_share of it; null: no decay."""
     final_learning_rate_share: NotNegative = 0.1
+    """The end as a share of learning_rate, with final_learning_rate=share."""
     adam_epsilon: Positive = 1e-8
     """Added to the denominator of Adam, RAdam and RMSprop."""
     max_grad_norm: Positive = 10.0
+    """Clips the global norm of the gradient of agents and mixer together."""
     reward_scale: Positive = 1.0
+    """Multiplies rewards in the loss; reported returns are unscaled."""
 
     def __post_init__(self):
         check_ranges("learner.", self)
@@ -173,11 +191,11 @@ class TargetConfig:
     """The target network: agent and mixer together."""
 
     mode: Literal["hard", "soft", "none"] = "hard"
-    """none: targets bootstrap from the online networks, held fixed."""
+    """hard: copied now and then; soft: moved after every update; none: targets bootstrap from the online networks."""
     every_env_steps: Count = 5_120
-    """hard: copy the parameters with the iteration that passes each multiple of this."""
+    """With hard: copied in the iteration that passes a multiple of this."""
     tau: PositiveShare = 0.005
-    """soft: move by this share after every update."""
+    """With soft: moved by this share of the difference."""
 
     def __post_init__(self):
         check_ranges("target.", self)
@@ -188,8 +206,9 @@ class EvaluationConfig:
     """Greedy evaluation, compiled into the training program."""
 
     every_env_steps: Count = 100_000
-    """Environment steps between two evaluations at most: they are spread evenly over the run."""
+    """Environment steps between two evaluations at most; they are spread evenly over the run."""
     episodes: Count = 128
+    """Episodes of an evaluation, for each seed."""
 
     def __post_init__(self):
         check_ranges("evaluation.", self)
@@ -197,17 +216,18 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the whole training state is saved, and what is kept of it."""
+    """The whole training state, from which `qmix-jax train --resume RUN_FOLDER` continues."""
 
     every_env_steps: Count | None = 1_000_000
-    """Besides the end; null: only then."""
+    """Environment steps between two checkpoints; null: only at the end, where one is always written."""
     keep_last: Count = 2
+    """The newest checkpoints kept."""
     keep_best: Steps = 1
-    """How many are kept for their score, besides the last."""
+    """The checkpoints kept for their score, besides the newest."""
     metric: Literal["auto", "eval/win_rate", "eval/return", "train/win_rate", "train/return"] = "auto"
-    """The score, averaged over seeds; auto: eval/win_rate where there is one, or else eval/return."""
+    """The score, averaged over seeds; auto: eval/win_rate where there is one, else eval/return."""
     replay: bool = True
-    """Save the replay too; false: a resumed run learns only after it has gathered learner.start_env_steps anew."""
+    """Save the replay buffer too; false: small checkpoints, but a resumed run first gathers start_env_steps anew."""
 
     def __post_init__(self):
         check_ranges("checkpoint.", self)
@@ -215,28 +235,34 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases; off by default."""
+    """Weights & Biases (docs/dashboards.md)."""
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
+    """Whether and where results are logged."""
     project: str = "qmix_jax"
+    """The project's name."""
     entity: str | None = None
+    """Your user or team; null: your default."""
     group: str | None = None
-    """What stands together; None: the jobs of a sweep, and the seeds of a run with `per_seed`."""
+    """The runs' group; null: a sweep's jobs share one, and so do the runs of per_seed."""
     tags: tuple[str, ...] = ()
+    """Tags of the run."""
     per_seed: bool = False
-    """A run of its own for each seed, instead of mean, interval and seeds in one."""
+    """A run for each seed; false: one run with mean, interval and every seed."""
     artifacts: bool = False
-    """Upload checkpoints."""
+    """Upload every checkpoint."""
 
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What a run shows and leaves behind."""
+    """What a run prints and writes."""
 
     display: Literal["auto", "live", "plain", "none"] = "auto"
+    """Printed while training; auto: live on a terminal, else plain."""
     film: bool = True
+    """Write a GIF of the trained team."""
     tensorboard: bool = False
-    """Write event files; needs the extra `tensorboard`."""
+    """Write TensorBoard event files; needs pip install 'qmix-jax[tensorboard]'."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
@@ -250,11 +276,15 @@ class Config:
     env: EnvConfig
     algorithm: AlgorithmConfig
     seed: Steps = 0
+    """The first seed; docs/settings.md says what gives equal numbers."""
     num_seeds: Size = 1
+    """Seeds trained side by side in one program, counted up from seed."""
     total_env_steps: Count = 2_500_000
+    """Environment steps of each seed, rounded up to whole rollouts between evaluations."""
     devices: str = "auto"
+    """How many devices, CPU cores included; auto: all that the work divides over."""
     matmul_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of what matrix products multiply while training; sums, parameters and all else are float32."""
+    """Inputs of matrix products in training: float32, or bfloat16 (faster on GPUs, TPUs and CPUs with AMX)."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)

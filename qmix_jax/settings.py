@@ -110,10 +110,34 @@ def make_settings(cls: type, values: Any, path: str = "", leave_out: Collection[
     """
     where = path.rstrip(".") or "the config"
     require(isinstance(values, Mapping), f"{where}={shown(values)} must be a group of settings")
+    check_keys(values, field_names(cls, leave_out), path)
     hints = typing.get_type_hints(cls)
-    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in leave_out}
-    check_keys(values, fields, path)
-    return cls(**{key: convert(value, fields[key], path + key) for key, value in values.items()})
+    return cls(**{key: convert(value, hints[key], path + key) for key, value in values.items()})
+
+
+def field_names(cls: type, leave_out: Collection[str] = ()) -> list[str]:
+    """The names of a dataclass's fields that its constructor takes, but for those in `leave_out`."""
+    return [each.name for each in dataclasses.fields(cls) if each.init and each.name not in leave_out]
+
+
+def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The defaults of a dataclass as a nested mapping; fields without one, and those in `leave_out`, are left out."""
+    values = {}
+    for each in dataclasses.fields(cls):
+        if each.name in field_names(cls, leave_out) and each.default is not dataclasses.MISSING:
+            values[each.name] = each.default
+        elif isinstance(each.default_factory, type):
+            values[each.name] = defaults(each.default_factory)
+    return values
+
+
+def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested mappings in one; `others` counts where both have a setting."""
+    merged = dict(values)
+    for name, value in others.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = merge(merged[name], value) if both else value
+    return merged
 
 
 def check_keys(values: Mapping, known: Iterable[str], path: str = "") -> None:

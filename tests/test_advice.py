@@ -7,19 +7,11 @@ import pytest
 
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
-from qmix_jax.cli.conf import choices, defaults_of
 from qmix_jax.run import advice
 
 
 def config_of(line):
     return from_mapping(compose(shlex.split(line)))
-
-
-@pytest.mark.parametrize("name", choices("env"))
-def test_the_defaults_of_an_environment_are_what_hydra_composes(name):
-    composed = compose([f"env={name}"])
-    algorithm = composed.pop("algorithm")
-    assert algorithm["name"] == "qmix" and defaults_of(name) == composed
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,25 @@
-"""Every setting is checked for its meaning before anything is made of it; nothing is compiled."""
+"""Every setting has one default and one explanation, and is checked before anything is made of it; nothing compiles."""
 
 import copy
-import dataclasses
 import math
+import subprocess
+import sys
 
 import jax
 import pytest
 from conftest import TINY, merge, tiny
+from omegaconf import OmegaConf
 
 from qmix_jax.build import NOT_OPTIONS, from_mapping
+from qmix_jax.cli.compose import compose
+from qmix_jax.cli.conf import choices
+from qmix_jax.cli.help import help_text
+from qmix_jax.cli.settings_text import meanings, settings_text
 from qmix_jax.config import Config, by_name
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import experiment
-from qmix_jax.settings import ConfigError
+from qmix_jax.settings import ConfigError, field_names, flatten
 
 STRANGE = [-1, 0, math.nan, math.inf, -math.inf, 1e39, 2**31, 10**400, -(10**400), 0.5, True, None, "x", [], [[1]], {}]
 
@@ -32,7 +38,7 @@ def with_setting(name: str, value, env: str = "probe", algorithm: str = "qmix") 
 
 
 def options(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls) if field.init and field.name not in NOT_OPTIONS]
+    return field_names(cls, NOT_OPTIONS)
 
 
 COMMON = [name for name in by_name(tiny()) if not name.startswith("algorithm.") and name != "env.name"]
@@ -131,6 +137,90 @@ def test_a_payoff_has_any_number_of_axes_up_to_its_limit():
         else:
             with pytest.raises(ConfigError, match="more than 32 axes"):
                 from_mapping(settings)
+
+
+# --- one default, in Python ---------------------------------------------------------------------------------------
+
+PAIRS = [*((env, "qmix") for env in ENVIRONMENTS), *(("smax", mixer) for mixer in MIXERS if mixer != "qmix")]
+every_pair = pytest.mark.parametrize(("env", "algorithm"), PAIRS)
+
+
+def made_in_python(env: str, algorithm: str, **groups) -> Config:
+    return from_mapping({"env": {"name": env}, "algorithm": {"name": algorithm}, **groups})
+
+
+@every_pair
+def test_a_config_made_in_python_is_the_one_that_hydra_composes(env, algorithm):
+    composed = compose([f"env={env}", f"algorithm={algorithm}"])
+    config = made_in_python(env, algorithm)
+    assert from_mapping(composed) == config
+    assert set(flatten(composed)) == set(by_name(config)), "the command line knows every setting"
+
+
+def test_the_default_run_is_qmix_on_smax():
+    assert from_mapping(compose([])) == made_in_python("smax", "qmix")
+
+
+def test_what_a_mapping_says_goes_before_the_training_settings_of_its_environment():
+    default, changed = made_in_python("mpe", "vdn"), made_in_python("mpe", "vdn", learner={"gamma": 0.5})
+    assert (default.learner.gamma, default.learner.optimizer, default.rollout.num_steps) == (0.9, "radam", 26)
+    assert (changed.learner.gamma, changed.learner.optimizer) == (0.5, "radam")
+
+
+def test_a_file_of_ones_own_builds_on_a_choice_that_python_defines(tmp_path):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "mine.yaml").write_text("# @package _global_\ndefaults: [mpe]\nlearner: {gamma: 0.5}\n")
+    composed = compose(["--config-dir", str(tmp_path), "env=mine"])
+    assert from_mapping(composed) == made_in_python("mpe", "qmix", learner={"gamma": 0.5})
+
+
+def test_composing_starts_no_device():
+    program = (
+        "from qmix_jax.cli.compose import compose\n"
+        "compose(['env=mpe'])\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+# --- what each setting means --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "classes"), [("env", ENVIRONMENTS), ("algorithm", MIXERS)])
+def test_each_choice_of_a_group_is_explained_in_one_line(group, classes):
+    lines = choices(group)
+    assert list(lines) == list(classes)
+    assert all(10 < len(line) < 104 and not line.endswith((".", ",")) for line in lines.values())
+
+
+@every_pair
+def test_every_setting_is_explained(env, algorithm):
+    config = made_in_python(env, algorithm)
+    texts = meanings(config)
+    sections = {name.rpartition(".")[0] for name in by_name(config)} - {""}
+    assert all(10 < len(texts[name]) < 160 for name in {*by_name(config), *sections})
+
+
+@every_pair
+def test_the_explained_settings_are_yaml_that_reads_as_the_same_config(env, algorithm):
+    config = made_in_python(env, algorithm)
+    text = settings_text(config)
+    assert from_mapping(OmegaConf.to_container(OmegaConf.create(text))) == config
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_explains_the_settings_of_the_chosen_run():
+    lines = help_text(["settings", "--help", "env=mpe", "algorithm=ow_qmix", "learner.gamma=0.5"]).splitlines()
+    for line in (
+        "  task: simple_spread  # The world (simple_spread, simple_reference, simple_speaker_listener)",
+        "  alpha: 0.1  # Weight of all other joint actions; the authors' 0.1 (predator-prey) and 0.5 (SMAC)",
+        "  optimizer: radam  # The optimiser of agents and mixer (adam, radam, rmsprop)",
+        "  gamma: 0.5  # Discount of a step",
+    ):
+        assert line in lines
+    with pytest.raises(ConfigError, match="leave out -m"):
+        help_text(["--help", "settings", "-m", "seed=0,1"])
 
 
 # --- the learning rate -------------------------------------------------------------------------------------------

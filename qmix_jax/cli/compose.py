@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from qmix_jax.cli.conf import conf_dir
+from qmix_jax.cli.conf import conf_dir, fill_store
 from qmix_jax.cli.overrides import OverrideChecker
 from qmix_jax.settings import ConfigError, require
 
@@ -91,6 +91,7 @@ class Job(NamedTuple):
 
 def compose_jobs(options: argparse.Namespace) -> list[Job]:
     """Every job of a command line, in the order in which Hydra will run them."""
+    fill_store()
     with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
         return _Composer(options).jobs()
 

@@ -73,6 +73,7 @@ class MatrixConfig:
     """A game of one step: the payoff is indexed by the agents' actions, one axis an agent."""
 
     payoff: tuple = ((8.0, -12.0, -12.0), (-12.0, 0.0, 0.0), (-12.0, 0.0, 0.0))
+    """Indexed by the agents' actions, one axis an agent; on the command line 'env.payoff=[[1,0],[0,2]]'."""
 
     def __post_init__(self):
         num_axes = len(_table_shape(self.payoff))
@@ -111,7 +112,7 @@ TRAINING = {
 MATRIX = Definition(
     settings=MatrixConfig,
     make=lambda settings: Matrix(settings.payoff),
-    help="a game of one step with any payoff; the default (QTRAN paper) is not monotonic: its best is 8",
+    help="A game of one step with any payoff; the default (QTRAN paper) is not monotonic: its best is 8",
     training=TRAINING,
 )
 
@@ -128,7 +129,7 @@ CLIMBING_PAYOFF = ((11, -30, 0), (-30, 7, 0), (0, 6, 5))
 CLIMBING = Definition(
     settings=ClimbingConfig,
     make=lambda settings: Matrix(CLIMBING_PAYOFF, "climbing game"),
-    help="the climbing game (Claus and Boutilier 1998): best 11, beside -30",
+    help="The climbing game (Claus and Boutilier 1998): best 11, beside -30",
     training=TRAINING,
 )
 
@@ -138,6 +139,7 @@ class PenaltyConfig:
     """The penalty game (Claus and Boutilier 1998): two best payoffs, and `k` where the agents choose different ones."""
 
     k: float = -100.0
+    """Reward of agents that choose different best places: 0, -25, -50, -75, -100 as published."""
 
 
 def penalty_payoff(k: float) -> tuple:
@@ -148,7 +150,7 @@ def penalty_payoff(k: float) -> tuple:
 PENALTY = Definition(
     settings=PenaltyConfig,
     make=lambda settings: Matrix(penalty_payoff(settings.k), f"penalty game, k = {settings.k:g}"),
-    help="the penalty game (Claus and Boutilier 1998): best 10, in two places",
+    help="The penalty game (Claus and Boutilier 1998): best 10, in two places",
     training=TRAINING,
 )
 
@@ -160,6 +162,7 @@ class QplexGameConfig:
     """The matrix games of the QPLEX paper; its other one, QTRAN's, is the default payoff of `MatrixConfig`."""
 
     game: Game = "harder"
+    """harder: two equilibria of 6 beside the 8; flat: 10 in most places beside the 10.4."""
 
 
 QPLEX_PAYOFFS: dict[Game, tuple] = {
@@ -170,7 +173,7 @@ QPLEX_PAYOFFS: dict[Game, tuple] = {
 QPLEX_GAME = Definition(
     settings=QplexGameConfig,
     make=lambda settings: Matrix(QPLEX_PAYOFFS[settings.game], f"QPLEX's {settings.game} game"),
-    help="the other matrix games of the QPLEX paper (Wang et al. 2021): best 8 and 10.4",
+    help="The other matrix games of the QPLEX paper (Wang et al. 2021): best 8 and 10.4",
     training=TRAINING,
     variant="game",
     variants=get_args(Game),

@@ -28,7 +28,7 @@ class PredatorPreyConfig:
     """Eight agents hunt eight prey on a grid, two at a time."""
 
     punishment: NotPositive = 0.0
-    """The team's reward when one agent tries to capture a prey alone: 0 (easy) to -2 (hard), as published."""
+    """Reward when one agent tries a capture alone: 0, -0.5, -1, -1.5, -2; from -1 on, monotonic mixers give up."""
 
 
 class Board(NamedTuple):
@@ -250,7 +250,7 @@ TRAINING = {
 PREDATOR_PREY = Definition(
     settings=PredatorPreyConfig,
     make=PredatorPrey,
-    help="eight agents catch eight prey, two at a time (Boehmer et al. 2020): best 40",
+    help="Eight agents catch eight prey, two at a time (Boehmer et al. 2020): best 40",
     training=TRAINING,
     other_names=("stag_hunt",),
 )

@@ -18,8 +18,11 @@ class ProbeConfig:
     """A tiny world whose observations name the episode and the time in it; for tests and for debugging."""
 
     num_agents: Few = 2
+    """Agents of the team."""
     episode_length: Annotated[int, Range(1, 10**6, "must be greater than 0, and 1000000 at most")] = 5
+    """Steps of an episode; random episodes may be shorter."""
     ends: Literal["terminated", "truncated", "random"] = "terminated"
+    """How episodes end; random: at a random step, terminated or truncated."""
 
 
 class ProbeState(NamedTuple):
@@ -96,7 +99,7 @@ TRAINING = {
 PROBE = Definition(
     settings=ProbeConfig,
     make=Probe,
-    help="a tiny world whose observations name the episode and the time in it: for tests and debugging",
+    help="A tiny world whose observations name the episode and the time in it, for tests and debugging",
     training=TRAINING,
     team_sizes=_team_sizes,
 )

@@ -92,6 +92,6 @@ TRAINING = {
 TWO_STEP = Definition(
     settings=TwoStepConfig,
     make=TwoStep,
-    help="the QMIX paper's two-step game: QMIX finds 8, VDN only 7",
+    help="The QMIX paper's two-step game: QMIX finds 8, VDN only 7",
     training=TRAINING,
 )

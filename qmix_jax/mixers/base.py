@@ -3,7 +3,7 @@
     mixer.apply(params, joint) -> (*batch, K)
 
 K = 1 for a factored Q_tot; K = N for independent learners, where every stream learns the team's reward by itself.
-Options are the module's fields; the YAML in conf/algorithm names them.
+Options are the module's fields; the docstring below each is what `qmix-jax train --help settings` prints.
 """
 
 from typing import ClassVar, Literal

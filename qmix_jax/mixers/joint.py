@@ -6,10 +6,11 @@ from qmix_jax.mixers.vdn import VDN
 
 
 class JointQ(VDN):
-    """One agent in the team's place, which sees everything and chooses among all joint actions: deep Q-learning on the
-    whole problem, and so the reference that no factorisation can beat given enough data. For small games: the
-    network's output has A^N values (`qmix_jax.envs.wrappers.joint` makes the one agent and sets the limit). The sum
-    over a single agent is its own value.
+    """The team as one agent that chooses among all joint actions: the upper reference on small games.
+
+    Deep Q-learning on the whole problem, which no factorisation can beat given enough data. The network's output has
+    A^N values (`qmix_jax.envs.wrappers.joint` makes the one agent and sets the limit). The sum over a single agent is
+    its own value.
     """
 
     acts_jointly: ClassVar[bool] = True

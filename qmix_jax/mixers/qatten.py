@@ -33,12 +33,19 @@ class Qatten(Mixer):
     promises_igm: ClassVar[bool] = True
 
     embed_size: Size = 32
+    """Length of queries and keys."""
     hypernet_size: Size = 64
+    """Hidden width of the hypernetworks."""
     num_heads: Few = 4
+    """Heads of the attention over agents."""
     weighted_heads: bool = True
+    """Weigh the heads by the state; false: add them."""
     attention_penalty: NotNegative = 0.001
+    """Weight of the loss on the squared logits of the attention."""
     state_norm: StateNorm = "layer_norm"
+    """layer_norm: normalise the state first; none: use it as it is, as in PyMARL2."""
     init_scale: Scale = 0.01
+    """Scale of the last layers at the start; small: Q_tot starts as the sum of the agents' values."""
 
     @nn.compact
     def mix(self, joint: Joint) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch heads N"]]:

@@ -17,7 +17,7 @@ POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
 
 
 class QMIX(Mixer):
-    """QMIX (Rashid et al. 2018, section 4; 2020, figure 2).
+    """QMIX (Rashid et al. 2018, section 4; 2020, figure 2): a monotonic mixing network.
 
         Q_tot = ELU(q^T W1(s) + b1(s)) W2(s) + V(s),    W1, W2 >= 0
 
@@ -30,10 +30,15 @@ class QMIX(Mixer):
     promises_igm: ClassVar[bool] = True
 
     embed_size: Size = 32
+    """Width of the mixing network."""
     hypernet_size: Size = 64
+    """Hidden width of the hypernetworks that make its weights from the state."""
     positive: Literal["abs", "softplus"] = "abs"
+    """The function that keeps those weights positive."""
     state_norm: StateNorm = "layer_norm"
+    """layer_norm: normalise the state first; none: use it as it is, as in PyMARL and JaxMARL."""
     init_scale: Scale = 0.01
+    """Scale of the hypernetworks' last layers at the start; small: Q_tot starts as the sum of the agents' values."""
 
     @nn.compact
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:

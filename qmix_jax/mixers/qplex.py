@@ -37,11 +37,17 @@ class QPLEX(Mixer):
     promises_igm: ClassVar[bool] = True
 
     hypernet_size: Size = 64
+    """Hidden width of the hypernetworks that make weights and queries from the state."""
     num_heads: Few = 4
+    """Heads of the attention that weighs the advantages; 10 in the authors' games."""
     num_layers: Few = 1
+    """Layers of each head's networks; 3 in the authors' games."""
     attention_size: Size = 64
+    """Hidden width of those networks, where there are several layers."""
     state_norm: StateNorm = "layer_norm"
+    """layer_norm: normalise the state first; none: use it as it is, as in the authors' code."""
     init_scale: Scale = 0.01
+    """Scale of the last layers at the start; small: Q_tot starts as the sum of the agents' values."""
 
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
@@ -90,9 +96,13 @@ class QPLEXQatten(QPLEX):
     """
 
     embed_size: Size = 32
+    """Length of queries and keys of Qatten's attention."""
     attention_heads: Few = 4
+    """Heads of Qatten's attention."""
     weighted_heads: bool = False
+    """Weigh those heads by the state; true: as the authors on MMM2 and 3s5z_vs_3s6z."""
     attention_penalty: NotNegative = 0.001
+    """Weight of the loss on the squared logits of Qatten's attention."""
 
     def _transformation(self, state: Array, joint: Joint) -> tuple[Array, Array, Array]:
         num_agents, heads, scale = joint.chosen_q.shape[-1], self.attention_heads, self.init_scale

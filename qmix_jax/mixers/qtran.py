@@ -13,7 +13,7 @@ from qmix_jax.types import Joint
 
 
 class QTRAN(Mixer):
-    """QTRAN-base (Son et al. 2019, equations 4 and 8 to 10): an unrestricted Q_jt, followed by the agents.
+    """QTRAN-base (Son et al. 2019, equations 4 and 8 to 10): a joint Q_jt that the agents' values follow.
 
         Q_jt(s, h, u) = MLP(s, sum_i encode(h_i, u_i)),    L_td = (Q_jt - target)^2
         L_opt  = (sum_i Q_i(best) - Q_jt(best) + V(s))^2
@@ -26,10 +26,15 @@ class QTRAN(Mixer):
     """
 
     embed_size: Size = 64
+    """Width of the networks of Q_jt and V."""
     opt_loss: NotNegative = 1.0
+    """Weight of the loss at the greedy joint action."""
     nopt_loss: NotNegative = 0.1
+    """Weight of the loss at the joint action that was taken."""
     state_norm: StateNorm = "layer_norm"
+    """layer_norm: normalise the state first; none: use it as it is, as in PyMARL."""
     init_scale: Scale = 1.0
+    """Scale of the last layers at the start."""
 
     is_monotonic: ClassVar[bool] = False
     promises_igm: ClassVar[bool] = False  # only where the penalties are zero

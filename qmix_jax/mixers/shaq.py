@@ -39,10 +39,15 @@ class SHAQ(Mixer):
     promises_igm: ClassVar[bool] = False
 
     embed_size: Size = 32
+    """Width of the network that weighs exploring agents."""
     hypernet_size: Size = 64
+    """Hidden width of the hypernetworks that make its weights from the state."""
     num_orders: Few = 10
+    """Orders of the agents over which contributions are averaged; all N! where that is no more."""
     state_norm: StateNorm = "layer_norm"
+    """layer_norm: normalise the state first; none: use it as it is, as in the authors' code."""
     init_scale: Scale = 0.01
+    """Scale of the hypernetworks' last layers at the start; small: Q_tot starts near the sum of the agents' values."""
 
     @nn.compact
     def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:

@@ -18,7 +18,7 @@ from qmix_jax.types import Joint
 
 
 class TransfQMix(Mixer):
-    """TransfQMix's mixer (Gallici et al. 2023).
+    """TransfQMix (Gallici et al. 2023): a transformer makes the mixing weights; agents: +preset=transfqmix.
 
         [..., w_1, ..., w_N, b_1, w_2, b_2] = Transformer([entities of the state, h_1, ..., h_N, three tokens])
         Q_tot = ELU(q^T |W1| + b_1) |w_2| + relu(W b_2 + b)
@@ -37,10 +37,15 @@ class TransfQMix(Mixer):
     promises_igm: ClassVar[bool] = True
 
     embed_size: Size = 32
+    """Width of a token and of the mixing network."""
     num_heads: Few = 4
+    """Attention heads of the transformer."""
     num_layers: Few = 2
+    """Layers of the transformer."""
     is_scaled: bool = True
+    """Divide the mixing weights by sqrt(embed_size); false: as in the authors' code."""
     state_norm: StateNorm = "layer_norm"
+    """layer_norm: normalise the state first; none: use it as it is, as in the authors' code."""
     entities: Entities | None = None
 
     def in_env(self, env: TeamEnv) -> "TransfQMix":

@@ -43,7 +43,9 @@ class WeightedQMIX(QMIX):
     """
 
     alpha: Share = 0.1
+    """Weight of all other joint actions; the authors' 0.1 (predator-prey) and 0.5 (SMAC)."""
     central_size: Size = 256
+    """Width of the unrestricted Q* that makes the targets."""
 
     @property
     def central(self) -> Mixer:
@@ -52,7 +54,10 @@ class WeightedQMIX(QMIX):
 
 
 class CWQMIX(WeightedQMIX):
-    """Centrally weighted: w = 1 where u is greedy or G exceeds Q*'s value of the greedy joint action, else alpha."""
+    """Centrally weighted QMIX (Rashid et al. 2020): full weight for what may be the best joint action.
+
+    w = 1 where u is greedy or G exceeds Q*'s value of the greedy joint action, else alpha.
+    """
 
     is_monotonic: ClassVar[bool] = True
     promises_igm: ClassVar[bool] = True
@@ -64,7 +69,10 @@ class CWQMIX(WeightedQMIX):
 
 
 class OWQMIX(WeightedQMIX):
-    """Optimistically weighted: w = 1 where Q_tot is below G, else alpha."""
+    """Optimistically weighted QMIX (Rashid et al. 2020): full weight for what Q_tot underestimates.
+
+    w = 1 where Q_tot is below G, else alpha.
+    """
 
     is_monotonic: ClassVar[bool] = True
     promises_igm: ClassVar[bool] = True

@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any
 
 from qmix_jax.build import from_mapping
-from qmix_jax.cli.conf import defaults_of
 from qmix_jax.config import Config, by_name
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 
@@ -55,7 +54,7 @@ def same_settings(config: Config) -> list[str]:
     """The overrides that choose the environment, and all else in which a run differs from its defaults but for the
     algorithm and for what makes no difference to a comparison.
     """
-    plain = by_name(from_mapping({**defaults_of(config.env.name), "algorithm": {"name": config.algorithm.name}}))
+    plain = by_name(from_mapping({"env": {"name": config.env.name}, "algorithm": {"name": config.algorithm.name}}))
     chosen = {name: value for name, value in by_name(config).items() if name.split(".")[0] not in NOT_KEPT}
     changed = [f"{name}={_in_hydras_words(value)}" for name, value in chosen.items() if value != plain.get(name)]
     return [*([] if config.env.name == DEFAULT_ENVIRONMENT else [f"env={config.env.name}"]), *changed]

@@ -13,6 +13,7 @@ class MpeConfig:
     """Cooperative particle worlds of JaxMARL."""
 
     task: Task = "simple_spread"
+    """The world."""
 
 
 def _make(settings: MpeConfig) -> Any:
@@ -43,7 +44,7 @@ TRAINING = {
 MPE = Definition(
     settings=MpeConfig,
     make=_make,
-    help="cooperative particle worlds of JaxMARL",
+    help="Cooperative particle worlds of JaxMARL",
     training=TRAINING,
     variant="task",
     variants=get_args(Task),

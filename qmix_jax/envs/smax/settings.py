@@ -27,15 +27,18 @@ SMALL_MAP, MIDDLE_MAP, LARGE_MAP = "3m", "8m", "27m_vs_30m"
 
 @dataclass(frozen=True)
 class SmaxConfig:
-    """StarCraft-like battles against JaxMARL's heuristic enemy, with JaxMARL's training settings by default."""
+    """StarCraft-like battles against JaxMARL's heuristic enemy."""
 
     map: str = "2s3z"
+    """The two armies, such as 3m, 2s3z, 5m_vs_6m or smacv2_5_units; `qmix-jax train --help` lists all."""
     see_enemy_actions: bool = True
+    """Observations hold the last actions of visible enemies."""
     walls_cause_death: bool = True
+    """A unit that touches the edge of the map dies."""
     attack_mode: Literal["closest", "random"] = "closest"
+    """Which unit in range the enemy attacks."""
     scale_state: bool = True
-    """Divide the features of the global state by their ranges, so that all lie in [0, 1]; false: JaxMARL's raw state,
-    whose coordinates (0 to 32) dominate health (0 to 1)."""
+    """Scale the global state to [0, 1]; false: JaxMARL's, whose coordinates (0 to 32) outweigh health (0 to 1)."""
 
 
 def _make(settings: SmaxConfig) -> Any:

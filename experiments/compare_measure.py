@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from qmix_jax.config import ConfigError
-from qmix_jax.records import MetricsFile
+from qmix_jax.reporters.metrics_file import MetricsFile
 
 SCRIPT = Path("baselines/QLearning/qmix_rnn.py")
 USAGE_ERROR = 2

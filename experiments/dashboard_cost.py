@@ -19,9 +19,9 @@ import psutil
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.startup import start_jax
 from qmix_jax.config import Config, from_mapping
-from qmix_jax.records import MetricsFile
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import make_display
+from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run.checkpoint import Saver
 from qmix_jax.run.experiment import Run, check
 from qmix_jax.run.resume import Past
@@ -96,7 +96,7 @@ def cost_of(run: Run, config: Config, settings: dict) -> Stopwatch:
     run.write_settings(settings)
     dashboards = make_dashboards(config, settings, run.folder, [])
     saver = Saver(run.folder, config.checkpoint, print)
-    with make_display("none", title="", total_env_steps=1, num_seeds=1, has_wins=True) as display:
+    with make_display("none", title="", total_env_steps=1, num_seeds=1) as display:
         run.train(display, [MetricsFile(run.folder), *dashboards, stopwatch], saver, [])
     saver.close()
     for dashboard in dashboards:

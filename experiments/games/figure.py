@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qmix_jax.analysis.figure import draw_numbers
+from qmix_jax.analysis.drawing import draw_numbers
 
 HUNT = "predator_prey_"
 

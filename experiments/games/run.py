@@ -19,12 +19,12 @@ from figure import draw_games
 from omegaconf import OmegaConf
 from tables import q_tables
 
-from qmix_jax.analysis.statistics import Estimate, interquartile_mean_interval, share_interval
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.main import main as qmix_jax
 from qmix_jax.mixers import MIXERS
 from qmix_jax.records import read_metrics
 from qmix_jax.run.checkpoint import checkpoints, load_run
+from qmix_jax.statistics import Estimate, interquartile_mean_interval, share_interval
 
 HERE = Path(__file__).parent
 

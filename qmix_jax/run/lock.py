@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qmix_jax.config import ConfigError
-from qmix_jax.records import read_json
+from qmix_jax.files import read_json
 
 try:
     import fcntl

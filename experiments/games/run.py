@@ -16,15 +16,16 @@ from pathlib import Path
 
 import numpy as np
 from figure import draw_games
-from omegaconf import OmegaConf
 from tables import q_tables
 
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.main import main as qmix_jax
+from qmix_jax.files import write_file
 from qmix_jax.mixers import MIXERS
 from qmix_jax.records import read_metrics
 from qmix_jax.run.checkpoint import checkpoints, load_run
 from qmix_jax.statistics import Estimate, interquartile_mean_interval, share_interval
+from qmix_jax.untrusted import read_settings
 
 HERE = Path(__file__).parent
 
@@ -112,8 +113,10 @@ def train(folder: Path, overrides: list[str]) -> int:
 def is_finished(folder: Path, settings: dict) -> bool:
     if not checkpoints(folder):
         return False
-    is_same = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) == settings
-    return is_same and read_metrics(folder / "metrics.jsonl")[-1]["env_steps"] >= settings["total_env_steps"]
+    return (
+        read_settings(folder) == settings
+        and read_metrics(folder / "metrics.jsonl")[-1]["env_steps"] >= settings["total_env_steps"]
+    )
 
 
 def read_result(folder: Path, game: str, algorithm: str) -> Result:
@@ -192,8 +195,7 @@ def main() -> int:
         if status:
             return status
         results.append(read_result(folder, game, algorithm))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.md").write_text(to_markdown(results))
+    write_file(options.out / "results.md", to_markdown(results))
     draw_games(results, options.out / "games.png")
     print(f"Written to {options.out}: results.md, games.png")
     return 0

@@ -150,11 +150,9 @@ def _common_metric(groups: Sequence[Group], wanted: str | None) -> str:
     """The metric to compare: `wanted`, or else the default one of all runs."""
     runs = [run for group in groups for run in group.runs]
     for run in runs:
-        has = ", ".join(run.metrics)
         require(bool(run.metrics), f"{run.folder} has no metric that all its evaluations share")
-        require(
-            wanted is None or wanted in run.metrics, f"{run.folder} has no eval/{wanted}; its evaluations have {has}"
-        )
+        lack = f"{run.folder} has no eval/{wanted}; its evaluations have {', '.join(run.metrics)}"
+        require(wanted is None or wanted in run.metrics, lack)
     default = runs[0].metrics[0]
     for run in runs:
         both = f"{run.folder} has eval/{run.metrics[0]}, but {runs[0].folder} eval/{default}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qmix_jax.analysis.drawing import FAINT, INK, MAIN, tidy, write_png
+from qmix_jax.analysis.drawing import FAINT, INK, MAIN, limit_to_lines, tidy, write_png
 from qmix_jax.records import count_episodes, is_share, metric_names
 from qmix_jax.statistics import mean_over_seeds
 
@@ -114,7 +114,9 @@ def _plot(axes: "Axes", curve: Curve | None, width: float) -> None:
         for seed in curve.scale * curve.values:
             axes.plot(steps, seed, color=MAIN, linewidth=0.7, alpha=0.35, marker=marker, markersize=3)
     axes.plot(steps, mean, color=MAIN, linewidth=width, marker=marker, solid_capstyle="round")
-    if curve.episodes is not None:
+    if curve.episodes is None:
+        limit_to_lines(axes)
+    else:
         axes.set_ylim(-2, 102)
 
 

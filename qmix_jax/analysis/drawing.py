@@ -78,6 +78,14 @@ def tidy(axes: "Axes", title: str, size: float = PANEL_TITLE) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
+def limit_to_lines(axes: "Axes") -> None:
+    """Limit the y axis to three times the range of the lines: an interval of two seeds can be far wider."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    low, high = np.nanmin(values), np.nanmax(values)
+    span, (bottom, top) = (high - low) or abs(high) or 1.0, axes.get_ylim()
+    axes.set_ylim(max(bottom, low - span), min(top, high + span))
+
+
 def _steps_text(value: float, _: object = None) -> str:
     """250k, 0.5M, 1M."""
     if abs(value) >= 1e9:

@@ -1,11 +1,11 @@
-"""What a dashboard costs: training's speed with it over its speed without it.
+"""The cost of a dashboard: the speed of training with it over the speed without it.
 
 python experiments/dashboard_cost.py --rounds 8 env.map=3m total_env_steps=200_000 \
     evaluation.every_env_steps=20_000 checkpoint.replay=false
 
-The program is compiled once. Each round trains it from the start under every one of DASHBOARDS, in another order each
-time. Everything between the first row and the last is measured. Processor time is that of this process and of those
-that it began; it says more than the clock where others use the machine too.
+The program is compiled once. Each round trains it from the start with each of DASHBOARDS, in rotating order. The time
+between the first and the last row counts. Processor time is that of this process and its children; it says more than
+the clock if others use the machine.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def spread(values: list[float]) -> str:
 
 
 class Stopwatch:
-    """A reporter that measures from the first row to the last."""
+    """A reporter that measures the time between the first and the last row."""
 
     def __init__(self):
         self._began: tuple[float, ...] = ()
@@ -73,7 +73,7 @@ class Stopwatch:
 
 
 def measure(configs: dict[str, Config], settings: dict[str, dict], rounds: int) -> dict[str, list[Stopwatch]]:
-    """What every round took."""
+    """The cost of every round, by dashboard."""
     program = check(configs["none"])
     chunk = program.start(program.init)[1]
 
@@ -91,7 +91,7 @@ def measure(configs: dict[str, Config], settings: dict[str, dict], rounds: int) 
 
 
 def cost_of(run: Run, config: Config, settings: dict) -> Stopwatch:
-    """What one run takes with the dashboards of a config."""
+    """The cost of one run with the dashboards of a config."""
     stopwatch = Stopwatch()
     run.write_settings(settings)
     dashboards = make_dashboards(config, settings, run.folder, [])

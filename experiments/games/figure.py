@@ -1,4 +1,4 @@
-"""The figure of the games: who solves what, what they believe of QTRAN's game, and the price of punishment."""
+"""The figure of the games: shares of solved seeds, Q_tot of QTRAN's game, returns by punishment."""
 
 from collections.abc import Sequence
 from pathlib import Path

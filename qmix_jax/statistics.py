@@ -18,7 +18,7 @@ import numpy as np
 RESAMPLES = 2000
 NESTED_RESAMPLES = 1000
 
-Scores = Sequence[np.ndarray]
+TaskScores = Sequence[np.ndarray]
 """One array (runs,) for each task; tasks may have different numbers of runs."""
 
 
@@ -103,7 +103,7 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return trim_mean(values, 0.25, axis=-1)
 
 
-def interquartile_mean_interval(scores: Scores, episodes: int | None = None) -> Estimate:
+def interquartile_mean_interval(scores: TaskScores, episodes: int | None = None) -> Estimate:
     """The interquartile mean over all runs of all tasks together, with a stratified bootstrap interval.
 
     With `episodes`, the number of episodes of all runs together, the scores are shares of them: see `widen`.
@@ -114,7 +114,7 @@ def interquartile_mean_interval(scores: Scores, episodes: int | None = None) -> 
     return Estimate(value, low, high)
 
 
-def probability_of_improvement(scores: Scores, others: Scores) -> Estimate:
+def probability_of_improvement(scores: TaskScores, others: TaskScores) -> Estimate:
     """The probability that a run of one algorithm beats a run of another on the same task, averaged over tasks.
 
         P = mean over tasks of mean over pairs of ([x > y] + [x = y] / 2)
@@ -123,7 +123,7 @@ def probability_of_improvement(scores: Scores, others: Scores) -> Estimate:
     width, as when every pair has the same winner, the interval is Wilson's for the number of disjoint pairs.
     """
 
-    def compare(resampled: Scores) -> np.ndarray:
+    def compare(resampled: TaskScores) -> np.ndarray:
         pairs = zip(resampled[: len(scores)], resampled[len(scores) :], strict=True)
         return np.mean([_share_of_wins(x, y) for x, y in pairs], axis=0)
 
@@ -140,7 +140,7 @@ def _share_of_wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((gap > 0) + 0.5 * (gap == 0)).mean(axis=(-1, -2))
 
 
-def _bootstrap(statistic: Callable[[Scores], np.ndarray], scores: Scores) -> Estimate:
+def _bootstrap(statistic: Callable[[TaskScores], np.ndarray], scores: TaskScores) -> Estimate:
     """A statistic with its percentile interval; runs are drawn with replacement within each task (stratified)."""
     generator = np.random.default_rng(0)
     resampled = [runs[generator.integers(len(runs), size=(RESAMPLES, len(runs)))] for runs in scores]

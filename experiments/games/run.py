@@ -50,7 +50,7 @@ def one_step(overrides: str, best: float) -> Game:
 
 
 def of_algorithm(name: str, game: Game) -> list[str]:
-    """The algorithm, with the sizes of QPLEX's paper in the games of one step (see conf/preset/games.yaml)."""
+    """The algorithm, and for QPLEX the sizes that solve games of one step (see conf/preset/games.yaml)."""
     is_small_qplex = name == "qplex" and game.paths == ((),)
     sizes = ["num_heads=10", "num_layers=2", "init_scale=1"] if is_small_qplex else []
     return [f"algorithm={name}", *(f"algorithm.{size}" for size in sizes)]

@@ -9,7 +9,7 @@ import numpy as np
 from qmix_jax.analysis.runs import Group
 from qmix_jax.config import require
 from qmix_jax.records import is_share
-from qmix_jax.statistics import Estimate, Scores, interquartile_mean_interval, probability_of_improvement
+from qmix_jax.statistics import Estimate, TaskScores, interquartile_mean_interval, probability_of_improvement
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _entry(
     env_steps: list[int],
     seconds: float,
     episodes: int | None,
-    final: Scores | None = None,
+    final: TaskScores | None = None,
 ) -> Entry:
     """The entry of the scores (seeds, len(env_steps)) of each task; `final`: the last ones, if tasks share no step."""
     final = [curve[:, -1] for curve in curves] if final is None else final

@@ -133,7 +133,7 @@ SHOWN_ACTIONS = 6
 """Actions of each agent in the table, the most common first; JSON has all."""
 
 
-class Behaviour(Protocol):
+class AgentMeans(Protocol):
     """Means over the steps at which an agent could choose, of S seeds and N agents; NaN if it never could."""
 
     @property
@@ -157,7 +157,7 @@ class Behaviour(Protocol):
         ...
 
 
-def agents_to_plain(behaviour: Behaviour, names: Sequence[str]) -> list[dict]:
+def agents_to_plain(behaviour: AgentMeans, names: Sequence[str]) -> list[dict]:
     """For JSON: the mean over seeds and the value of each seed, by agent; None where it never could choose."""
 
     def plain(values: np.ndarray) -> dict:
@@ -187,7 +187,7 @@ def _to_list(values: np.ndarray) -> Any:
     return np.where(np.isnan(values), np.array(None), values).tolist()
 
 
-def format_agents(behaviour: Behaviour, names: Sequence[str]) -> str:
+def format_agents(behaviour: AgentMeans, names: Sequence[str]) -> str:
     """A line per agent: means over seeds of its Q-value, its credit, and the share of each action by number."""
     credit = behaviour.credit
     cells = [["agent", "Q", "credit", "actions (number: share)"]]

@@ -238,3 +238,14 @@ def test_records_are_regular_files_of_a_bounded_size(tmp_path, monkeypatch):
     assert files.read_json(tmp_path / "large.json") == []
     monkeypatch.setattr(files, "MAX_JSON", 100)
     assert files.read_json(tmp_path / "large.json") is None
+
+
+def test_metrics_are_named_by_the_rows_and_shares_by_their_ending():
+    row = {"env_steps": 1, "eval/episodes": [8, None], "eval/deliveries": [1.0, 2.0], "eval/win_rate": [0.5, None],
+           "eval/return": [1.0, 2.0], "train/win_rate": [0.0, 0.0], "train/learning_rate": 0.1}  # fmt: skip
+    assert records.metric_names(row) == ["win_rate", "return", "deliveries"]
+    assert records.is_share("collision_rate") and records.is_share("eval/win_rate")
+    assert not records.is_share("eval/return") and not records.is_share("train/learning_rate")
+    assert records.count_episodes(row, "eval/win_rate") == 8
+    assert records.count_episodes(row, "train/win_rate") is None, "rows of earlier versions do not count them"
+    assert records.count_episodes(row, "eval/return") is None

@@ -38,7 +38,8 @@ from typing import Any, NamedTuple
 from compare_measure import SCRIPT, USAGE_ERROR
 from omegaconf import OmegaConf
 
-from qmix_jax.records import describe_machine, read_metrics, to_json
+from qmix_jax.files import write_json
+from qmix_jax.records import describe_machine, read_metrics
 
 OURS, PEER = "qmix_jax", "JaxMARL"
 SMALL = {"HIDDEN_SIZE": 64, "MIXER_EMBEDDING_DIM": 32, "MIXER_HYPERNET_HIDDEN_DIM": 64}
@@ -487,7 +488,7 @@ def main() -> None:
     print(show(comparisons, arguments))
     if arguments.out:
         about = {"machine": describe_machine(), "peer": peer_versions(arguments.checkout)}
-        arguments.out.write_text(to_json({**about, "comparisons": comparisons}, indent=2) + "\n")
+        write_json(arguments.out, {**about, "comparisons": comparisons}, indent=2)
 
 
 if __name__ == "__main__":

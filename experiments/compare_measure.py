@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from qmix_jax.records import MetricsFile
+from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.settings import ConfigError
 
 SCRIPT = Path("baselines/QLearning/qmix_rnn.py")

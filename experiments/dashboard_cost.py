@@ -1,11 +1,11 @@
-"""What a dashboard costs: training's speed with it over its speed without it.
+"""The cost of a dashboard: the speed of training with it over the speed without it.
 
 python experiments/dashboard_cost.py --rounds 8 env.map=3m total_env_steps=200_000 \
     evaluation.every_env_steps=20_000 checkpoint.replay=false
 
-The program is compiled once. Each round trains it from the start under every one of DASHBOARDS, in another order each
-time. Everything between the first row and the last is measured. Processor time is that of this process and of those
-that it began; it says more than the clock where others use the machine too.
+The program is compiled once. Each round trains it from the start with each of DASHBOARDS, in rotating order. The time
+between the first and the last row counts. Processor time is that of this process and its children; it says more than
+the clock if others use the machine.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.startup import start_jax
 from qmix_jax.config import Config
-from qmix_jax.records import MetricsFile
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import make_display
+from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run.checkpoint import Saver
 from qmix_jax.run.experiment import Run, check
 from qmix_jax.run.resume import Past
@@ -56,7 +56,7 @@ def spread(values: list[float]) -> str:
 
 
 class Stopwatch:
-    """A reporter that measures from the first row to the last."""
+    """A reporter that measures the time between the first and the last row."""
 
     def __init__(self):
         self._began: tuple[float, ...] = ()
@@ -74,7 +74,7 @@ class Stopwatch:
 
 
 def measure(configs: dict[str, Config], settings: dict[str, dict], rounds: int) -> dict[str, list[Stopwatch]]:
-    """What every round took."""
+    """The cost of every round, by dashboard."""
     program = check(configs["none"])
     chunk = program.start(program.init)[1]
 
@@ -92,12 +92,12 @@ def measure(configs: dict[str, Config], settings: dict[str, dict], rounds: int) 
 
 
 def cost_of(run: Run, config: Config, settings: dict) -> Stopwatch:
-    """What one run takes with the dashboards of a config."""
+    """The cost of one run with the dashboards of a config."""
     stopwatch = Stopwatch()
     run.write_settings(settings)
     dashboards = make_dashboards(config, settings, run.folder, [])
     saver = Saver(run.folder, config.checkpoint, print)
-    with make_display("none", title="", total_env_steps=1, num_seeds=1, has_wins=True) as display:
+    with make_display("none", title="", total_env_steps=1, num_seeds=1) as display:
         run.train(display, [MetricsFile(run.folder), *dashboards, stopwatch], saver, [])
     saver.close()
     for dashboard in dashboards:

@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind; host only."""
+"""Lines on the terminal, in any encoding."""
 
 import codecs
 import io
@@ -13,10 +13,10 @@ _IN_ASCII |= str.maketrans({"±": "+-", "…": "..."})
 
 
 def readable(error: UnicodeError) -> tuple[str, int]:
-    """A codec error handler: what an encoding does not have becomes ASCII of the same meaning, or `?`.
+    """A codec error handler: characters that an encoding lacks become similar ASCII, or `?`.
 
     Raises:
-        UnicodeError: the error itself, where it is not one of encoding.
+        UnicodeError: `error` itself, if it comes from decoding.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -28,16 +28,16 @@ codecs.register_error(READABLE, readable)
 
 
 def accept_all_text() -> None:
-    """Make stdout and stderr write what their encoding does not have as `readable` ASCII, instead of raising."""
+    """Make stdout and stderr replace characters that their encoding lacks (see `readable`) instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=READABLE)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print lines to `stream` (stdout). Where they cannot be written, a full disk behind it say, nothing else fails.
+    """Print text to `stream`, by default stdout; characters that its encoding lacks are replaced (see `readable`).
 
-    What the stream's encoding does not have is written as `readable` ASCII.
+    Errors of the stream, such as a full disk, are ignored.
     """
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -48,3 +48,15 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def warn(text: str) -> None:
     """Print one line of warning to stderr."""
     say(f"warning: {text}", sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: 42s, 12m03s, 1h02m, 3d04h."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02d}h"
+    if hours:
+        return f"{hours}h{minute:02d}m"
+    return f"{minutes}m{second:02d}s" if minutes else f"{second}s"

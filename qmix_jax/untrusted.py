@@ -1,4 +1,4 @@
-"""Settings of a run as untrusted input: plain values, or one line that says what is wrong, soon (docs/trust.md)."""
+"""Settings of a run as untrusted input: plain values, or an error in one line, without much work (docs/trust.md)."""
 
 from pathlib import Path
 from typing import Any
@@ -10,29 +10,29 @@ from qmix_jax.deployed_agent import ArtifactError, read_file
 from qmix_jax.settings import ConfigError, require
 
 MAX_BYTES, MAX_DEPTH, MAX_EVENTS, MAX_WORD = 1 << 20, 32, 50_000, 1_000
-"""At most: bytes of the file, collections within one another, YAML's events (about one a value), characters of each."""
+"""Limits: bytes of the file, nesting, events of YAML (about one per value), characters of a value."""
 
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
 
 
 class _Loader(_SafeLoader):
-    """YAML as OmegaConf reads it: 1e-3 is a number, a date is a word, and no name may stand twice."""
+    """YAML as OmegaConf reads it: 1e-3 is a number, a date is a string, and names are unique."""
 
     yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         if len({key.value for key, _ in node.value}) < len(node.value):
-            raise ValueError(f"a name stands twice in the mapping at line {node.start_mark.line + 1}")
+            raise ValueError(f"a name occurs twice in the mapping at line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, as plain containers. Nothing in it is executed or looked up elsewhere.
+    """The contents of a YAML file as plain containers. Nothing in it is executed or looked up elsewhere.
 
     Raises:
-        ConfigError: it is no regular file, too large or too deep, no YAML, or has what a run's settings never have:
-            aliases, tags, interpolations, names twice, integers beyond 64 bits.
+        ConfigError: it is no regular file, too large, too deep or no YAML, or has what settings of a run never have:
+            aliases, tags, interpolations, repeated names, integers beyond 64 bits.
     """
     try:
         text = read_file(path, MAX_BYTES).decode("utf-8")
@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder; raises ConfigError where there is none, or its file is damaged."""
+    """The settings of the run in a folder; raises ConfigError if there is none, or its file is damaged."""
     path = folder / "config.yaml"
     require(folder.is_dir(), f"there is no folder {folder}")
     require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
@@ -57,7 +57,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _check_events(text: str) -> None:
-    """Raise ValueError for what could grow beyond the file's size when it is built, or is no plain value."""
+    """Raise ValueError for anything that is no plain value, or could grow beyond the size of the file."""
     depth = 0
     for number, event in enumerate(yaml.parse(text, _Loader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -76,7 +76,7 @@ def _flaw(event: Any) -> str:
 
 
 def require_plain(settings: Any, path: Path) -> None:
-    """Raise ConfigError where settings read from `path` hold a value that no setting has."""
+    """Raise ConfigError if settings read from `path` hold a value that no setting has."""
     try:
         _check_values(settings)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Dashboards: what they are told, and that nothing that goes wrong with one reaches training."""
+"""Dashboards: what they receive, and that their failures do not reach training."""
 
 import json
 import struct
@@ -11,11 +11,12 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
-from qmix_jax.analysis.statistics import share_interval
 from qmix_jax.reporters import dashboard
-from qmix_jax.reporters.dashboard import Background, lines, make_dashboards
+from qmix_jax.reporters.base import flatten, lines
+from qmix_jax.reporters.dashboard import Background, make_dashboards
 from qmix_jax.reporters.tensorboard import TensorBoard
-from qmix_jax.reporters.wandb import WandbRuns, flatten
+from qmix_jax.reporters.wandb import WandbRuns
+from qmix_jax.statistics import share_interval
 
 
 def a_row(env_steps=100, seeds=2, **changes):
@@ -28,7 +29,7 @@ def a_row(env_steps=100, seeds=2, **changes):
 
 
 class Listener:
-    """A dashboard that remembers what it was told, once it may."""
+    """A dashboard that records its calls, as long as it may go on."""
 
     def __init__(self):
         self.may_go_on, self.told, self.is_closed = threading.Event(), [], False
@@ -124,8 +125,8 @@ def test_a_row_of_several_seeds_becomes_the_mean_its_interval_and_each_seed():
     row = {"env_steps": 5, "train/epsilon": 0.1, "eval/return": [1.0, None, 3.0], "train/loss": [None] * 3}
     assert lines(row) == {
         "mean": {"train/epsilon": 0.1, "eval/return": 2.0},
-        "low": {"eval/return": pytest.approx(2.0 - 12.706)},
-        "high": {"eval/return": pytest.approx(2.0 + 12.706)},
+        "low": {"eval/return": pytest.approx(2.0 - 12.7062047)},
+        "high": {"eval/return": pytest.approx(2.0 + 12.7062047)},
         "seed_0": {"eval/return": 1.0},
         "seed_2": {"eval/return": 3.0},
     }

@@ -14,17 +14,17 @@ from conftest import TINY, merge, untrained_run
 
 from qmix_jax.agents import AgentInput
 from qmix_jax.analysis import scores
-from qmix_jax.analysis.statistics import share_interval
 from qmix_jax.build import from_mapping, make_agents, make_env, make_mixer
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.evaluate import on_map
 from qmix_jax.learning import robustness
 from qmix_jax.learning.behaviour import Behaviour
-from qmix_jax.learning.evaluate import Episodes, episode_keys, evaluate, play_episodes, record, team_key
+from qmix_jax.learning.evaluate import episode_keys, evaluate, play_episodes, record, team_key
 from qmix_jax.learning.exploration import random_action
 from qmix_jax.learning.robustness import Examination, disturbed, plan, undisturbed
 from qmix_jax.run.checkpoint import TrainedRun, load_run
 from qmix_jax.settings import ConfigError
+from qmix_jax.statistics import nested_bootstrap, share_interval
 
 SEEDS = 2
 
@@ -97,33 +97,33 @@ def test_the_sums_of_training_are_those_of_the_single_episodes(team, plain):
 
 def test_the_interval_of_one_seed_is_that_of_the_mean_over_episodes():
     values = np.random.default_rng(1).normal(3.0, 2.0, size=(1, 400, 1))
-    (low,), (high,) = scores.bootstrap(values)
+    (low,), (high,) = nested_bootstrap(values)
     error = values.std() / np.sqrt(400)
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
 
 def test_episodes_that_are_all_alike_leave_no_doubt():
-    low, high = scores.bootstrap(np.full((3, 10, 2), 0.25))
+    low, high = nested_bootstrap(np.full((3, 10, 2), 0.25))
     assert (low == 0.25).all() and (high == 0.25).all()
 
 
 def test_the_interval_of_several_seeds_holds_the_differences_between_them():
     """Two seeds at 0 and 1: resamples of seeds are (0, 0), (0, 1), (1, 0) and (1, 1), whatever the episodes."""
     values = np.repeat([[0.0], [1.0]], 500, axis=1)[..., None]
-    low, high = scores.bootstrap(values)
+    low, high = nested_bootstrap(values)
     assert (low, high) == (0.0, 1.0)
 
 
-def episodes_of(won, total=(1.0, 2.0)):
-    """One seed's episodes."""
-    count = len(won)
-    return Episodes(np.ones(count, bool), np.resize(total, count), np.full(count, 5), np.array(won, bool))
+def episodes_of(won, total=(1.0, 2.0), seeds=1):
+    """The metrics of each seed's episodes."""
+    episodes = {"win_rate": np.array(won, bool), "return": np.resize(total, len(won)), "length": np.full(len(won), 5)}
+    return {name: [values] * seeds for name, values in episodes.items()}
 
 
 @pytest.mark.parametrize("won", [False, True])
 def test_a_win_rate_of_0_or_1_has_wilsons_width(won):
-    score = scores.scores_of([episodes_of([won] * 8)], has_wins=True)["win_rate"]
+    score = scores.scores_of(episodes_of([won] * 8))["win_rate"]
     assert (score.mean, score.low, score.high) == pytest.approx(share_interval(8 * won, 8))
     assert score.high - score.low > 0.3 and score.method == "Wilson over episodes"
 
@@ -131,17 +131,19 @@ def test_a_win_rate_of_0_or_1_has_wilsons_width(won):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_seeds_of_one_win_rate_are_no_surer_than_all_their_episodes_together(share):
     won = np.arange(8) < 8 * share
-    score = scores.scores_of([episodes_of(won)] * 4, has_wins=True)["win_rate"]
+    score = scores.scores_of(episodes_of(won, seeds=4))["win_rate"]
     pooled = share_interval(32 * share, 32)
     assert score.low <= pooled.low + 1e-12 and score.high >= pooled.high - 1e-12
     assert score.method == "bootstrap over seeds and their episodes, no narrower than Wilson over all episodes"
 
 
 def test_a_return_that_never_varies_is_certain_but_one_episode_says_nothing_of_others():
-    certain = scores.scores_of([episodes_of([True] * 8, total=[3.0])], has_wins=False)
+    episodes = episodes_of([True] * 8, total=[3.0])
+    del episodes["win_rate"]
+    certain = scores.scores_of(episodes)
     assert (certain["return"].low, certain["return"].high) == (3.0, 3.0)
     assert certain["return"].method == "bootstrap over episodes" and list(certain) == ["return", "length"]
-    single = scores.to_plain(scores.scores_of([episodes_of([True])], has_wins=True))
+    single = scores.to_plain(scores.scores_of(episodes_of([True])))
     assert single["return"]["interval"] is None and single["return"]["interval_method"] == "none: a single episode"
     assert single["win_rate"]["interval"] == pytest.approx(share_interval(1, 1)[1:])
 

@@ -64,7 +64,7 @@ def test_what_an_encoding_does_not_have_is_written_readably(monkeypatch, encodin
 def test_the_live_panel_is_for_encodings_that_have_its_characters(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     for mode in ("live", "auto"):
-        display = make_display(mode, title="QMIX · 3m", total_env_steps=8, num_seeds=1, has_wins=False)
+        display = make_display(mode, title="QMIX · 3m", total_env_steps=8, num_seeds=1)
         assert isinstance(display, PlainDisplay)
     sys.stdout.flush()
     assert b"QMIX | 3m" in sys.stdout.buffer.getvalue()

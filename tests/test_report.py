@@ -1,166 +1,19 @@
-"""`qmix-jax report`: statistics against known values, how runs are grouped, what is written and what is refused."""
+"""`qmix-jax report`: how runs are grouped and compared, what is written and what is refused."""
 
-import importlib
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
+from run_folders import STEPS, groups_in, leave_run
 
-from qmix_jax.analysis import statistics
-from qmix_jax.analysis.report import compare, to_markdown, to_marl_eval
-from qmix_jax.analysis.runs import find_runs, group_runs, read_run
-from qmix_jax.analysis.statistics import interquartile_mean_interval, probability_of_improvement
+from qmix_jax.analysis.comparison import compare
+from qmix_jax.analysis.marl_eval import to_marl_eval
+from qmix_jax.analysis.report import to_markdown
 from qmix_jax.cli import main as cli
-from qmix_jax.records import to_json
-
-STEPS = (1000, 2000, 3000)
-
-
-def leave_run(folder, scores, env=None, algorithm="qmix", seed=0, steps=STEPS, metric="win_rate", **sections):
-    """A run's folder: `scores` holds each seed's last score, reached in equal parts."""
-    settings = {
-        "seed": seed,
-        "num_seeds": len(scores),
-        "devices": "auto",
-        "env": {"name": "smax", "map": "3m"} if env is None else env,
-        "algorithm": {"name": algorithm},
-        "learner": {"gamma": 0.99, "td_lambda": 0.8},
-        "replay": {"capacity": 1000},
-        "logging": {"display": "none"},
-    }
-    for name, changes in sections.items():
-        settings[name] = {**settings.get(name, {}), **changes}
-    folder.mkdir(parents=True)
-    OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
-    rows = []
-    for k, step in enumerate(steps):
-        values = {"eval/return": [20.0 * score for score in scores]}
-        values[f"eval/{metric}"] = [score * (k + 1) / len(steps) for score in scores]
-        rows.append({"env_steps": step, "wall_seconds": 2.0 * (k + 1), "compile_seconds": 1.0, **values})
-    saved = folder / "checkpoints" / str(steps[-1] if steps else 0)  # holds the rows too, and is no run
-    saved.mkdir(parents=True)
-    for place in (folder, saved):
-        (place / "metrics.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
-    return folder
-
-
-def groups_in(folder):
-    return group_runs([read_run(run) for run in find_runs([folder])])
-
-
-# --- statistics --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [([7.0], 7.0), ([1.0, 3.0], 2.0), ([100.0, 2.0, 1.0, -100.0], 1.5), ([*range(10), 1000], 5.0)],
-)
-def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end(values, expected):
-    assert statistics.interquartile_mean(np.array(values, float)) == expected
-    assert interquartile_mean_interval([np.array(values, float)]).value == expected
-
-
-def test_the_interquartile_mean_pools_the_runs_of_all_tasks():
-    tasks = [np.array([0.0, 1.0]), np.array([2.0, 3.0])]
-    assert interquartile_mean_interval(tasks).value == 1.5
-
-
-def test_resamples_stay_within_their_task():
-    """Each task's runs are alike, so that a stratified resample changes nothing; a plain one would."""
-    assert interquartile_mean_interval([np.zeros(4), np.ones(4)]) == (0.5, 0.5, 0.5)
-
-
-def test_the_interval_is_that_of_the_bootstrap_distribution():
-    """Of two runs, 0 and 1, a resample has the mean 0, 1/2 or 1 with probability 1/4, 1/2, 1/4."""
-    assert interquartile_mean_interval([np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
-    runs = np.random.default_rng(0).normal(size=40)
-    estimate = interquartile_mean_interval([runs])
-    assert estimate == interquartile_mean_interval([runs]), "reports can be repeated"
-    assert 0.4 < estimate.high - estimate.low < 1.0  # 3.9 standard errors of a trimmed mean: about 0.7
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "expected"), [([2, 3], [0, 1], 1.0), ([0, 1], [0, 1], 0.5), ([1, 1], [1, 0], 0.75), ([0], [1, 2, 3], 0)]
-)
-def test_the_probability_of_improvement_counts_pairs(x, y, expected):
-    x, y = np.array(x, float), np.array(y, float)
-    assert probability_of_improvement([x], [y]).value == expected
-    assert probability_of_improvement([y], [x]).value == 1 - expected
-    assert probability_of_improvement([x, np.ones(2)], [y, np.zeros(3)]).value == (expected + 1) / 2
-
-
-@pytest.mark.parametrize(
-    ("count", "total", "low", "high"),
-    [(10, 10, 0.7225, 1.0), (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)],  # as published tables say
-)
-def test_the_interval_of_a_share_is_wilsons(count, total, low, high):
-    assert statistics.share_interval(count, total) == pytest.approx((count / total, low, high), abs=1e-4)
-
-
-def test_an_interval_over_seeds_is_no_narrower_than_wilsons_over_their_episodes():
-    """Four seeds of 32 episodes: alike, at 0, at 1 or between, they leave the width of 128 episodes."""
-    for share in (0.0, 0.25, 1.0):
-        estimate = interquartile_mean_interval([np.full(4, share)], episodes=128)
-        assert estimate == pytest.approx(statistics.share_interval(128 * share, 128))
-        assert estimate.low <= share <= estimate.high and estimate.high - estimate.low > 0.02
-    apart = np.array([0.0, 1.0])
-    assert interquartile_mean_interval([apart], 64) == interquartile_mean_interval([apart]), (
-        "as before where it is wider"
-    )
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_students_interval_of_seeds_that_are_alike_is_wilsons(share):
-    estimate = statistics.seeds_interval([share] * 3, episodes=96)
-    assert estimate == pytest.approx(statistics.share_interval(96 * share, 96))
-    assert statistics.seeds_interval([share] * 3) == (share, share, share), "a return may be certain"
-
-
-def test_students_interval_of_a_share_stays_within_0_and_1():
-    assert statistics.seeds_interval([0.0, 1.0], episodes=64) == (0.5, 0.0, 1.0)
-
-
-def test_an_interval_over_seeds_is_students():
-    mean, low, high = statistics.seeds_interval([1.0, 2.0, 3.0])
-    assert (mean, high - mean) == (2.0, pytest.approx(4.303 / np.sqrt(3))) and mean - low == pytest.approx(high - mean)
-    assert statistics.seeds_interval([7.0]) == (7.0, 7.0, 7.0) and statistics.seeds_interval([]) is None
-
-
-@pytest.mark.parametrize(("runs", "low"), [(1, 0.2065), (3, 0.4385), (10, 0.7225)])
-def test_a_method_that_wins_every_pair_is_as_sure_as_so_many_pairs_are(runs, low):
-    estimate = probability_of_improvement([np.ones(runs)], [np.zeros(runs)])
-    assert estimate == pytest.approx((1.0, low, 1.0), abs=1e-4)
-
-
-def test_statistics_agree_with_rliable():
-    library, metrics = import_rliable()
-    generator = np.random.default_rng(1)
-    x, y = generator.normal(size=(10, 4)), generator.normal(0.3, size=(8, 4))
-    mine = interquartile_mean_interval(list(x.T))
-    value, interval = library.get_interval_estimates(
-        {"x": x}, lambda s: np.array([metrics.aggregate_iqm(s)]), reps=5000
-    )
-    np.testing.assert_allclose(mine.value, value["x"][0])
-    np.testing.assert_allclose((mine.low, mine.high), interval["x"][:, 0], atol=0.03)
-    mine = probability_of_improvement(list(x.T), list(y.T))
-    value, interval = library.get_interval_estimates(
-        {"xy": [x, y]}, lambda *s: np.array([metrics.probability_of_improvement(*s)]), reps=2000
-    )
-    np.testing.assert_allclose(mine.value, value["xy"][0])
-    np.testing.assert_allclose((mine.low, mine.high), interval["xy"][:, 0], atol=0.03)
-
-
-def import_rliable():
-    try:
-        from rliable import library, metrics
-    except Exception as error:  # its own dependencies break it in various ways
-        pytest.skip(f"rliable cannot be imported: {error}")
-    return library, metrics
-
+from qmix_jax.files import to_json
+from qmix_jax.statistics import share_interval
 
 # --- groups ------------------------------------------------------------------------------------------------------
 
@@ -244,7 +97,7 @@ def test_returns_of_several_tasks_are_normalised_by_task(tmp_path):
 def test_a_win_rate_of_one_seed_has_the_width_of_its_episodes(tmp_path):
     leave_run(tmp_path / "a", [1.0], evaluation={"episodes": 32})
     (comparison,) = compare(groups_in(tmp_path))
-    assert comparison.tasks[0].final == pytest.approx(statistics.share_interval(32, 32))
+    assert comparison.tasks[0].final == pytest.approx(share_interval(32, 32))
     assert comparison.tasks[0].curve[-1] == comparison.tasks[0].final
     assert "no narrower than Wilson's over all episodes" in to_markdown([comparison])
     assert "100.0 [89.3, 100.0]" in to_markdown([comparison])
@@ -254,7 +107,7 @@ def test_win_rates_of_several_tasks_have_the_width_of_all_episodes_together(tmp_
     for task in ("3m", "8m"):
         leave_run(tmp_path / task, [0.0, 0.0], env={"name": "smax", "map": task}, evaluation={"episodes": 8})
     (comparison,) = compare(groups_in(tmp_path))
-    assert comparison.together[0].final == pytest.approx(statistics.share_interval(0, 32))
+    assert comparison.together[0].final == pytest.approx(share_interval(0, 32))
 
 
 def leave_games(folder, returns, steps=(10, 20)):
@@ -319,7 +172,9 @@ def test_an_algorithm_that_lacks_a_task_is_left_out_of_the_aggregate(sweep):
 def test_the_command_writes_table_picture_and_both_json_files(sweep, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["report", str(sweep), "--out", str(out)]) == 0
-    assert sorted(file.name for file in out.iterdir()) == ["marl_eval.json", "report.json", "report.md", "report.png"]
+    assert sorted(file.name for file in out.iterdir()) == [
+        "charts.png", "marl_eval.json", "report.json", "report.md", "report.png"
+    ]  # fmt: skip
     table = (out / "report.md").read_text()
     assert table in capsys.readouterr().out
     assert "| 3m | qmix | 3 | 3,000 | 90.0 [80.0, 100.0] | 90.0 | 6s |" in table
@@ -328,8 +183,9 @@ def test_the_command_writes_table_picture_and_both_json_files(sweep, tmp_path, c
     (comparison,) = json.loads((out / "report.json").read_text())
     assert comparison["tasks"][0]["final"] == pytest.approx([0.9, 0.8, 1.0])
     assert [entry["seconds"] for entry in comparison["together"]] == [12.0, 12.0], "of both tasks"
-    with Image.open(out / "report.png") as image:
-        assert image.width > 1000
+    for name in ("report.png", "charts.png"):
+        with Image.open(out / name) as image:
+            assert image.width > 1000
 
 
 def test_one_run_makes_a_report_too(tmp_path):
@@ -363,6 +219,31 @@ def test_marl_eval_reads_it(sweep):
     finals, curves = processing.create_matrices_for_rliable(processed, "smax", ["return"])
     np.testing.assert_allclose(finals["mean_win_rate"]["qmix"], [[0.8, 0.6], [0.9, 0.7], [1.0, 0.8]])
     assert curves["mean_win_rate"]["vdn"].shape == (3, 2, 3)
+
+
+def test_any_metric_can_be_compared(tmp_path):
+    """One that ends in _rate is a share of the episodes, in percent; others are numbers."""
+    for name, crashes, score in (("qmix", 0.0, 5.0), ("vdn", 1.0, 3.0)):
+        more = {"eval/collision_rate": [crashes] * 2, "eval/deliveries": [score] * 2}
+        leave_run(tmp_path / name, [0.5] * 2, algorithm=name, more=more, evaluation={"episodes": 16})
+    table = to_markdown(compare(groups_in(tmp_path), "collision_rate"))
+    assert "IQM collision rate %" in table and "| 3m | qmix | 2 | 3,000 | 0.0 [0.0, 10.7] | 0.0 |" in table
+    table = to_markdown(compare(groups_in(tmp_path), "deliveries"))
+    assert "IQM deliveries |" in table and "| 3m | qmix | 2 | 3,000 | 5.00 [5.00, 5.00] | 5.00 |" in table
+    assert to_marl_eval(groups_in(tmp_path))["smax"]["3m"]["vdn"]["run_0"]["absolute_metrics"]["deliveries"] == [3.0]
+
+
+def test_metric_and_step_are_chosen_on_the_command_line(sweep, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["report", str(sweep), "--metric", "eval/return", "--at", "1_500", "--out", str(out)]) == 0
+    table = capsys.readouterr().out
+    assert "| 3m | qmix | 3 | 2,000 | 18.00 [16.00, 20.00] | 18.00 | 4s |" in table, (
+        "the first evaluation from 1,500 on"
+    )
+    assert cli.main(["report", str(sweep), "--metric", "deliveries", "--out", str(out)]) == 2
+    assert "no eval/deliveries; its evaluations have win_rate, return" in capsys.readouterr().err
+    assert cli.main(["report", str(sweep), "--at", "soon", "--out", str(out)]) == 2
+    assert "soon is no whole number of environment steps" in capsys.readouterr().err
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
@@ -525,23 +406,3 @@ def test_wrong_arguments_are_one_line_too(line, capsys):
 def test_help(capsys):
     assert cli.main(["report", "--help"]) == 0
     assert "marl_eval.json" in capsys.readouterr().out
-
-
-# --- charts from the run folders ---------------------------------------------------------------------------------
-
-
-def test_the_charts_of_a_dashboard_are_drawn_from_folders_alone(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "experiments")
-    charts = importlib.import_module("charts")
-    for seed, steps in enumerate([STEPS, STEPS[1:]]):  # the second run begins later
-        leave_run(tmp_path / f"qmix{seed}", [0.2, 0.4], seed=2 * seed, steps=steps)
-    leave_run(tmp_path / "vdn", [0.5], algorithm="vdn")
-    qmix, vdn = groups = groups_in(tmp_path)
-    assert charts.curve_of(qmix, "eval/win_rate").env_steps.tolist() == [2000, 3000]
-    assert charts.curve_of(qmix, "eval/win_rate").values[:, -1] == pytest.approx([0.2, 0.4, 0.2, 0.4])
-    assert charts.curve_of(vdn, "train/loss") is None
-    assert [charts.label_of(group, groups) for group in groups] == ["qmix", "vdn"]
-    out = tmp_path / "charts.png"
-    monkeypatch.setattr("sys.argv", ["charts.py", str(tmp_path), "--out", str(out)])
-    charts.main()
-    assert Image.open(out).width > 1000

@@ -10,8 +10,10 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from qmix_jax import records
+from qmix_jax import files, records
 from qmix_jax.reporters import display
+from qmix_jax.reporters.metrics_file import MetricsFile
+from qmix_jax.reporters.progress import UNKNOWN, RunProgress, percent
 
 
 def a_row(env_steps=100_000, seeds=1, **changes):
@@ -32,7 +34,7 @@ def a_row(env_steps=100_000, seeds=1, **changes):
 
 
 def test_metrics_survive_a_last_line_cut_short_by_a_crash_and_go_on_from_what_a_checkpoint_says(tmp_path):
-    file = records.MetricsFile(tmp_path)
+    file = MetricsFile(tmp_path)
     rows = [{"env_steps": 1, "eval/return": [0.1, None]}, {"env_steps": 2}]
     for row in rows:
         file.log(row)
@@ -41,14 +43,14 @@ def test_metrics_survive_a_last_line_cut_short_by_a_crash_and_go_on_from_what_a_
         broken.write('{"env_st')
     assert records.read_metrics(file.path) == rows
 
-    resumed = records.MetricsFile(tmp_path, records.MetricsFile.text(rows[:1]))
+    resumed = MetricsFile(tmp_path, records.format_rows(rows[:1]))
     resumed.log({"env_steps": 3})
     resumed.close()
     assert records.read_metrics(file.path) == [rows[0], {"env_steps": 3}]
 
 
 def test_nan_and_infinity_are_null_in_metrics(tmp_path):
-    file = records.MetricsFile(tmp_path)
+    file = MetricsFile(tmp_path)
     file.log({"env_steps": 1, "train/loss": [math.nan, 0.5], "train/epsilon": math.inf})
     assert records.read_metrics(file.path) == [{"env_steps": 1, "train/loss": [None, 0.5], "train/epsilon": None}]
     file.close()
@@ -99,7 +101,7 @@ def test_the_git_commit_is_only_that_of_the_packages_own_checkout(tmp_path):
 
 
 def test_the_plain_display_says_the_facts_in_short_lines(capsys):
-    with display.make_display("plain", title="QMIX", total_env_steps=200_000, num_seeds=3, has_wins=True) as shown:
+    with display.make_display("plain", title="QMIX", total_env_steps=200_000, num_seeds=3) as shown:
         shown.log(a_row(seeds=3))
         shown.message("checkpoint kept")
         shown.log(a_row(200_000, seeds=3, **{"eval/return": None, "train/loss": None}))
@@ -107,22 +109,46 @@ def test_the_plain_display_says_the_facts_in_short_lines(capsys):
     assert "QMIX" in title and news == "checkpoint kept" and "win rate" in header
     for fact in ("100,000", "50%", "812k", "11.00 ± 2.48", "60.0 ± 24.8%", "0.05", "0.012"):
         assert fact in first
-    assert "100%" in last and display.UNKNOWN in last
+    assert "100%" in last and UNKNOWN in last
     assert max(map(len, (title, header, first, last))) <= 100
 
 
 def test_win_rates_that_are_alike_have_a_spread_as_wide_as_their_episodes_leave_it():
     """3 x 32 episodes without a loss: Wilson's interval goes down to 96.2 %."""
-    assert display.percent([1.0, 1.0, 1.0], episodes=96) == "100.0 ± 3.8%"
-    assert display.percent([0.0, None, 0.0], episodes=64) == "0.0 ± 5.7%"
-    assert display.percent([1.0], episodes=32) == "100.0%" and display.percent(None, episodes=0) == display.UNKNOWN
-    progress = display.Progress("QMIX", 200_000, num_seeds=3, has_wins=True)
+    assert percent([1.0, 1.0, 1.0], episodes=96) == "100.0 ± 3.8%"
+    assert percent([0.0, None, 0.0], episodes=64) == "0.0 ± 5.7%"
+    assert percent([1.0], episodes=32) == "100.0%" and percent(None, episodes=0) == UNKNOWN
+    progress = RunProgress("QMIX", 200_000, num_seeds=3)
     progress.log(a_row(seeds=3, **{"eval/win_rate": [1.0] * 3, "eval/episodes": [32] * 3}))
-    assert progress.win_rate == "100.0 ± 3.8%"
+    assert progress.evaluation["win rate"] == "100.0 ± 3.8%"
+
+
+def test_displays_show_every_metric_of_the_environment(capsys):
+    row = a_row(seeds=2, **{"eval/deliveries": [3.0, 5.0], "eval/collision_rate": [0.0, 0.0], "eval/episodes": [8, 8]})
+    with display.make_display("plain", title="QMIX", total_env_steps=200_000, num_seeds=2) as shown:
+        shown.log(row)
+    _, header, line = capsys.readouterr().out.splitlines()
+    assert "deliveries" in header and "collision rate" in header
+    assert "4.00 ± 12.7" in line and "0.0 ± 19.4%" in line
+    progress = RunProgress("QMIX", 200_000, num_seeds=2)
+    progress.log(row)
+    paper = Console(file=io.StringIO(), width=80)
+    with display.LiveDisplay(progress, Console(file=io.StringIO(), force_terminal=True, width=80)) as shown:
+        paper.print(shown.render())
+    assert "deliveries" in paper.file.getvalue() and "collision" in paper.file.getvalue()
+
+
+def test_without_wins_the_score_is_the_return():
+    progress = RunProgress("QMIX", 200_000, num_seeds=1)
+    for score in (3.0, 1.0):
+        row = a_row(**{"eval/return": [score]})
+        del row["eval/win_rate"]
+        progress.log(row)
+    assert (progress.score_name, progress.best, list(progress.evaluation)) == ("return", "3.00", ["return"])
 
 
 def test_a_resumed_display_knows_what_was_before_without_saying_it_again(capsys):
-    settings = {"title": "QMIX", "total_env_steps": 200_000, "num_seeds": 1, "has_wins": True}
+    settings = {"title": "QMIX", "total_env_steps": 200_000, "num_seeds": 1}
     with display.make_display("plain", **settings, rows=[a_row(**{"eval/win_rate": [0.75]})]) as shown:
         shown.log(a_row(200_000))
     said = capsys.readouterr().out
@@ -130,7 +156,7 @@ def test_a_resumed_display_knows_what_was_before_without_saying_it_again(capsys)
 
 
 def test_auto_is_plain_without_a_terminal_and_none_says_nothing(capsys):
-    settings = {"title": "QMIX", "total_env_steps": 10, "num_seeds": 1, "has_wins": False}
+    settings = {"title": "QMIX", "total_env_steps": 10, "num_seeds": 1}
     assert isinstance(display.make_display("auto", **settings), display.PlainDisplay)
     capsys.readouterr()
     with display.make_display("none", **settings) as shown:
@@ -144,7 +170,7 @@ def test_a_display_that_cannot_write_ends_nothing():
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
 
-    shown = display.PlainDisplay(display.Progress("QMIX", 10, num_seeds=1, has_wins=False), Full())
+    shown = display.PlainDisplay(RunProgress("QMIX", 10, num_seeds=1), Full())
     shown.log(a_row())
     shown.message("news")
 
@@ -152,7 +178,7 @@ def test_a_display_that_cannot_write_ends_nothing():
 def test_the_live_display_shows_compiling_and_then_the_facts_in_80_columns():
     terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
     paper = Console(file=io.StringIO(), width=80)
-    progress = display.Progress("QMIX on 2s3z", 2_500_000, num_seeds=1, has_wins=True)
+    progress = RunProgress("QMIX on 2s3z", 2_500_000, num_seeds=1)
     with display.LiveDisplay(progress, terminal) as shown:
         paper.print(shown.render())
         shown.message("checkpoint kept")
@@ -169,7 +195,7 @@ def test_the_live_display_shows_compiling_and_then_the_facts_in_80_columns():
 def test_the_live_display_gives_the_terminal_back_after_an_exception(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO()
-    progress = display.Progress("QMIX", 10, num_seeds=1, has_wins=True)
+    progress = RunProgress("QMIX", 10, num_seeds=1)
     with (
         pytest.raises(KeyboardInterrupt),
         display.LiveDisplay(progress, Console(file=stream, force_terminal=True)) as shown,
@@ -181,7 +207,7 @@ def test_the_live_display_gives_the_terminal_back_after_an_exception(monkeypatch
 
 def test_the_time_left_follows_the_speed_of_training_without_compiling():
     now = [0.0]
-    progress = display.Progress("QMIX", 1000, num_seeds=2, has_wins=False, clock=lambda: now[0])
+    progress = RunProgress("QMIX", 1000, num_seeds=2, clock=lambda: now[0])
     assert progress.left is None
     now[0] = 90.0
     assert progress.elapsed == 90.0
@@ -209,6 +235,17 @@ def test_records_are_regular_files_of_a_bounded_size(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cannot be read"):
         records.read_metrics(tmp_path / "none.jsonl")
     (tmp_path / "large.json").write_text("[" + " " * 100 + "]")
-    assert records.read_json(tmp_path / "large.json") == []
-    monkeypatch.setattr(records, "MAX_JSON", 100)
-    assert records.read_json(tmp_path / "large.json") is None
+    assert files.read_json(tmp_path / "large.json") == []
+    monkeypatch.setattr(files, "MAX_JSON", 100)
+    assert files.read_json(tmp_path / "large.json") is None
+
+
+def test_metrics_are_named_by_the_rows_and_shares_by_their_ending():
+    row = {"env_steps": 1, "eval/episodes": [8, None], "eval/deliveries": [1.0, 2.0], "eval/win_rate": [0.5, None],
+           "eval/return": [1.0, 2.0], "train/win_rate": [0.0, 0.0], "train/learning_rate": 0.1}  # fmt: skip
+    assert records.metric_names(row) == ["win_rate", "return", "deliveries"]
+    assert records.is_share("collision_rate") and records.is_share("eval/win_rate")
+    assert not records.is_share("eval/return") and not records.is_share("train/learning_rate")
+    assert records.count_episodes(row, "eval/win_rate") == 8
+    assert records.count_episodes(row, "train/win_rate") is None, "rows of earlier versions do not count them"
+    assert records.count_episodes(row, "eval/return") is None

@@ -28,8 +28,9 @@ from conftest import TINY, merge, tiny
 from qmix_jax.build import from_mapping
 from qmix_jax.config import CheckpointConfig, LoggingConfig
 from qmix_jax.learning import replay
-from qmix_jax.records import MetricsFile, read_metrics
+from qmix_jax.records import read_metrics
 from qmix_jax.reporters import dashboard
+from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.reporters.wandb import WandbRuns
 from qmix_jax.run import checkpoint as checkpoint_module
 from qmix_jax.run import exits, experiment, resume
@@ -915,7 +916,8 @@ ON_A_SMALL_DISK = """
     import numpy as np
     from qmix_jax.run.checkpoint import Saver, Snapshot, find
     from qmix_jax.config import CheckpointConfig
-    from qmix_jax.records import MetricsFile, read_metrics
+    from qmix_jax.records import read_metrics
+    from qmix_jax.reporters.metrics_file import MetricsFile
 
     place = Path(sys.argv[1])
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], check=True)

@@ -58,7 +58,7 @@ HOSTILE = {
     "a huge integer": ("a: 0x" + "f" * 900, "an integer is beyond 64 bits"),
     "an interpolation": ("a: ${oc.env:HOME}", "is an interpolation"),
     "nested interpolations": ("a: '" + "${a:" * 200 + "'", "is an interpolation"),
-    "a name twice": ("a: 1\na: 2", "a name stands twice in the mapping at line 1"),
+    "a name twice": ("a: 1\na: 2", "a name occurs twice in the mapping at line 1"),
     "a name of two lines": ('"a\\nb": 1', "is no setting's name"),
     "a value of two lines": ('a: "b\\nc"', "not printable"),
     "a name that is a number": ("1: 2", "1 is no setting's name"),

@@ -1,4 +1,4 @@
-"""The figure of the games: who solves what, what they believe of QTRAN's game, and the price of punishment."""
+"""The figure of the games: shares of solved seeds, Q_tot of QTRAN's game, returns by punishment."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qmix_jax.analysis.figure import draw_numbers
+from qmix_jax.analysis.drawing import draw_numbers
 
 HUNT = "predator_prey_"
 

@@ -1,10 +1,10 @@
-"""The methods on games with known answers: trains what is missing, then writes results.md and games.png.
+"""All methods on games with known solutions: trains what is missing, then writes results.md and games.png.
 
 python experiments/games/run.py                                        # every game, every algorithm, 10 seeds
 python experiments/games/run.py --games two_step qtran --algorithms vdn qmix
 python experiments/games/run.py total_env_steps=20_000 --runs /tmp/x   # settings as for qmix-jax train
 
-Each run is a folder below --runs. One that is finished with the settings that would be used now is not repeated.
+Each run is a folder below --runs. A finished run with the same settings is not repeated.
 """
 
 import argparse
@@ -16,32 +16,33 @@ from pathlib import Path
 
 import numpy as np
 from figure import draw_games
-from omegaconf import OmegaConf
 from tables import q_tables
 
-from qmix_jax.analysis.statistics import Estimate, interquartile_mean_interval, share_interval
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.main import main as qmix_jax
+from qmix_jax.files import write_file
 from qmix_jax.mixers import MIXERS
 from qmix_jax.records import read_metrics
 from qmix_jax.run.checkpoint import checkpoints, load_run
+from qmix_jax.statistics import Estimate, interquartile_mean_interval, share_interval
+from qmix_jax.untrusted import read_settings
 
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Game:
-    """A game, and what is known of it."""
+    """A game and its solution."""
 
     overrides: str
     best: float
-    """The largest return there is."""
+    """The largest possible return."""
     solved: float
-    """The return from which a seed counts as having solved it; at the best, where that can be reached exactly."""
+    """A seed with at least this return has solved the game."""
     paths: tuple[tuple[tuple[int, int], ...], ...] = ()
-    """The joint actions that lead to each state of which the Q_tot table is shown."""
+    """The joint actions that lead to each state whose Q_tot table is shown."""
     algorithms: tuple[str, ...] = tuple(MIXERS)
-    """Those that can play it."""
+    """The algorithms that are trained on it."""
 
 
 def one_step(overrides: str, best: float) -> Game:
@@ -49,19 +50,19 @@ def one_step(overrides: str, best: float) -> Game:
 
 
 def of_algorithm(name: str, game: Game) -> list[str]:
-    """The algorithm, as large as the game asks for (see conf/preset/games.yaml)."""
+    """The algorithm, and for QPLEX the sizes that solve games of one step (see conf/preset/games.yaml)."""
     is_small_qplex = name == "qplex" and game.paths == ((),)
     sizes = ["num_heads=10", "num_layers=2", "init_scale=1"] if is_small_qplex else []
     return [f"algorithm={name}", *(f"algorithm.{size}" for size in sizes)]
 
 
 def hunt(punishment: float) -> Game:
-    """Predator-prey, solved at three quarters of the prey; it has too many joint actions to learn each by itself."""
+    """Predator-prey, solved with three quarters of the prey; too many joint actions for tables."""
     return Game(f"env=predator_prey env.punishment={punishment}", 40, 30, algorithms=HUNTERS)
 
 
 HUNTERS = ("vdn", "qmix", "qplex", "cw_qmix", "ow_qmix")
-"""Those that papers compare on predator-prey; a game takes minutes with each."""
+"""The algorithms that papers compare on predator-prey; each trains for minutes."""
 PUNISHMENTS = (0, -0.5, -1, -1.5, -2)
 GAMES = {
     "two_step": Game("env=two_step", 8, 8 - 1e-3, ((), ((0, 0),), ((1, 0),))),
@@ -100,7 +101,7 @@ class Result:
 
 
 def train(folder: Path, overrides: list[str]) -> int:
-    """Train unless that has been done; returns the exit status."""
+    """Train unless the run is finished; returns the exit status."""
     if is_finished(folder, compose(overrides)):
         return 0
     if (folder / "metrics.jsonl").exists():
@@ -112,8 +113,10 @@ def train(folder: Path, overrides: list[str]) -> int:
 def is_finished(folder: Path, settings: dict) -> bool:
     if not checkpoints(folder):
         return False
-    is_same = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) == settings
-    return is_same and read_metrics(folder / "metrics.jsonl")[-1]["env_steps"] >= settings["total_env_steps"]
+    return (
+        read_settings(folder) == settings
+        and read_metrics(folder / "metrics.jsonl")[-1]["env_steps"] >= settings["total_env_steps"]
+    )
 
 
 def read_result(folder: Path, game: str, algorithm: str) -> Result:
@@ -174,9 +177,11 @@ def main() -> int:
     parser.add_argument("--algorithms", nargs="+", choices=list(MIXERS), default=list(MIXERS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs/games"), help="where the runs lie (default: runs/games)"
+        "--runs", type=Path, default=Path("runs/games"), help="the folder of the runs (default: runs/games)"
     )
-    parser.add_argument("--out", type=Path, default=HERE, help="where results.md and games.png go (default: beside me)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="the folder of results.md and games.png (default: beside this script)"
+    )
     parser.add_argument("overrides", nargs="*", help="settings for every run, such as devices=1")
     options = parser.parse_intermixed_args()
     chosen = [(game, name) for game in options.games for name in options.algorithms if name in GAMES[game].algorithms]
@@ -192,8 +197,7 @@ def main() -> int:
         if status:
             return status
         results.append(read_result(folder, game, algorithm))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.md").write_text(to_markdown(results))
+    write_file(options.out / "results.md", to_markdown(results))
     draw_games(results, options.out / "games.png")
     print(f"Written to {options.out}: results.md, games.png")
     return 0

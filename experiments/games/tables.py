@@ -1,4 +1,4 @@
-"""What a trained team thinks of every joint action: Q_tot tables from a run's parameters."""
+"""Q_tot of every joint action, from the parameters of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ Path = Sequence[tuple[int, ...]]
 
 
 def q_tables(run: TrainedRun, paths: Sequence[Path]) -> list[np.ndarray]:
-    """The mean over seeds of Q_tot of every joint action, one axis an agent, in the state that each path leads to."""
+    """The mean over seeds of Q_tot of every joint action, one axis an agent, in the state at the end of each path."""
     seeds = range(run.config.num_seeds)
     params = [jax.tree.map(jnp.asarray, run.params(seed)) for seed in seeds]
     return [np.mean([q_table(run, each, path) for each in params], axis=0) for path in paths]
@@ -29,21 +29,21 @@ def q_tables(run: TrainedRun, paths: Sequence[Path]) -> list[np.ndarray]:
 def q_table(run: TrainedRun, params: Any, path: Path) -> np.ndarray:
     """One seed's table, in units of the game's reward."""
     spec = run.env.spec
-    key = jax.random.key(0)  # these games hold no chance
+    key = jax.random.key(0)  # these games are deterministic
     env_state, observation = run.env.reset(key)
     hidden = run.agents.initial_hidden(1)
     last_action, first = jnp.full((1, spec.num_agents), spec.num_actions), jnp.ones(1, bool)
     for actions in path:
         action = (run.env.number(actions),) if isinstance(run.env, JointTeam) else actions
-        hidden, _ = _think(run, params, hidden, observation, last_action, first)
+        hidden, _ = _step(run, params, hidden, observation, last_action, first)
         env_state, observation, _ = run.env.step(key, env_state, jnp.array(action))
         last_action, first = jnp.array([action]), jnp.zeros(1, bool)
-    hidden, q = _think(run, params, hidden, observation, last_action, first)
+    hidden, q = _step(run, params, hidden, observation, last_action, first)
     table = _mix(run, params, hidden[0], q[0], observation) / run.config.learner.reward_scale
     return table.reshape(run.env.sizes) if isinstance(run.env, JointTeam) else table
 
 
-def _think(run: TrainedRun, params: Any, hidden: Array, observation: Observation, last_action: Array, first: Array):
+def _step(run: TrainedRun, params: Any, hidden: Array, observation: Observation, last_action: Array, first: Array):
     inputs = AgentInput(observation.agents[None], last_action, first)
     return run.agents.step(params["agent"], hidden, inputs)
 

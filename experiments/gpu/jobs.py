@@ -19,7 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 import compare_measure  # noqa: E402
 
-from qmix_jax.records import describe_machine, read_json, read_metrics  # noqa: E402
+from qmix_jax.files import read_json  # noqa: E402
+from qmix_jax.records import describe_machine, read_metrics  # noqa: E402
 from qmix_jax.settings import ConfigError, require  # noqa: E402
 
 TRACED_ITERATIONS = 4

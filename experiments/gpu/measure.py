@@ -25,7 +25,7 @@ from typing import Any
 import report
 from steps import SECONDS, STEPS, TITLES, Measurement, Plan
 
-from qmix_jax.records import read_json, to_json, write_text_atomically
+from qmix_jax.files import read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 GRACE = 30.0
@@ -96,7 +96,7 @@ def last_line(output: Path, status: int, in_time: bool, seconds: float) -> str:
 
 def write(path: Path, content: dict) -> None:
     """One measurement's file."""
-    write_text_atomically(path, to_json(content, indent=2) + "\n")
+    write_json(path, content, indent=2)
 
 
 def measure(measurement: Measurement, path: Path, about: dict, quick: bool) -> str:

@@ -6,9 +6,9 @@ from statistics import mean
 
 from steps import TITLES
 
-from qmix_jax.analysis.curve import FAINT, INK, MAIN, write_png
+from qmix_jax.analysis.drawing import FAINT, INK, MAIN, write_png
 from qmix_jax.bench.report import quantity, show, table
-from qmix_jax.records import read_json, write_text_atomically
+from qmix_jax.files import read_json, write_file
 
 LONGEST = 10
 SIDES = "qmix_jax", "JaxMARL"
@@ -29,7 +29,7 @@ def write(out: Path) -> Path:
     parts += draw_speeds([each for each in steps[3] if each["status"] in USABLE], out / "speeds.png")
     parts += draw_learning([each for each in steps[5] if each["status"] in USABLE], out / "learning.png")
     path = out / "report.md"
-    write_text_atomically(path, "\n\n".join(parts) + "\n")
+    write_file(path, "\n\n".join(parts) + "\n")
     return path
 
 
@@ -219,7 +219,6 @@ def draw_learning(found: list[dict], path: Path) -> list[str]:
 
 def draw(lines: dict[str, list[tuple[float, float]]], path: Path, across: str, up: str, log: bool) -> list[str]:
     """A picture of lines, and the Markdown that shows it; nothing where there is no line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = {name: points for name, points in lines.items() if points}
@@ -237,5 +236,5 @@ def draw(lines: dict[str, list[tuple[float, float]]], path: Path, across: str, u
     axes.set_ylabel(up, color=INK)
     axes.grid(color=FAINT, alpha=0.2)
     axes.legend(frameon=False)
-    write_png(FigureCanvasAgg(figure), path)
+    write_png(figure, path)
     return [f"![{up}]({path.name})"]

@@ -1,1 +1,1 @@
-"""What finished runs scored: statistics, comparisons, curves, reports."""
+"""Finished runs: read back, compared, drawn."""

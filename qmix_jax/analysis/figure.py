@@ -1,77 +1,39 @@
-"""The picture of a report: learning curves by task and together, final scores, and who beats whom."""
+"""The figure of a report: learning curves by task and together, final scores, probabilities of improvement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qmix_jax.analysis.curve import FAINT, INK, tidy, write_png
-from qmix_jax.analysis.runs import METRICS
+from qmix_jax.analysis.comparison import Comparison, Entry
+from qmix_jax.analysis.drawing import COLOURS, FAINT, INK, DrawPanel, draw_grid, draw_numbers, in_rows, tidy
+from qmix_jax.records import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from qmix_jax.analysis.report import Comparison, Entry
-
-COLOURS = (
-    "#1f77d0",
-    "#e8710a",
-    "#2a9d4a",
-    "#c0392b",
-    "#7d4fc4",
-    "#8c6239",
-    "#d6479b",
-    "#5f6b7a",
-    "#a3a81e",
-    "#17a2b8",
-    "#111111",
-    "#f5c518",
-    "#86bff0",
-    "#7fd69b",
-)
-COLUMNS = 3
-PANEL_WIDTH, PANEL_HEIGHT = 4.6, 3.4
 MANY_CURVES = 6
 """More curves than this get a legend of two columns and fainter intervals."""
 MANY_PAIRS = 10
 """More pairs of algorithms than this are a table, not bars."""
 
-Panel = Callable[["Axes"], None]
+
+def draw_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Draw the panels of every environment, each on rows of its own."""
+    draw_grid([row for comparison in comparisons for row in in_rows(_panels(comparison))], path)
 
 
-def draw_comparisons(comparisons: "Sequence[Comparison]", path: Path) -> None:
-    """Draw every environment's panels, each environment on rows of its own."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = [row for comparison in comparisons for row in _rows(_panels(comparison))]
-    figure = Figure(
-        figsize=(PANEL_WIDTH * COLUMNS, PANEL_HEIGHT * len(rows)), dpi=110, facecolor="white", layout="constrained"
-    )
-    axes = figure.subplots(len(rows), COLUMNS, squeeze=False)
-    for places, panels in zip(axes, rows, strict=True):
-        for place, panel in zip(places, panels, strict=False):
-            panel(place)
-        for place in places[len(panels) :]:
-            place.set_axis_off()
-    write_png(FigureCanvasAgg(figure), path)
-
-
-def _rows(panels: list[Panel]) -> list[list[Panel]]:
-    return [panels[k : k + COLUMNS] for k in range(0, len(panels), COLUMNS)]
-
-
-def _panels(comparison: "Comparison") -> list[Panel]:
-    """What there is to show of one environment."""
+def _panels(comparison: Comparison) -> list[DrawPanel]:
+    """The panels of one environment."""
     names = list(dict.fromkeys(entry.algorithm for entry in comparison.tasks))
     colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
     overall = comparison.together or comparison.tasks
     tasks = dict.fromkeys(entry.task for entry in comparison.tasks)
     curves = [[entry for entry in comparison.tasks if entry.task == task] for task in tasks]
     curves += [comparison.together] * any(entry.curve for entry in comparison.together)
-    panels: list[Panel] = [partial(_draw_curves, comparison, entries, colours) for entries in curves]
+    panels: list[DrawPanel] = [partial(_draw_curves, comparison, entries, colours) for entries in curves]
     panels.append(partial(_draw_scores, comparison, overall, colours))
     if comparison.improvements:
         is_long = len(comparison.improvements) > MANY_PAIRS
@@ -81,18 +43,18 @@ def _panels(comparison: "Comparison") -> list[Panel]:
     return panels
 
 
-def _scale(comparison: "Comparison", is_together: bool) -> tuple[float, str]:
-    """What scores are multiplied by for the eye, and what they are called."""
-    if comparison.metric == "win_rate":
-        return 100.0, "IQM win rate (%)"
-    return 1.0, f"IQM {'normalised ' * (is_together and comparison.is_normalised)}{METRICS[comparison.metric]}"
+def _scale(comparison: Comparison, is_together: bool) -> tuple[float, str]:
+    """The factor of scores in the figure, and their name."""
+    if is_share(comparison.metric):
+        return 100.0, f"IQM {comparison.metric_name} (%)"
+    return 1.0, f"IQM {'normalised ' * (is_together and comparison.is_normalised)}{comparison.metric_name}"
 
 
-def _draw_curves(comparison: "Comparison", entries: "list[Entry]", colours: dict[str, str], axes: "Axes") -> None:
+def _draw_curves(comparison: Comparison, entries: list[Entry], colours: dict[str, str], axes: "Axes") -> None:
     """Interquartile mean against environment steps, with its interval."""
     factor, name = _scale(comparison, entries == comparison.together)
     task = entries[0].task
-    tidy(axes, task if task.startswith(comparison.environment) else f"{comparison.environment}: {task}", 10.5)
+    tidy(axes, task if task.startswith(comparison.environment) else f"{comparison.environment}: {task}")
     is_crowded = len(entries) > MANY_CURVES
     for entry in entries:
         value, low, high = factor * np.array(entry.curve).T
@@ -105,19 +67,19 @@ def _draw_curves(comparison: "Comparison", entries: "list[Entry]", colours: dict
     axes.legend(frameon=False, labelcolor=INK, **style)
 
 
-def _draw_scores(comparison: "Comparison", entries: "list[Entry]", colours: dict[str, str], axes: "Axes") -> None:
-    """Final scores as bars of uncertainty around a line."""
+def _draw_scores(comparison: Comparison, entries: list[Entry], colours: dict[str, str], axes: "Axes") -> None:
+    """Final scores with their intervals."""
     factor, name = _scale(comparison, entries == comparison.together)
-    tidy(axes, f"{comparison.environment}: {name} at the end", 10.5)
+    tidy(axes, f"{comparison.environment}: {name} at the end")
     several = len({entry.task for entry in entries}) > 1
     labels = [f"{entry.task}: {entry.algorithm}" if several else entry.algorithm for entry in entries]
     estimates = [tuple(factor * x for x in entry.final) for entry in entries]
     _draw_bars(axes, labels, estimates, [colours[entry.algorithm] for entry in entries])
 
 
-def _draw_improvements(comparison: "Comparison", colours: dict[str, str], axes: "Axes") -> None:
-    """Probabilities that one algorithm's run beats another's."""
-    tidy(axes, f"{comparison.environment}: probability (%) that a run is better", 10.5)
+def _draw_improvements(comparison: Comparison, colours: dict[str, str], axes: "Axes") -> None:
+    """The probability that a run of one algorithm scores higher than a run of another."""
+    tidy(axes, f"{comparison.environment}: probability (%) that a run scores higher")
     labels = [f"{each.algorithm} > {each.other}" for each in comparison.improvements]
     estimates = [tuple(100 * x for x in each.probability) for each in comparison.improvements]
     axes.axvline(50, color=FAINT, linewidth=0.8, linestyle="--")
@@ -125,9 +87,9 @@ def _draw_improvements(comparison: "Comparison", colours: dict[str, str], axes: 
     axes.set_xlim(-3, 103)
 
 
-def _draw_all_pairs(comparison: "Comparison", axes: "Axes") -> None:
-    """The same without intervals: each algorithm (a row) against each other one (a column)."""
-    tidy(axes, f"{comparison.environment}: % of runs (left) that are better", 10.5)
+def _draw_all_pairs(comparison: Comparison, axes: "Axes") -> None:
+    """The same without intervals, as a table: each algorithm (row) against each other one (column)."""
+    tidy(axes, f"{comparison.environment}: % of runs (left) that score higher")
     pairs = {(each.algorithm, each.other): 100 * each.probability[0] for each in comparison.improvements}
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     chances = np.full((len(names), len(names)), np.nan)
@@ -141,16 +103,8 @@ def _draw_all_pairs(comparison: "Comparison", axes: "Axes") -> None:
     axes.tick_params(length=0, labelsize=8)
 
 
-def draw_numbers(values: np.ndarray, text: str, axes: "Axes", colours: str, low: float, high: float) -> None:
-    """A table with coloured cells; one that is not a number stays empty."""
-    axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            axes.text(column, row, text.format(value), ha="center", va="center", fontsize=9, color=INK)
-
-
 def _draw_bars(axes: "Axes", labels: list[str], estimates: Sequence[tuple], colours: list[str]) -> None:
-    """One interval a row, from the top, with a mark at the value."""
+    """One interval per row, from the top, with a mark at the value."""
     places = np.arange(len(labels))[::-1]
     for place, (value, low, high), colour in zip(places, estimates, colours, strict=True):
         axes.barh(place, high - low, left=low, height=0.55, color=colour, alpha=0.35)

@@ -1,8 +1,8 @@
-"""Run folders read back and grouped: which runs are seeds of the same thing, and what to call it."""
+"""Run folders, read back and grouped: which runs are seeds of the same thing, and its name."""
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,31 +11,29 @@ import numpy as np
 
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
-from qmix_jax.records import FROZEN, read_metrics
+from qmix_jax.records import FROZEN, metric_names, read_metrics
 from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")
 """Settings (or sections) in which runs of the same thing may differ."""
-METRICS = {"win_rate": "win rate", "return": "return"}
-"""What runs are judged by, the preferred one first, and what it is called."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run left behind."""
+    """A finished or stopped run."""
 
     folder: Path
     settings: dict[str, Any]
     """By dotted name, such as learner.gamma."""
     rows: list[dict]
-    """Its evaluations; lists hold every seed that was trained."""
+    """Its evaluations, with all seeds that were trained."""
     left_out: dict[int, str] = field(default_factory=dict)
-    """Seeds, counted from 0, that do not count, and why."""
+    """Excluded seeds by index, with the reason."""
 
     @property
     def algorithm(self) -> str:
-        """The algorithm's name; pqn_qmix and the like where it learnt without replay."""
+        """The algorithm's name; pqn_qmix and the like if it learnt without replay."""
         name = self.settings["algorithm.name"]
         return f"pqn_{name}" if self.settings.get("replay.capacity") == 0 else name
 
@@ -46,29 +44,29 @@ class RunFolder:
 
     @property
     def base_task(self) -> str:
-        """The map or the task, or else the environment's name."""
+        """The map or the task; without either, the environment's name."""
         return self.settings.get("env.map") or self.settings.get("env.task") or self.environment
 
     @property
     def numbers(self) -> list[int]:
-        """The seeds that count, numbered from 0."""
+        """The indices of the seeds that count."""
         return [i for i in range(self.settings["num_seeds"]) if i not in self.left_out]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that count, of those trained side by side."""
+        """The seeds that count."""
         return [self.settings["seed"] + i for i in self.numbers]
 
     @property
     def episodes(self) -> int | None:
-        """Of all these seeds together in one evaluation; None where the settings do not say."""
+        """The number of episodes of all these seeds in one evaluation; None if the settings do not name it."""
         each = self.settings.get("evaluation.episodes")
         return each * len(self.numbers) if each else None
 
     @property
     def metrics(self) -> list[str]:
-        """The evaluation metrics that it has, the preferred one first."""
-        return [name for name in METRICS if f"eval/{name}" in self.rows[0]]
+        """The metrics of every evaluation, the default one of reports first: win_rate or else return."""
+        return [name for name in metric_names(self.rows[0]) if all(f"eval/{name}" in row for row in self.rows)]
 
     def evaluations(self, metric: str) -> dict[int, list[float | None]]:
         """Environment step -> the metric of every seed that counts."""
@@ -78,15 +76,20 @@ class RunFolder:
         """Environment step -> seconds since the run began."""
         return {row["env_steps"]: row["wall_seconds"] for row in self.rows}
 
+    def until(self, env_step: int) -> "RunFolder":
+        """The run up to its first evaluation at or after that step."""
+        later = [k for k, row in enumerate(self.rows) if row["env_steps"] >= env_step]
+        return replace(self, rows=self.rows[: later[0] + 1]) if later else self
+
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one algorithm on one task: they differ in nothing but seeds."""
+    """Runs of one algorithm on one task that differ only in their seeds."""
 
     environment: str
     task: str
     algorithm: str
-    """With the settings in which it differs from other runs of this algorithm on this task."""
+    """With the settings in which these runs differ from others of this algorithm on this task."""
     runs: tuple[RunFolder, ...]
 
     @property
@@ -96,7 +99,7 @@ class Group:
 
     @property
     def episodes(self) -> int | None:
-        """Of all seeds together in one evaluation; None where a run's settings do not say."""
+        """The number of episodes of all seeds in one evaluation; None if the settings of a run do not name it."""
         counts = [run.episodes for run in self.runs]
         return sum(filter(None, counts)) if all(counts) else None
 
@@ -110,14 +113,12 @@ class Group:
         return max(step for step in self.env_steps if step <= env_step)
 
     def seconds(self, env_step: int) -> float:
-        """From a run's start to the last evaluation up to that step, with all seeds that it trains side by side: the
-        mean over runs.
-        """
+        """From the start of a run to its last evaluation up to that step, with all its seeds: the mean over runs."""
         return float(np.mean([run.seconds()[self.evaluated(env_step)] for run in self.runs]))
 
     def scores(self, metric: str, env_steps: Sequence[int]) -> np.ndarray:
-        """(seeds, len(env_steps)) the metric at the last evaluation up to each step; raises ConfigError where a seed
-        has none.
+        """The metric (seeds, len(env_steps)) at the last evaluation up to each step; raises ConfigError if a value is
+        missing.
         """
         found = [run.evaluations(metric) for run in self.runs]
         values = np.array([[x for each in found for x in each[self.evaluated(step)]] for step in env_steps], float).T
@@ -131,7 +132,7 @@ class Group:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders among and below the paths; raises ConfigError for a path with none."""
+    """The run folders among and below the paths; raises ConfigError for a path without any."""
     found: list[Path] = []
     for path in paths:
         require(path.is_dir(), f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
@@ -147,7 +148,7 @@ def _is_of_a_checkpoint(file: Path) -> bool:
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunFolder], list[str]]:
-    """The runs among and below the paths, and what had to be left out, with the reason.
+    """The runs among and below the paths, and the reasons why others were left out.
 
     Raises:
         ConfigError: a path does not exist, or no run is left.
@@ -174,7 +175,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[RunFolder], list[str]]:
 
 
 def read_run(folder: Path) -> RunFolder:
-    """A run from its folder, without the seeds that met NaN or were not evaluated.
+    """A run, without the seeds that met NaN or lack an evaluation.
 
     Raises:
         ConfigError: something is missing or damaged, or no seed is left.
@@ -199,7 +200,7 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """The settings by dotted name; raises ConfigError where they are missing or damaged."""
+    """The settings by dotted name; raises ConfigError if they are missing or damaged."""
     path, settings = folder / "config.yaml", read_settings(folder)
     flat = flatten(settings)
     for kind, names in {int: ("seed", "num_seeds"), str: ("env.name", "algorithm.name")}.items():
@@ -209,14 +210,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return flat
 
 
-def _is_whole(row: Any, num_seeds: int) -> bool:
-    """Whether a row is an evaluation of so many seeds."""
-    if not isinstance(row, dict) or not all(_is_number(row.get(name)) for name in ("env_steps", "wall_seconds")):
+def _is_whole(row: dict, num_seeds: int) -> bool:
+    """Whether a row is an evaluation of `num_seeds` seeds."""
+    if not all(_is_number(row.get(name)) for name in ("env_steps", "wall_seconds")):
         return False
-    scores = [row[f"eval/{name}"] for name in METRICS if f"eval/{name}" in row]
+    scores = [row[f"eval/{name}"] for name in metric_names(row)]
     return bool(scores) and all(
-        isinstance(each, list) and len(each) == num_seeds and all(x is None or _is_number(x) for x in each)
-        for each in scores
+        len(each) == num_seeds and all(x is None or _is_number(x) for x in each) for each in scores
     )
 
 
@@ -225,7 +225,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _flaw(rows: Sequence[dict], number: int) -> str:
-    """Why a seed's scores do not count; '' where they do."""
+    """Why a seed is excluded; empty if it counts."""
 
     def of_seed(row: dict, name: str) -> Any:
         values = row.get(name)
@@ -234,8 +234,8 @@ def _flaw(rows: Sequence[dict], number: int) -> str:
     for row in rows:
         if of_seed(row, FROZEN) or (of_seed(row, "train/updates") and of_seed(row, "train/loss") is None):
             return f"met NaN before step {row['env_steps']:,}"
-        for metric in METRICS:
-            score = row.get(f"eval/{metric}", [0.0] * (number + 1))[number]
+        for metric in metric_names(row):
+            score = row[f"eval/{metric}"][number]
             if score is None or not math.isfinite(score):
                 return f"has no eval/{metric} at step {row['env_steps']:,}"
     return ""
@@ -247,8 +247,8 @@ def _flaw(rows: Sequence[dict], number: int) -> str:
 def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
     """Runs by environment, task and algorithm.
 
-    Where runs on one task (or of one algorithm on a task) have different settings, the ones that differ become part
-    of its name. Raises ConfigError where a seed of the same thing is there twice.
+    Settings in which runs on one task (or of one algorithm on a task) differ become part of its name. Raises
+    ConfigError if a group has a seed twice.
     """
     groups = []
     for (environment, base), alike in _by(runs, lambda run: (run.environment, run.base_task)).items():
@@ -262,7 +262,7 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
 
 
 def _by(runs: Sequence[RunFolder], key) -> dict[Any, list[RunFolder]]:
-    """The runs by a key, in the order in which keys are met."""
+    """The runs by a key, in the order of its first occurrence."""
     found: dict[Any, list[RunFolder]] = {}
     for run in runs:
         found.setdefault(key(run), []).append(run)
@@ -270,7 +270,7 @@ def _by(runs: Sequence[RunFolder], key) -> dict[Any, list[RunFolder]]:
 
 
 def _named(name: str, runs: Sequence[RunFolder], counts) -> dict[str, list[RunFolder]]:
-    """The runs by name and by those settings, of the ones that count, in which they differ."""
+    """The runs by name and by the settings, among those for which `counts` is true, in which they differ."""
     keys = {key: None for run in runs for key in run.settings if counts(key) and not _is_no_difference(key)}
     differing = [key for key in keys if any(run.settings.get(key) != runs[0].settings.get(key) for run in runs)]
 
@@ -288,6 +288,6 @@ def _refuse_repeated_seeds(group: Group) -> None:
     owners: dict[int, Path] = {}
     for run in group.runs:
         for seed in run.seeds:
-            if seed in owners:
-                raise ConfigError(f"{owners[seed]} and {run.folder} both hold seed {seed} of the same; leave one out")
+            both = f"{owners.get(seed)} and {run.folder} both hold seed {seed} of the same algorithm and settings"
+            require(seed not in owners, f"{both}; leave one out")
             owners[seed] = run.folder

@@ -1,18 +1,12 @@
-"""Scores of single episodes with their uncertainty, as tables and as JSON. Host only: NumPy."""
+"""Scores over single episodes with their intervals, as tables and as JSON."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from qmix_jax.analysis.statistics import share_interval, widen
-
-if TYPE_CHECKING:
-    from qmix_jax.learning.behaviour import Behaviour
-    from qmix_jax.learning.evaluate import Episodes
-
-RESAMPLES = 1000
-WIN_RATE, RETURN, LENGTH = "win_rate", "return", "length"
+from qmix_jax.records import is_share
+from qmix_jax.statistics import nested_bootstrap, share_interval, widen
 
 
 class Score(NamedTuple):
@@ -21,11 +15,11 @@ class Score(NamedTuple):
     mean: float
     low: float
     high: float
-    """NaN, as `low`, where a single episode says nothing of others."""
+    """NaN, as `low`, for a single episode."""
     method: str
-    """How the interval was made."""
+    """How the interval was computed."""
     episodes: tuple[tuple[float, ...], ...]
-    """Each seed's value of every episode."""
+    """The values of each seed's episodes."""
 
     @property
     def seeds(self) -> tuple[float, ...]:
@@ -34,63 +28,44 @@ class Score(NamedTuple):
 
 
 Scores = dict[str, Score]
-"""By measure: win_rate (where episodes can be won), return, length."""
+"""By metric: return, length, and those of the environment."""
 
 
-class Row(NamedTuple):
-    """A line of a table."""
+class SeverityRow(NamedTuple):
+    """A line of a `SeverityTable`."""
 
     severity: float | str
     scores: Scores
 
 
-class Table(NamedTuple):
-    """Scores against severity."""
+class SeverityTable(NamedTuple):
+    """Scores under disturbances of one kind, by their severity."""
 
     name: str
-    """As in JSON."""
+    """The key in JSON."""
     title: str
     severity: str
-    """What the severity is called."""
-    rows: list[Row]
+    """The heading of the severities."""
+    rows: list[SeverityRow]
 
 
-def bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high (M,) of the 95 % interval of the mean of values (S, E, M): a percentile bootstrap.
-
-    Seeds are strata: each resample draws S seeds, and for each of them E of its own episodes, with replacement. With
-    one seed that is the bootstrap over its episodes. The generator is fixed: equal values give equal intervals.
-    """
-    generator = np.random.default_rng(0)
-    seeds, episodes, _ = values.shape
-    means = np.empty((RESAMPLES, values.shape[2]))
-    for k in range(RESAMPLES):
-        drawn = generator.integers(seeds, size=(seeds, 1))
-        means[k] = values[drawn, generator.integers(episodes, size=(seeds, episodes))].mean(axis=(0, 1))
-    low, high = np.percentile(means, (2.5, 97.5), axis=0)
-    return low, high
-
-
-def scores_of(played: "Sequence[Episodes]", has_wins: bool) -> Scores:
-    """The scores of each seed's episodes, an equal number of each."""
-    measures = {RETURN: [one.total for one in played], LENGTH: [one.length for one in played]}
-    if has_wins:
-        measures = {WIN_RATE: [one.won for one in played], **measures}
-    values = np.stack([np.asarray(each, np.float64) for each in measures.values()], axis=-1)
-    lows, highs = bootstrap(values)
+def scores_of(episodes: Mapping[str, Sequence[Any]]) -> Scores:
+    """The scores of each metric, given as one array per seed with the values of its episodes, equally many of each."""
+    values = np.stack([np.asarray(each, np.float64) for each in episodes.values()], axis=-1)
+    lows, highs = nested_bootstrap(values)
     scores = {}
-    for m, (name, each) in enumerate(measures.items()):
+    for m, (name, each) in enumerate(episodes.items()):
         mean = float(values[..., m].mean())
-        interval = _interval(mean, float(lows[m]), float(highs[m]), values.shape[:2], name == WIN_RATE)
+        interval = _interval(mean, float(lows[m]), float(highs[m]), values.shape[:2], is_share(name))
         scores[name] = Score(mean, *interval, tuple(tuple(np.asarray(seed).tolist()) for seed in each))
     return scores
 
 
 def _interval(mean: float, low: float, high: float, shape: tuple[int, ...], is_share: bool) -> tuple[float, float, str]:
-    """Low, high and method of the interval of S x E episodes, from that of the bootstrap.
+    """Low, high and method of the interval of S x E episodes, given that of the bootstrap.
 
-    A share of one seed's episodes has Wilson's, and one of several seeds is no narrower than that of all episodes
-    pooled. A single episode has none: its bootstrap would be without width.
+    A share of the episodes of one seed has Wilson's interval; that of several seeds is no narrower than Wilson's of all
+    episodes pooled. A single episode has no interval.
     """
     seeds, episodes = shape
     if is_share and seeds == 1:
@@ -105,7 +80,7 @@ def _interval(mean: float, low: float, high: float, shape: tuple[int, ...], is_s
 
 
 def to_plain(scores: Scores) -> dict:
-    """For JSON; an interval that there is not is null."""
+    """The scores for JSON; a missing interval is None."""
     return {
         name: {
             "mean": score.mean,
@@ -122,14 +97,14 @@ def to_plain(scores: Scores) -> dict:
 
 
 def show(name: str, value: float) -> str:
-    """A mean as people read it."""
+    """A mean as text."""
     if np.isnan(value):
         return "?"
-    return f"{value:.1%}" if name == WIN_RATE else f"{value:.2f}" if name == RETURN else f"{value:.1f}"
+    return f"{value:.1%}" if is_share(name) else f"{value:.1f}" if name == "length" else f"{value:.2f}"
 
 
 def format_scores(scores: Scores) -> str:
-    """One line a measure: mean, interval with its method, and each seed's mean where there are several."""
+    """One line per metric: mean, interval with its method, and the means of several seeds."""
     lines = []
     for name, score in scores.items():
         line = f"  {name.replace('_', ' '):<9} {show(name, score.mean):>8}  95 % interval {_bounds(name, score):<18}"
@@ -142,8 +117,8 @@ def _bounds(name: str, score: Score) -> str:
     return f"[{show(name, score.low)}, {show(name, score.high)}]"
 
 
-def format_table(table: Table) -> str:
-    """The title, then a line a severity: mean and interval of each measure."""
+def format_table(table: SeverityTable) -> str:
+    """The title, then a line per severity with mean and interval of each metric."""
     cells = [[table.severity, *(name.replace("_", " ") for name in table.rows[0].scores)]]
     for severity, scores in table.rows:
         shown = severity if isinstance(severity, str) else f"{severity:g}"
@@ -155,30 +130,54 @@ def format_table(table: Table) -> str:
 # --- agents ------------------------------------------------------------------------------------------------------
 
 SHOWN_ACTIONS = 6
-"""Of each agent in the table, the commonest first; JSON has all."""
+"""Actions of each agent in the table, the most common first; JSON has all."""
 
 
-def agents_to_plain(behaviour: "Behaviour", names: Sequence[str]) -> list[dict]:
-    """For JSON: of each agent the mean over seeds and each seed's value; null where it could never choose."""
+class AgentMeans(Protocol):
+    """Means over the steps at which an agent could choose, of S seeds and N agents; NaN if it never could."""
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(S, N) how many these were."""
+        ...
+
+    @property
+    def q(self) -> np.ndarray:
+        """(S, N) the value of the chosen action."""
+        ...
+
+    @property
+    def credit(self) -> np.ndarray | None:
+        """(S, N) dQ_tot / dQ_i; None without a Q_tot."""
+        ...
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(S, N, A) the share of each action."""
+        ...
+
+
+def agents_to_plain(behaviour: AgentMeans, names: Sequence[str]) -> list[dict]:
+    """For JSON: the mean over seeds and the value of each seed, by agent; None where it never could choose."""
 
     def plain(values: np.ndarray) -> dict:
         return {"mean": _to_list(_mean(values)), "seeds": [_to_list(each) for each in values]}
 
-    steps, q, credit, actions = behaviour
+    credit = behaviour.credit
     return [
         {
             "agent": name,
-            "steps": [int(count) for count in steps[:, i]],
-            "q": plain(q[:, i]),
+            "steps": [int(count) for count in behaviour.steps[:, i]],
+            "q": plain(behaviour.q[:, i]),
             "credit": None if credit is None else plain(credit[:, i]),
-            "action_shares": plain(actions[:, i]),
+            "action_shares": plain(behaviour.actions[:, i]),
         }
         for i, name in enumerate(names)
     ]
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Over the seeds (the first axis) that have a value; NaN where none has."""
+    """The mean over the seeds (first axis) that have a value; NaN if none has."""
     has = ~np.isnan(values)
     return np.where(has.any(0), np.where(has, values, 0.0).sum(0) / np.maximum(has.sum(0), 1), np.nan)
 
@@ -188,28 +187,28 @@ def _to_list(values: np.ndarray) -> Any:
     return np.where(np.isnan(values), np.array(None), values).tolist()
 
 
-def format_agents(behaviour: "Behaviour", names: Sequence[str]) -> str:
-    """A line an agent: means over seeds of its Q-value, its credit, and the share of each action by number."""
-    steps, q, credit, actions = behaviour
+def format_agents(behaviour: AgentMeans, names: Sequence[str]) -> str:
+    """A line per agent: means over seeds of its Q-value, its credit, and the share of each action by number."""
+    credit = behaviour.credit
     cells = [["agent", "Q", "credit", "actions (number: share)"]]
     for i, name in enumerate(names):
         worth = "none" if credit is None else f"{_mean(credit[:, i]):.2f}"
-        if not steps[:, i].any():
+        if not behaviour.steps[:, i].any():
             cells.append([name, "?", "?", "could never choose"])
             continue
-        cells.append([name, f"{_mean(q[:, i]):.2f}", worth, _commonest(_mean(actions[:, i]))])
+        cells.append([name, f"{_mean(behaviour.q[:, i]):.2f}", worth, _most_common(_mean(behaviour.actions[:, i]))])
     title = "Each agent, over the steps at which it could choose: Q of its action, credit dQ_tot / dQ_i, its actions"
     return "\n".join([title, *_columns(cells)])
 
 
-def _commonest(shares: np.ndarray) -> str:
+def _most_common(shares: np.ndarray) -> str:
     order = [k for k in np.argsort(-shares, kind="stable") if shares[k] > 0]
     more = f", {len(order) - SHOWN_ACTIONS} more" if len(order) > SHOWN_ACTIONS else ""
     return ", ".join(f"{k}: {shares[k]:.1%}" for k in order[:SHOWN_ACTIONS]) + more
 
 
 def _columns(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, in columns."""
+    """Rows of cells as lines with aligned columns."""
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return [
         "  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qmix_jax.analysis.curve import FAINT, INK, MAIN, write_png
+from qmix_jax.analysis.drawing import FAINT, INK, MAIN, write_png
 from qmix_jax.bench.report import AXES, SHARES, quantity, show
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ UPPER, LOWER = 4.1, 3.4  # inches
 
 def draw(results: dict, path: Path) -> None:
     """Write the PNG; without growth, only its upper half."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     height = UPPER + (LOWER if results["growth"] else 0)
@@ -41,7 +40,7 @@ def draw(results: dict, path: Path) -> None:
     _draw_shares(figure.add_subplot(grid[1]), results["figures"])
     if results["growth"]:
         _draw_all_growth(figure, results)
-    write_png(FigureCanvasAgg(figure), path)
+    write_png(figure, path)
 
 
 def _inches_down(figure: "Figure", inches: float) -> float:

@@ -10,7 +10,8 @@ from qmix_jax.bench.measure import Figures, measure
 from qmix_jax.bench.picture import draw
 from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
 from qmix_jax.config import Config
-from qmix_jax.records import describe_machine, to_json, write_text_atomically
+from qmix_jax.files import write_file, write_json
+from qmix_jax.records import describe_machine
 from qmix_jax.run import experiment
 from qmix_jax.run.program import Program
 from qmix_jax.settings import ConfigError
@@ -92,7 +93,7 @@ def _write(results: dict, wishes: Wishes) -> None:
     text = report.markdown(results)
     if wishes.against:
         text += "\n" + compare.markdown(wishes.against, results)
-    write_text_atomically(wishes.out / "bench.json", to_json(results, indent=2) + "\n")
-    write_text_atomically(wishes.out / "bench.md", text)
+    write_json(wishes.out / "bench.json", results, indent=2)
+    write_file(wishes.out / "bench.md", text)
     draw(results, wishes.out / "bench.png")
     print(f"\n{text}\nbench.json, bench.md, bench.png: {wishes.out}")

@@ -17,7 +17,7 @@ from qmix_jax.settings import ConfigError, require, require_one_of
 
 if TYPE_CHECKING:
     from qmix_jax.agents import Agents
-    from qmix_jax.analysis.scores import Scores, Table
+    from qmix_jax.analysis.scores import Scores, SeverityTable
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.learning.behaviour import Behaviour
     from qmix_jax.learning.robustness import Disturbance, Examination
@@ -279,7 +279,8 @@ class Scorer:
             self.examination.play(self.run.params(i)["agent"], team_key(self.seed, i), disturbance, self._tell)
             for i in range(self.run.config.num_seeds)
         ]
-        return scores_of(played, self.examination.env.spec.has_wins)
+        wins = {"win_rate": [one.won for one in played]} if self.examination.env.spec.has_wins else {}
+        return scores_of({**wins, "return": [one.total for one in played], "length": [one.length for one in played]})
 
     def _tell(self, episodes: int) -> None:
         self.began = self.began or time.monotonic()
@@ -288,7 +289,7 @@ class Scorer:
 
     def _left(self) -> str:
         """The time left at the speed since the first batch, which compiled."""
-        from qmix_jax.reporters.display import duration
+        from qmix_jax.console import duration
 
         share = self.done / self.total
         seconds = (time.monotonic() - self.began) * (1 - share) / share
@@ -308,13 +309,18 @@ def watch_agents(scorer: Scorer) -> "Behaviour":
     return observe(examination.env, examination.agents, mixer, teams, examination.episodes)
 
 
-def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Table]]":
+def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[SeverityTable]]":
     """The undisturbed scores, and a table for each kind that begins with them."""
-    from qmix_jax.analysis.scores import Row, Table
+    from qmix_jax.analysis.scores import SeverityRow, SeverityTable
 
     calm = scorer.score()
     tables = [
-        Table(name, title, word, [Row(zero, calm), *(Row(severity, scorer.score(it)) for severity, it in trials)])
+        SeverityTable(
+            name,
+            title,
+            word,
+            [SeverityRow(zero, calm), *(SeverityRow(severity, scorer.score(it)) for severity, it in trials)],
+        )
         for name, title, word, zero, trials in kinds
     ]
     return calm, tables
@@ -323,7 +329,7 @@ def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Table]]"
 # --- telling -----------------------------------------------------------------------------------------------------
 
 
-def in_words(document: dict[str, Any], scores: "Scores", tables: "list[Table]") -> str:
+def in_words(document: dict[str, Any], scores: "Scores", tables: "list[SeverityTable]") -> str:
     """The document for people."""
     from qmix_jax.analysis.scores import format_scores, format_table
 
@@ -347,6 +353,6 @@ def write_json(document: dict[str, Any], target: Path) -> None:
     if target == STDOUT:
         print(text)
     else:
-        from qmix_jax.records import write_text_atomically
+        from qmix_jax.files import write_file
 
-        write_text_atomically(target, text + "\n")
+        write_file(target, text + "\n")

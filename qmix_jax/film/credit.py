@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from qmix_jax.files import replacing
 from qmix_jax.film import film
 from qmix_jax.film.film import DIM, GOLD, LINE, NIGHT, PANEL, SCALE, SHADE, SIZE, TEXT, WHITE, Canvas, Colour
 from qmix_jax.film.mp4 import save_mp4
@@ -252,7 +253,6 @@ INK, FAINT = "#1c2430", "#6b7688"
 
 def draw_figure(kind: str, recordings: Sequence[film.Recording], path: str | os.PathLike) -> None:
     """A PNG with an episode below another: moments of it, the team's values, and each agent's credit, over time."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.4 * len(recordings)), dpi=160, facecolor="white")
@@ -263,12 +263,8 @@ def draw_figure(kind: str, recordings: Sequence[film.Recording], path: str | os.
         part.text(0.06, 0.965, recording.title + name, fontsize=14, weight="bold", color=INK, va="center")
         part.text(0.985, 0.965, account.verdict, fontsize=12, color=INK, va="center", ha="right")
         _draw_episode(part, kind, account)
-    scratch = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
-    try:
-        FigureCanvasAgg(figure).print_figure(scratch, format="png", dpi=figure.dpi)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(Path(path)) as scratch:
+        figure.savefig(scratch, format="png")
 
 
 def _draw_episode(part: "SubFigure", kind: str, account: Account) -> None:

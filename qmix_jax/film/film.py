@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from qmix_jax.files import replacing
+
 if TYPE_CHECKING:
     from qmix_jax.learning.evaluate import Record
     from qmix_jax.types import Values
@@ -974,11 +976,9 @@ def _shared_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
 
 def save_gif(frames: Sequence[Image.Image], path: str | os.PathLike, *, seconds_per_frame: float) -> None:
     """Write an endless GIF; the file is never seen half-written."""
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     first, *others = _shared_palette(frames)
     duration = max(20, round(seconds_per_frame * 100) * 10)  # a GIF counts hundredths, and viewers distrust less
-    try:
+    with replacing(Path(path)) as scratch:
         first.save(
             scratch,
             format="GIF",
@@ -989,9 +989,6 @@ def save_gif(frames: Sequence[Image.Image], path: str | os.PathLike, *, seconds_
             optimize=True,
             disposal=1,
         )
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def film(kind: str, recording: Recording, path: str | os.PathLike) -> None:

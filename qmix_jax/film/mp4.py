@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from qmix_jax.files import replacing
 from qmix_jax.settings import require
 
 
@@ -21,17 +22,11 @@ def save_mp4(frames: Sequence[Image.Image], path: str | os.PathLike, *, seconds_
     """Write an MP4 that browsers play; the file is never seen half-written. Frames want even sizes."""
     import av
 
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with av.open(str(scratch), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(1 / seconds_per_frame).limit_denominator(1000))
-            stream.width, stream.height = frames[0].size
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "18"}
-            for image in frames:
-                container.mux(stream.encode(av.VideoFrame.from_image(image)))
-            container.mux(stream.encode())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(Path(path)) as scratch, av.open(str(scratch), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(1 / seconds_per_frame).limit_denominator(1000))
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18"}
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode())

@@ -1,1 +1,1 @@
-"""What is told while a run trains: terminal, Weights & Biases, TensorBoard."""
+"""Where the rows of a run go while it trains: metrics.jsonl, the terminal, Weights & Biases, TensorBoard."""

@@ -1,4 +1,4 @@
-"""Dashboards. Whatever goes wrong with one, training neither waits nor ends: one warning, then silence."""
+"""Dashboards on threads of their own. A dashboard that fails or hangs costs one warning and never stops training."""
 
 import sys
 from collections.abc import Callable
@@ -6,40 +6,28 @@ from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Protocol
 
-from qmix_jax.analysis.statistics import seeds_interval
 from qmix_jax.config import Config
 from qmix_jax.console import say
-from qmix_jax.records import Reporter, known
+from qmix_jax.reporters.base import Dashboard
+from qmix_jax.reporters.tensorboard import TensorBoard
+from qmix_jax.reporters.wandb import WandbRuns
 
 TIMEOUT = 60.0
-"""Seconds that the end of a run waits at most for a dashboard to take what is left."""
+"""Seconds that the end of a run waits at most for a dashboard to finish."""
 LIMIT = 10_000
-"""What may wait for a dashboard; more is not delivered."""
-
-
-class Dashboard(Reporter, Protocol):
-    """A reporter that takes more than rows."""
-
-    def media(self, curve: Path | None, film: Path | None) -> None:
-        """Take the training curve (PNG) and the film (GIF), where there are any."""
-        ...
-
-    def checkpoint(self, path: Path) -> None:
-        """Take note of a checkpoint that was just written."""
-        ...
+"""The length of a dashboard's queue; further updates are dropped."""
 
 
 class Background:
-    """A dashboard on a thread of its own: nothing here waits for it or fails with it, but the end for a while.
+    """A dashboard on a thread of its own. Calls return at once and never raise; only `close` waits, for `TIMEOUT`.
 
-    `make` starts the dashboard, there too. Whatever follows waits in a queue and is delivered one by one, until the
-    first failure.
+    `make` creates the dashboard on that thread. Updates wait in a queue and are delivered in order, until the first
+    failure.
     """
 
     def __init__(self, name: str, make: Callable[[], Dashboard]):
-        """`name`: what people call it."""
+        """`name` is for messages."""
         self._name, self._make = name, make
         self._queue: SimpleQueue[Callable[[Dashboard], None] | None] = SimpleQueue()
         self._missed, self._has_failed = 0, False
@@ -62,7 +50,7 @@ class Background:
         self._hand_over(lambda dashboard: dashboard.checkpoint(path))
 
     def close(self) -> None:
-        """Wait until everything is delivered, but not for ever; what was not is said."""
+        """Wait until all updates are delivered, at most for `TIMEOUT`, and warn of those that were not."""
         if self._thread.ident is None:
             return
         self._queue.put(None)
@@ -96,10 +84,7 @@ class Background:
 
 
 def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dict]) -> list[Background]:
-    """The dashboards that the settings ask for; `rows` are those of the run before this process."""
-    from qmix_jax.reporters.tensorboard import TensorBoard
-    from qmix_jax.reporters.wandb import WandbRuns
-
+    """The dashboards that the settings name, which first get `rows`, those of a resumed run."""
     made = []
     if config.logging.wandb.mode != "disabled":
         made.append(Background("Weights & Biases", lambda: WandbRuns(config, settings, folder)))
@@ -109,30 +94,6 @@ def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dic
         for row in rows:
             dashboard.log(row)
     return made
-
-
-def lines(row: dict) -> dict[str, dict[str, float]]:
-    """A row as lines over environment steps, each with its numbers by name: `mean`, and of several seeds also `low` and
-    `high` (the 95 % interval of the mean, see `seeds_interval`) and `seed_0`, `seed_1`, ...
-    """
-    found: dict[str, dict[str, float]] = {"mean": {}}
-    for name, value in row.items():
-        episodes = sum(known(row.get(name.replace("win_rate", "episodes")))) if name.endswith("/win_rate") else 0
-        summary = seeds_interval(known(value), int(episodes))
-        if name == "env_steps" or summary is None:
-            continue
-        found["mean"][name] = summary.value
-        if isinstance(value, list) and len(value) > 1:
-            edges = {"low": summary.low, "high": summary.high}
-            seeds = {f"seed_{i}": numbers[0] for i, each in enumerate(value) if (numbers := known(each))}
-            for line, number in {**edges, **seeds}.items():
-                found.setdefault(line, {})[name] = number
-    return found
-
-
-def of_seed(row: dict, index: int) -> dict:
-    """A row of several seeds as that of one of them."""
-    return {name: value[index] if isinstance(value, list) else value for name, value in row.items()}
 
 
 def _warn(text: str) -> None:

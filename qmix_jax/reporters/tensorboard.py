@@ -6,13 +6,13 @@ from typing import Any
 
 from PIL import Image
 
-from qmix_jax.reporters.dashboard import lines
+from qmix_jax.reporters.base import lines
 
 
 class TensorBoard:
-    """Writes folder/tensorboard/LINE: mean, and of several seeds low, high, seed_0, ...: lines of the same charts.
+    """Writes folder/tensorboard/LINE for every line of `base.lines`; TensorBoard draws them in the same charts.
 
-    Every process begins the folder anew and is told of all rows, so that a resumed run has none twice.
+    Every process deletes the folder and writes all rows, so that a resumed run has none twice.
     """
 
     def __init__(self, folder: Path):
@@ -30,7 +30,7 @@ class TensorBoard:
                 self._writer(line).add_scalar(name, number, self._env_steps)
 
     def media(self, curve: Path | None, film: Path | None) -> None:
-        """Write the pictures, as the files that they are: TensorBoard plays a GIF."""
+        """Write the pictures as they are; TensorBoard plays a GIF."""
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         for name, path in {"curve": curve, "policy": film}.items():
@@ -44,7 +44,7 @@ class TensorBoard:
         """Nothing: TensorBoard keeps no files."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the files."""
         for writer in self._writers.values():
             writer.close()
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: one of its runs for a run folder, or one for each seed."""
+"""Weights & Biases: one of its runs per run folder, or one per seed."""
 
 import json
 import secrets
@@ -7,62 +7,65 @@ from pathlib import Path
 from typing import Any
 
 from qmix_jax.config import Config
-from qmix_jax.records import to_json, write_text_atomically
-from qmix_jax.reporters.dashboard import lines, of_seed
+from qmix_jax.files import write_json
+from qmix_jax.reporters.base import flatten, of_seed
 
 PATIENCE = 45.0
-"""Seconds that a run's start and its end may take each: what is not sent then stays on the disk for `wandb sync`."""
-RECORD = "wandb.json"
+"""Seconds that the start and the end of a run may each take; what is not sent by then stays for `wandb sync`."""
+SENT = "wandb.json"
 
 
 @dataclass
-class Record:
-    """What wandb.json in a run's folder remembers, so that a resumed run goes on where it was."""
+class Sent:
+    """The contents of wandb.json in a run folder, with which a resumed run continues its Weights & Biases runs."""
 
     ids: list[str]
-    """Of the Weights & Biases runs."""
-    sent: int = 0
-    """Environment steps of the last row that went online."""
+    """The ids of the Weights & Biases runs."""
+    env_steps: int = 0
+    """Of the last row that was sent online."""
 
     @classmethod
-    def open(cls, folder: Path, count: int) -> "Record":
-        """What is remembered of `count` runs, or new ones."""
-        path = folder / RECORD
-        record = cls(**json.loads(path.read_text())) if path.exists() else cls([])
-        return record if len(record.ids) == count else cls([secrets.token_hex(8) for _ in range(count)])
+    def open(cls, folder: Path, count: int) -> "Sent":
+        """Read wandb.json; with new ids if it is missing or does not name `count` runs."""
+        path = folder / SENT
+        ids, env_steps = [], 0
+        if path.exists():
+            found = json.loads(path.read_text())
+            ids, env_steps = found["ids"], found["sent"]
+        return cls(ids, env_steps) if len(ids) == count else cls([secrets.token_hex(8) for _ in range(count)])
 
     def save(self, folder: Path) -> None:
-        """Write it."""
-        write_text_atomically(folder / RECORD, to_json(vars(self)) + "\n")
+        """Write wandb.json."""
+        write_json(folder / SENT, {"ids": self.ids, "sent": self.env_steps})
 
 
 class WandbRuns:
     """Sends rows, pictures and checkpoints to new or resumed Weights & Biases runs.
 
-    Online, a resumed run continues the same ones, and rows that they have had are not sent again. An offline one
-    cannot be continued: it begins anew, under the same id, and takes every row.
+    Online, a resumed run continues them and does not send a row again. An offline run cannot be continued: it starts
+    anew under the same id and receives every row.
     """
 
     def __init__(self, config: Config, settings: dict, folder: Path):
         self._config, self._folder = config.logging.wandb, folder
         self._seeds = range(config.seed, config.seed + config.num_seeds) if self._config.per_seed else None
-        self._record = Record.open(folder, len(self._seeds or [None]))
+        self._sent = Sent.open(folder, len(self._seeds or [None]))
         self._is_online = self._config.mode == "online"
-        self._sent = self._record.sent if self._is_online else 0
+        self._skipped = self._sent.env_steps if self._is_online else 0
         self._env_steps = 0
-        self._record.save(folder)
-        self._runs = [self._start(settings, index) for index in range(len(self._record.ids))]
+        self._sent.save(folder)
+        self._runs = [self._start(settings, index) for index in range(len(self._sent.ids))]
 
     def log(self, row: dict) -> None:
-        """Send one row: the mean over seeds, its 95 % interval and every seed, or to each run its seed."""
+        """Send one row, see `base.flatten`; with `per_seed`, the values of each seed to its run."""
         self._env_steps = row["env_steps"]
-        if self._env_steps <= self._sent:
+        if self._env_steps <= self._skipped:
             return
         for index, run in enumerate(self._runs):
             run.log(flatten(of_seed(row, index) if self._seeds else row))
         if self._is_online:
-            self._record.sent = self._env_steps
-            self._record.save(self._folder)
+            self._sent.env_steps = self._env_steps
+            self._sent.save(self._folder)
 
     def media(self, curve: Path | None, film: Path | None) -> None:
         """Upload the pictures, to the first run."""
@@ -77,25 +80,25 @@ class WandbRuns:
             self._runs[0].log({"env_steps": self._env_steps, **items})
 
     def checkpoint(self, path: Path) -> None:
-        """Upload a checkpoint with the settings, if asked, to the first run: an artifact that is a run's folder."""
+        """With `artifacts`, upload a checkpoint to the first run as an artifact with the layout of a run folder."""
         import wandb
 
         if not self._config.artifacts or not path.exists():
             return
         artifact = wandb.Artifact(
-            f"checkpoint-{self._record.ids[0]}", "checkpoint", metadata={"env_steps": int(path.name)}
+            f"checkpoint-{self._sent.ids[0]}", "checkpoint", metadata={"env_steps": int(path.name)}
         )
         for file in (self._folder / name for name in ("config.yaml", "run.json", "metrics.jsonl")):
-            if file.is_file():  # a full disk may have no row yet
+            if file.is_file():  # on a full disk there may be no rows yet
                 artifact.add_file(str(file))
         try:
             artifact.add_dir(str(path), f"checkpoints/{path.name}", skip_cache=True)
-        except FileNotFoundError:  # a newer one has replaced it meanwhile, and will be uploaded
+        except FileNotFoundError:  # a newer one has replaced it and follows
             return
         self._runs[0].log_artifact(artifact, aliases=["latest", f"step-{path.name}"])
 
     def close(self) -> None:
-        """Finish the runs: online, this waits for the last uploads."""
+        """Finish the runs; online, this waits for the last uploads."""
         late = False
         for run in self._runs:
             try:
@@ -109,13 +112,13 @@ class WandbRuns:
         import wandb
 
         config, folder = self._config, self._folder
-        wandb.setup(wandb.Settings(silent=True))  # or else it asks on the terminal who you are, and waits for an answer
+        wandb.setup(wandb.Settings(silent=True))  # or else it asks for an account on the terminal and waits
         own: dict[str, Any] = {"name": folder.name, "config": settings}
         if self._seeds:
             seed = self._seeds[index]
             own = {"name": f"{folder.name} seed {seed}", "config": {**settings, "seed": seed}, "job_type": folder.name}
         run = wandb.init(
-            id=self._record.ids[index],
+            id=self._sent.ids[index],
             resume="allow" if self._is_online else None,
             project=config.project,
             entity=config.entity,
@@ -138,16 +141,6 @@ class WandbRuns:
         return run
 
     def _default_group(self) -> str | None:
-        """The sweep that the run is a job of, or else the run itself where it is several; None for a single one."""
+        """The name of the sweep that the run belongs to; without one, with `per_seed`, the name of the run."""
         sweeps = [parent.name for parent in self._folder.absolute().parents if (parent / "multirun.yaml").exists()]
         return sweeps[0] if sweeps else self._folder.name if self._seeds else None
-
-
-def flatten(row: dict) -> dict[str, float]:
-    """A row as numbers by name: of several seeds the mean as NAME, also NAME/low, NAME/high and seed_0/NAME, ..."""
-    flat: dict[str, float] = {}
-    for line, numbers in lines(row).items():
-        for name, number in numbers.items():
-            place = {"mean": name, "low": f"{name}/low", "high": f"{name}/high"}.get(line, f"{line}/{name}")
-            flat[place] = number
-    return flat | {"env_steps": row["env_steps"]}

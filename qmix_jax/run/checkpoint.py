@@ -38,9 +38,10 @@ from qmix_jax.build import environments, from_mapping, make_agents, make_team, m
 from qmix_jax.config import CheckpointConfig, Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
+from qmix_jax.files import read_json, write_file, write_json
 from qmix_jax.learning import replay
 from qmix_jax.learning.trainer import Trainer
-from qmix_jax.records import known, read_json, to_json, versions, write_text_atomically
+from qmix_jax.records import known, versions
 from qmix_jax.run.program import DATA, Program, TrainState
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Params
@@ -367,12 +368,12 @@ def write(folder: Path, snapshot: Snapshot) -> None:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
             for item, tree in snapshot.items.items():
                 checkpointer.save(draft / item, args=ocp.args.PyTreeSave(tree))
-        write_text_atomically(draft / METRICS, snapshot.metrics)
+        write_file(draft / METRICS, snapshot.metrics)
         about = {"env_steps": snapshot.env_steps, "items": list(snapshot.items), **snapshot.about}
-        write_text_atomically(draft / ABOUT, to_json({**about, "saved": time.time(), "versions": versions()}, indent=2))
+        write_json(draft / ABOUT, {**about, "saved": time.time(), "versions": versions()}, indent=2)
         files = sorted(file for file in draft.rglob("*") if file.is_file())
         listed = {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
-        write_text_atomically(draft / MANIFEST, to_json({"format": FORMAT, "files": listed}, indent=2))
+        write_json(draft / MANIFEST, {"format": FORMAT, "files": listed}, indent=2)
         _sync(draft)
         if path.exists():  # broken, or from a run that NaN ended
             Checkpoint(path).remove()

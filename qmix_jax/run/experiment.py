@@ -20,22 +20,14 @@ from qmix_jax.analysis.curve import draw_curve
 from qmix_jax.build import environments, make_team
 from qmix_jax.config import Config, to_mapping
 from qmix_jax.console import say, warn
+from qmix_jax.files import remove_scratch_files, write_file
 from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.rollout import EpisodeSums
-from qmix_jax.records import (
-    FROZEN,
-    MetricsFile,
-    Reporter,
-    add_to_manifest,
-    best_seed,
-    known,
-    note_saved_state,
-    remove_drafts,
-    write_manifest,
-    write_text_atomically,
-)
+from qmix_jax.records import FROZEN, add_to_manifest, best_seed, format_rows, known, note_saved_state, write_manifest
+from qmix_jax.reporters.base import Reporter
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import Display, make_display
+from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run import advice, exits, plan, resume
 from qmix_jax.run.checkpoint import PARAMS, Checkpoint, Saver, Snapshot, state_to_host, to_host
 from qmix_jax.run.lock import locked
@@ -229,7 +221,7 @@ class Run:
         about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
         about |= {"metric": self._metric, "score": self._score(last), "data_devices": self.program.mesh.shape[DATA]}
         about |= {"settings": to_mapping(self.config)}
-        return Snapshot(last["env_steps"], items, MetricsFile.text(rows), about)
+        return Snapshot(last["env_steps"], items, format_rows(rows), about)
 
     @property
     def _metric(self) -> str:
@@ -310,14 +302,14 @@ class Run:
         """config.yaml and run.json, and what a resumed run changes in them."""
         from omegaconf import OmegaConf
 
-        remove_drafts(self.folder)
+        remove_scratch_files(self.folder)
         started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         past = self.past
         if past.checkpoint:
             add_to_manifest(self.folder, {"started": started, "env_steps": past.env_steps, "changes": past.changes})
         else:
             write_manifest(self.folder, {"title": self.title, "started": started})
-        write_text_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        write_file(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
         for checkpoint in past.later:
             checkpoint.remove()
 
@@ -496,11 +488,10 @@ def _run(program: Program, folder: Path, settings: dict, go_on: bool) -> int:
             title=title,
             total_env_steps=the_run.last_env_steps,
             num_seeds=config.num_seeds,
-            has_wins=program.env.spec.has_wins,
             rows=the_run.rows,
         )
         with display:
-            metrics = MetricsFile(folder, MetricsFile.text(the_run.rows), display.message)
+            metrics = MetricsFile(folder, format_rows(the_run.rows), display.message)
             saver = Saver(folder, config.checkpoint, display.message, the_run.past.checkpoint)
             saver.listeners += [_note_saved_state, *(dashboard.checkpoint for dashboard in dashboards)]
             with closing(metrics), closing(saver):

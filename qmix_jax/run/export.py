@@ -26,8 +26,9 @@ from qmix_jax.agents.gru import AgentInput
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.envs.layout import Layout, layout_of
+from qmix_jax.files import to_json
 from qmix_jax.learning.exploration import greedy
-from qmix_jax.records import best_seed, describe_machine, read_manifest, read_metrics, to_json
+from qmix_jax.records import best_seed, describe_machine, read_manifest, read_metrics
 from qmix_jax.run.checkpoint import TrainedRun, load_run
 from qmix_jax.settings import ConfigError, require
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from qmix_jax.records import read_json
+from qmix_jax.files import read_json
 from qmix_jax.settings import ConfigError
 
 try:

@@ -1,5 +1,6 @@
 """Games with a known answer, and the probe world: small enough to check by hand."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -68,6 +69,13 @@ class Matrix(RemembersObservations):
         outcome = Outcome(reward, jnp.array(True), jnp.array(False), jnp.array(False))
         return MatrixState(action.astype(int)), self._observation(), outcome
 
+    @property
+    def painter(self) -> Callable:
+        """What paints its films."""
+        from qmix_jax.envs.matrix_painter import paint
+
+        return paint
+
     def scene(self, state: MatrixState) -> dict[str, Any]:
         """The table and the choice."""
         return {"payoff": self.payoff, "action": state.action}
@@ -118,6 +126,13 @@ class TwoStep(RemembersObservations):
         reward = jnp.where(is_first, 0.0, payoff)
         outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False), won=jnp.array(False))
         return TwoStepState(stage, action.astype(int)), self._observation(stage), outcome
+
+    @property
+    def painter(self) -> Callable:
+        """What paints its films."""
+        from qmix_jax.envs.two_step_painter import paint
+
+        return paint
 
     def scene(self, state: TwoStepState) -> dict[str, Any]:
         """The stage, both tables and the choice."""

@@ -7,7 +7,7 @@ JaxMARL counts a step after it tests the limit, so its episodes take one step mo
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -108,6 +108,13 @@ class Smax:
     def layout(self) -> Layout:
         """What observations and actions mean."""
         return smax_layout(self._battle.num_allies, self._battle.num_enemies, self._unit_types)
+
+    @property
+    def painter(self) -> Callable:
+        """What paints its films."""
+        from qmix_jax.envs.smax.painter import paint
+
+        return paint
 
     def scene(self, state: BattleState) -> dict[str, Any]:
         """Units by place, health, type, and whom they shot at during the step before."""
@@ -236,6 +243,13 @@ class Mpe:
     def layout(self) -> Layout:
         """What observations and actions mean."""
         return mpe_layout(self._task, self.spec.agent_names, self._env.num_landmarks, self._env.dim_c)
+
+    @property
+    def painter(self) -> Callable:
+        """What paints its films."""
+        from qmix_jax.envs.mpe.painter import paint
+
+        return paint
 
     def scene(self, state: Any) -> dict[str, Any]:
         """Agents and landmarks by place, with goals and messages where the task has them."""

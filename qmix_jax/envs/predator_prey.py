@@ -1,5 +1,6 @@
 """Predator-prey with punishment: the game of relative overgeneralisation (Böhmer et al. 2020, section 5.1)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +104,13 @@ class PredatorPrey:
     def observe(self, memory: Board) -> Observation:
         """What was to be seen of it."""
         return observe(memory._replace(position=memory.position.astype(int)))
+
+    @property
+    def painter(self) -> Callable:
+        """What paints its films."""
+        from qmix_jax.envs.predator_prey_painter import paint
+
+        return paint
 
     def scene(self, state: PredatorPreyState) -> dict[str, Any]:
         """Agents, then prey, by row and column; who is still there; which agents tried to capture."""

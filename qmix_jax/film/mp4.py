@@ -6,9 +6,8 @@ from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import Image
-
 from qmix_jax.config import require
+from qmix_jax.film.recording import FRAME_SECONDS, Frame
 
 
 def require_video() -> None:
@@ -17,20 +16,20 @@ def require_video() -> None:
     require(find_spec("av") is not None, f"MP4 needs the package av (PyAV), which is not installed: {way_out}")
 
 
-def save_mp4(frames: Sequence[Image.Image], path: str | os.PathLike, *, seconds_per_frame: float) -> None:
-    """Write an MP4 that browsers play; the file is never seen half-written. Frames want even sizes."""
+def save_mp4(frames: Sequence[Frame], path: str | os.PathLike) -> None:
+    """Write an MP4 that browsers play; the file is never seen half-written. Width and height must be even."""
     import av
 
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with av.open(str(scratch), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(1 / seconds_per_frame).limit_denominator(1000))
-            stream.width, stream.height = frames[0].size
+            stream = container.add_stream("libx264", rate=Fraction(1 / FRAME_SECONDS).limit_denominator(1000))
+            stream.width, stream.height = frames[0].image.size
             stream.pix_fmt = "yuv420p"
             stream.options = {"crf": "18"}
-            for image in frames:
-                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_image(frame.image)))
             container.mux(stream.encode())
         os.replace(scratch, path)
     finally:

@@ -1,6 +1,7 @@
 """A team as one agent whose actions are the joint actions."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,6 +55,11 @@ class JointTeam(RemembersObservations):
     def number(self, actions: tuple[int, ...]) -> int:
         """The joint action of the agents' actions."""
         return int(np.ravel_multi_index(actions, self.sizes))
+
+    @property
+    def painter(self) -> Callable | None:
+        """What paints the team's films, where there is such a painter."""
+        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The team's scene."""

@@ -5,6 +5,7 @@ returns, nothing illegal becomes legal and no agent is left without an action: `
 it, here and in the deployed agent.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ class Shielded:
     def observe(self, memory: Memory) -> Observation:
         """The observation of a remembered moment."""
         return self._narrowed(self._env.observe(memory))
+
+    @property
+    def painter(self) -> Callable | None:
+        """What paints the team's films, where there is such a painter."""
+        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """What a painter needs."""

@@ -1,0 +1,1 @@
+"""JaxMARL's cooperative particle worlds (Lowe et al. 2017)."""

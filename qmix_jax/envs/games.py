@@ -71,10 +71,10 @@ class Matrix(RemembersObservations):
 
     @property
     def painter(self) -> Callable:
-        """What paints its films."""
-        from qmix_jax.envs.matrix_painter import paint
+        """The painter of its films."""
+        from qmix_jax.envs.matrix_painter import paint_matrix
 
-        return paint
+        return paint_matrix
 
     def scene(self, state: MatrixState) -> dict[str, Any]:
         """The table and the choice."""
@@ -129,10 +129,10 @@ class TwoStep(RemembersObservations):
 
     @property
     def painter(self) -> Callable:
-        """What paints its films."""
-        from qmix_jax.envs.two_step_painter import paint
+        """The painter of its films."""
+        from qmix_jax.envs.two_step_painter import paint_two_step
 
-        return paint
+        return paint_two_step
 
     def scene(self, state: TwoStepState) -> dict[str, Any]:
         """The stage, both tables and the choice."""

@@ -111,10 +111,10 @@ class Smax:
 
     @property
     def painter(self) -> Callable:
-        """What paints its films."""
-        from qmix_jax.envs.smax.painter import paint
+        """The painter of its films."""
+        from qmix_jax.envs.smax.painter import paint_smax
 
-        return paint
+        return paint_smax
 
     def scene(self, state: BattleState) -> dict[str, Any]:
         """Units by place, health, type, and whom they shot at during the step before."""
@@ -246,10 +246,10 @@ class Mpe:
 
     @property
     def painter(self) -> Callable:
-        """What paints its films."""
-        from qmix_jax.envs.mpe.painter import paint
+        """The painter of its films."""
+        from qmix_jax.envs.mpe.painter import paint_mpe
 
-        return paint
+        return paint_mpe
 
     def scene(self, state: Any) -> dict[str, Any]:
         """Agents and landmarks by place, with goals and messages where the task has them."""

@@ -9,7 +9,7 @@ from qmix_jax.film.recording import CARD_HALF, HEADER, Frame, Recording, end_car
 from qmix_jax.film.table import action_name, compared_with_best, number, paint_action_names, paint_table
 
 
-def paint(recording: Recording) -> list[Frame]:
+def paint_matrix(recording: Recording) -> list[Frame]:
     """The payoffs, then each agent's action, then the payoff of the joint action."""
     payoffs, actions = np.asarray(recording.scene["payoff"], np.float64), np.asarray(recording.scene["action"], int)
     page = _page(recording, payoffs[0], (), 0)

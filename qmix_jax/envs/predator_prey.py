@@ -107,10 +107,10 @@ class PredatorPrey:
 
     @property
     def painter(self) -> Callable:
-        """What paints its films."""
-        from qmix_jax.envs.predator_prey_painter import paint
+        """The painter of its films."""
+        from qmix_jax.envs.predator_prey_painter import paint_predator_prey
 
-        return paint
+        return paint_predator_prey
 
     def scene(self, state: PredatorPreyState) -> dict[str, Any]:
         """Agents, then prey, by row and column; who is still there; which agents tried to capture."""

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qmix_jax.envs.predator_prey import SIZE as CELLS
 from qmix_jax.film.canvas import BLUE, DIM, GOLD, NIGHT, ORANGE, PANEL, SIZE, WHITE, Canvas, grid_cell, mix
 from qmix_jax.film.recording import HEADER, Frame, Recording, end_card, paint_header
 
+CELLS = 10  # of the grid, along each side
 GRID_BOX = (34.0, HEADER + 2.0, SIZE - 34.0, float(SIZE))
 
 
-def paint(recording: Recording) -> list[Frame]:
+def paint_predator_prey(recording: Recording) -> list[Frame]:
     """The grid, two frames a step."""
     scene = {name: np.asarray(value) for name, value in recording.scene.items()}
     num_agents = scene["is_capturing"].shape[1]

@@ -21,7 +21,7 @@ class _Choices(NamedTuple):
     """The joint action in the table."""
 
 
-def paint(recording: Recording) -> list[Frame]:
+def paint_two_step(recording: Recording) -> list[Frame]:
     """Agent_0 picks a table, then both choose in it."""
     scene = recording.scene
     stages, actions = np.asarray(scene["stage"], int), np.asarray(scene["action"], int)

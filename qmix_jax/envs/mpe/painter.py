@@ -47,7 +47,7 @@ class _Particles:
         return f"{len(self.covered(positions))} of {len(self.landmarks)} landmarks covered"
 
 
-def paint(recording: Recording) -> list[Frame]:
+def paint_mpe(recording: Recording) -> list[Frame]:
     """Numbered agents with trails; landmarks are targets that light up when an agent covers them."""
     particles = _Particles(recording)
     frames, canvas = [], Canvas(particles.background)

@@ -113,7 +113,7 @@ class _Picture(NamedTuple):
     radius: np.ndarray
 
 
-def paint(recording: Recording) -> list[Frame]:
+def paint_smax(recording: Recording) -> list[Frame]:
     """Allies blue, enemies orange (or agents in colours of their own), health as a ring around each unit."""
     film = BattleFilm(recording)
     frames, canvas = [], Canvas()

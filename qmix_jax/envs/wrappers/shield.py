@@ -92,7 +92,7 @@ class Shielded:
 
     @property
     def painter(self) -> Callable | None:
-        """What paints the team's films, where there is such a painter."""
+        """The painter of the environment inside, where it has one."""
         return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:

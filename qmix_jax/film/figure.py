@@ -1,13 +1,13 @@
 """A figure of episodes for papers: frames of each, and the team's values and each agent's credit over time."""
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from qmix_jax.files import replacing
 from qmix_jax.film.canvas import SHADE, SIZE, WHITE, Colour, mix
 from qmix_jax.film.credit import EpisodeValues, Series, agent_colours
 from qmix_jax.film.recording import HEADER, Frame, Painter, Recording
@@ -25,9 +25,8 @@ MOST_NAMES = 6
 INK, FAINT, FAINTEST = "#1c2430", "#6b7688", "#c9d0db"
 
 
-def draw_figure(painter: Painter, recordings: Sequence[Recording], path: str | os.PathLike) -> None:
+def draw_figure(painter: Painter, recordings: Sequence[Recording], path: Path) -> None:
     """Write a PNG of the episodes, one below another; the file is never seen half-written."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.4 * len(recordings)), dpi=160, facecolor="white")
@@ -38,12 +37,8 @@ def draw_figure(painter: Painter, recordings: Sequence[Recording], path: str | o
         part.text(0.06, 0.965, recording.title + name, fontsize=14, weight="bold", color=INK, va="center")
         part.text(0.985, 0.965, values.summary, fontsize=12, color=INK, va="center", ha="right")
         _draw_episode(part, list(_frames(painter, values)), values)
-    scratch = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")
-    try:
-        FigureCanvasAgg(figure).print_figure(scratch, format="png", dpi=figure.dpi)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
 
 
 def _frames(painter: Painter, values: EpisodeValues) -> Iterator[Frame]:

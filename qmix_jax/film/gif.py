@@ -1,12 +1,12 @@
 """Films as GIF, all frames in one palette. Host only."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from qmix_jax.files import replacing
 from qmix_jax.film.canvas import MAIN_COLOURS
 from qmix_jax.film.recording import FRAME_SECONDS, Frame
 
@@ -14,22 +14,21 @@ PALETTE_SIZE = 255  # of 256: one is left for pixels that do not change
 LEVELS = 64  # of each colour channel, when colours are counted
 
 
-def save_gif(frames: Sequence[Frame], path: str | os.PathLike) -> None:
+def save_gif(frames: Sequence[Frame], path: Path) -> None:
     """Write a GIF that repeats forever; the file is never seen half-written."""
-    path = Path(path)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     first, *others = _in_one_palette([frame.image for frame in frames])
-    options = {
-        "duration": round(FRAME_SECONDS * 100) * 10,  # milliseconds; a GIF counts hundredths of a second
-        "loop": 0,
-        "optimize": True,
-        "disposal": 1,
-    }
-    try:
-        first.save(scratch, format="GIF", save_all=True, append_images=others, **options)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    milliseconds = round(FRAME_SECONDS * 100) * 10  # a GIF counts hundredths of a second
+    with replacing(path) as scratch:
+        first.save(
+            scratch,
+            format="GIF",
+            save_all=True,
+            append_images=others,
+            duration=milliseconds,
+            loop=0,
+            optimize=True,
+            disposal=1,
+        )
 
 
 def _in_one_palette(images: Sequence[Image.Image]) -> list[Image.Image]:

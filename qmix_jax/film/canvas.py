@@ -28,8 +28,8 @@ DIM: Colour = (128, 140, 163)
 TEXT: Colour = (232, 237, 245)
 WHITE: Colour = (255, 255, 255)
 SHADE: Colour = (7, 9, 14)
-BLUE: Colour = (70, 166, 255)  # allies, large payoffs
-ORANGE: Colour = (255, 143, 51)  # enemies, small payoffs
+BLUE: Colour = (70, 166, 255)  # the team, high values
+ORANGE: Colour = (255, 143, 51)  # its opponents, low values
 GOLD: Colour = (255, 214, 92)
 MAIN_COLOURS = (NIGHT, PANEL, LINE, DIM, TEXT, WHITE, SHADE, BLUE, ORANGE, GOLD)
 

@@ -26,7 +26,7 @@ AGENTS: tuple[Colour, ...] = (
     (60, 130, 230),
     (30, 150, 140),
 )
-"""None is the orange of enemies; larger teams repeat them, paler."""
+"""None is the orange of opponents; larger teams repeat them, paler."""
 
 
 def agent_colours(count: int) -> tuple[Colour, ...]:

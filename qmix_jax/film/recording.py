@@ -33,13 +33,15 @@ class Recording(NamedTuple):
     """One greedy episode of L steps, as NumPy arrays."""
 
     scene: Mapping[str, np.ndarray]
-    """What the environment's `scene` gave, each (L+1, ...): before each step, and at the end."""
+    """What the environment's `scene` gave, each (L+1, ...): before each step, and at the end. Where agents can die,
+    `alive` (L+1, U) says of each unit whether it lives, agents first.
+    """
     reward: np.ndarray
     """(L,) the team's reward of each step."""
     won: bool | None
     """None where the environment has no wins."""
     title: str
-    """What the film shows, such as `QMIX on SMAX 2s3z`."""
+    """Algorithm and environment."""
     values: "Values | None" = None
     """(L, ...) Q-values and credit of each step's joint action; see `qmix_jax.film.credit`."""
     colours: tuple[Colour, ...] = ()

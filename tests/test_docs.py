@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pictures import colourful, pixels
 
 from qmix_jax.records import read_metrics
 
@@ -59,7 +60,8 @@ def test_the_example_learns_what_a_sum_cannot(copy):
     last = {path.parent.name: read_metrics(path)[-1] for path in copy.glob("multirun/hinge/*/metrics.jsonl")}
     scores = {name: row["eval/return"] for name, row in last.items()}
     assert scores == {"0_two_step-vdn_seed0": [7.0, 7.0], "1_two_step-hinge_seed0": [8.0, 8.0]}
-    assert (copy / "hinge" / "report.png").stat().st_size > 0
+    report_figure = pixels(copy / "hinge" / "report.png")
+    assert report_figure.shape[1] > 600 and colourful(report_figure) > 0.001
 
 
 def test_the_example_passes_every_test_of_the_registry(copy):

@@ -13,9 +13,11 @@ import jax
 import numpy as np
 import pytest
 from conftest import TINY, merge, tiny
+from pictures import near, pixels
 
 from qmix_jax.build import from_mapping
 from qmix_jax.config import to_mapping
+from qmix_jax.film.canvas import GOLD, SIZE
 from qmix_jax.learning.evaluate import evaluate
 from qmix_jax.records import read_metrics
 from qmix_jax.run import exits, experiment
@@ -219,7 +221,9 @@ def test_the_command_line_from_end_to_end_with_dashboards(tmp_path):
     assert "Next:" in done.stdout and "256" in done.stdout
     out = tmp_path / "out"
     assert len(read_metrics(out / "metrics.jsonl")) == 2
-    assert (out / "policy.gif").stat().st_size > 0 and (out / ".hydra" / "overrides.yaml").exists()
+    film = pixels(out / "policy.gif")
+    assert film.shape == (SIZE, SIZE, 3) and near(film, GOLD) > 20, "the return is gold"
+    assert (out / ".hydra" / "overrides.yaml").exists()
     assert len(list(out.glob("wandb/offline-run-*/*.wandb"))) == 2
     (curve,) = out.glob("wandb/offline-run-*/files/media/images/*.png")
     log = next(curve.parents[3].glob("*.wandb"))

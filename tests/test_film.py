@@ -1,16 +1,34 @@
-"""Films, from made-up episodes; no JAX."""
+"""Films and curves, from made-up episodes."""
 
+import subprocess
+import sys
+
+import jax
 import numpy as np
 import pytest
+from conftest import merge
+from pictures import milliseconds_and_end, near
 from PIL import Image
+from qmix_jax.analysis.statistics import share_interval
 
-from qmix_jax.film import film
+from qmix_jax.analysis.curve import draw_curve, interval
+from qmix_jax.build import from_mapping, make_env, make_team
+from qmix_jax.envs import ENVIRONMENTS
+from qmix_jax.envs.matrix_painter import paint_matrix
+from qmix_jax.envs.mpe.painter import paint_mpe
+from qmix_jax.envs.predator_prey_painter import CELLS, GRID_BOX, paint_predator_prey
+from qmix_jax.envs.smax.painter import SPLASH_STEPS, BattleFilm, paint_smax
+from qmix_jax.envs.two_step_painter import paint_two_step
+from qmix_jax.film.canvas import BLUE, GOLD, ORANGE, SIZE, WHITE, grid_cell
+from qmix_jax.film.gif import save_gif
+from qmix_jax.film.painter import paint_text, painter_of
+from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE, Recording, tweens
 
 STEPS = 4
 
 
 def still(value, steps=STEPS):
-    """The same array at every moment."""
+    """The same array at every step."""
     value = np.asarray(value)
     return np.broadcast_to(value, (steps + 1, *value.shape)).copy()
 
@@ -69,63 +87,60 @@ def hunt_scene():
 
 
 def recording(scene, steps=STEPS, won=None):
-    return film.Recording(
-        scene, np.linspace(-1, 1, steps), won, "a title that is far too long for the header of a film"
-    )
+    return Recording(scene, np.linspace(-1, 1, steps), won, "a title that is far too long for the header of a film")
 
 
-def images(kind, recording):
-    return [frame.image for frame in film.paint(kind, recording)]
+def images(painter, recording):
+    return [frame.image for frame in painter(recording)]
 
 
-MOVING = film.TWEEN * STEPS + 1 + film.CARD_FRAMES
-DEATHS = round(film.SPLASH_STEPS * film.TWEEN)
+MOVING = FRAMES_PER_STEP * STEPS + 1 + CARD_FRAMES
+DEATHS = round(SPLASH_STEPS * FRAMES_PER_STEP)
 
 
 @pytest.mark.parametrize(
-    ("kind", "scene", "steps", "won", "count"),
+    ("painter", "scene", "steps", "won", "count"),
     [
-        ("smax", smax_scene(), STEPS, False, MOVING + DEATHS),
-        ("smax", smax_scene(killed=True), STEPS, True, MOVING + DEATHS),
-        ("mpe", mpe_scene(), STEPS, None, MOVING),
-        ("predator_prey", hunt_scene(), STEPS, None, 2 * (STEPS + 1) + film.CARD_FRAMES),
-        ("matrix", matrix_scene(), 1, None, None),
-        ("matrix", matrix_scene(agents=3), 1, None, None),
-        ("two_step", two_step_scene(), 2, None, None),
-        ("something new", {}, STEPS, True, film.TWEEN * (STEPS + 1) + film.CARD_FRAMES),
+        (paint_smax, smax_scene(), STEPS, False, MOVING + DEATHS),
+        (paint_smax, smax_scene(killed=True), STEPS, True, MOVING + DEATHS),
+        (paint_mpe, mpe_scene(), STEPS, None, MOVING),
+        (paint_predator_prey, hunt_scene(), STEPS, None, 2 * (STEPS + 1) + CARD_FRAMES),
+        (paint_matrix, matrix_scene(), 1, None, None),
+        (paint_matrix, matrix_scene(agents=3), 1, None, None),
+        (paint_two_step, two_step_scene(), 2, None, None),
+        (paint_text, {}, STEPS, True, FRAMES_PER_STEP * (STEPS + 1) + CARD_FRAMES),
     ],
 )
-def test_every_painter_makes_its_frames(kind, scene, steps, won, count):
-    frames = images(kind, recording(scene, steps, won))
-    assert {frame.size for frame in frames} == {(film.SIZE, film.SIZE)}
+def test_every_painter_makes_its_frames(painter, scene, steps, won, count):
+    frames = images(painter, recording(scene, steps, won))
+    assert {frame.size for frame in frames} == {(SIZE, SIZE)}
     assert len({frame.tobytes() for frame in frames}) > 3
     if count is not None:
         assert len(frames) == count
 
 
 @pytest.mark.parametrize(
-    ("kind", "scene", "steps"),
-    [("smax", smax_scene(), STEPS), ("mpe", mpe_scene(), STEPS), ("matrix", matrix_scene(), 1),
-     ("two_step", two_step_scene(), 2), ("something new", {}, STEPS)],
+    ("painter", "scene", "steps"),
+    [(paint_smax, smax_scene(), STEPS), (paint_mpe, mpe_scene(), STEPS), (paint_matrix, matrix_scene(), 1),
+     (paint_two_step, two_step_scene(), 2), (paint_text, {}, STEPS)],
 )  # fmt: skip
-def test_every_frame_says_which_time_it_shows(kind, scene, steps):
-    times = [frame.time for frame in film.paint(kind, recording(scene, steps))]
+def test_every_frame_says_which_time_it_shows(painter, scene, steps):
+    times = [frame.time for frame in painter(recording(scene, steps))]
     assert times == sorted(times) and times[0] == 0 and times[-1] > steps
     assert set(range(steps + 1)) <= set(times)
 
 
 def test_a_dead_unit_is_not_painted_alive():
-    alive = images("smax", recording(smax_scene(), won=False))
-    dead = images("smax", recording(smax_scene(killed=True), won=False))
-    before, after = film.TWEEN, film.TWEEN * 3
-    scene = (0, film.HEADER, film.SIZE, film.SIZE)
+    alive = images(paint_smax, recording(smax_scene(), won=False))
+    dead = images(paint_smax, recording(smax_scene(killed=True), won=False))
+    before, after = FRAMES_PER_STEP, FRAMES_PER_STEP * 3
 
     def orange(frame):
-        pixels = np.asarray(frame.crop(scene)).astype(int)
+        pixels = np.asarray(frame.crop(SCENE)).astype(int)
         return int((pixels[..., 0] - pixels[..., 2] > 90).sum())
 
     assert orange(dead[0]) == orange(alive[0])
-    assert np.array_equal(np.asarray(dead[before - 2].crop(scene)), np.asarray(alive[before - 2].crop(scene)))
+    assert np.array_equal(np.asarray(dead[before - 2].crop(SCENE)), np.asarray(alive[before - 2].crop(SCENE)))
     assert orange(dead[after]) < 0.8 * orange(alive[after])
 
 
@@ -133,26 +148,154 @@ def test_the_camera_never_loses_a_living_unit():
     generator, steps = np.random.default_rng(0), 30
     scene = {key: np.repeat(value[:1], steps + 1, axis=0) for key, value in smax_scene().items()}
     scene["position"] = 16 + np.cumsum(generator.normal(size=(steps + 1, 4, 2)), axis=0)
-    battle = film._Battle(recording(scene, steps))
-    for moment in film._moments(steps):
-        camera, positions = battle.camera(moment), moment.of(scene["position"])
-        spots = np.array([camera.spot(position) for position in positions])
-        assert spots[:, 0].min() > 0 and spots[:, 0].max() < film.SIZE
-        assert spots[:, 1].min() > film.HEADER and spots[:, 1].max() < film.SIZE
+    film = BattleFilm(recording(scene, steps))
+    for tween in tweens(steps):
+        camera, positions = film.camera(tween), tween.of(scene["position"])
+        points = np.array([camera.point(position) for position in positions])
+        assert (points > SCENE[:2]).all() and (points < SCENE[2:]).all()
+
+
+def test_a_covered_landmark_is_gold():
+    scene = mpe_scene()
+    near_one = images(paint_mpe, recording(scene))[FRAMES_PER_STEP].crop(SCENE)
+    scene["position"][:, 0] += 0.4
+    far_from_all = images(paint_mpe, recording(scene))[FRAMES_PER_STEP].crop(SCENE)
+    assert near(near_one, GOLD) > 100 and near(far_from_all, GOLD) == 0
+
+
+def test_captured_prey_and_its_captors_leave_a_cross_and_then_nothing():
+    frames = images(paint_predator_prey, recording(hunt_scene()))
+
+    def pixels(step, column, colour):
+        corners = grid_cell(GRID_BOX, (CELLS, CELLS), 0, column)
+        return near(frames[2 * step].crop(tuple(round(edge) for edge in corners)), colour)
+
+    prey = [pixels(step, 1, ORANGE) for step in range(4)]
+    assert prey[0] == prey[1] > 500 and 20 < prey[2] < prey[1] / 2 and prey[3] == 0
+    crosses = [[pixels(step, column, BLUE) for column in (0, 2)] for step in (2, 3)]
+    assert min(crosses[0]) > 20 and crosses[1] == [0, 0]
+
+
+def test_the_played_cell_of_a_matrix_game_is_framed_in_white():
+    table = (84, 132, SIZE - 34, SIZE - 108)
+    start, *_, end = images(paint_matrix, recording(matrix_scene(), 1))[:-CARD_FRAMES]
+    around = tuple(round(edge) for edge in grid_cell(table, (3, 3), 1, 1))
+    left = (around[0] - 4, around[1] + 20, around[0], around[3] - 20)
+    assert near(start.crop(left), WHITE) == 0 and near(end.crop(left), WHITE) > 50
+
+
+def test_the_way_that_the_two_step_game_took_is_gold():
+    pages = images(paint_two_step, recording(two_step_scene(), 2))
+    ways = [(130, 120, 200, 155), (290, 120, 360, 155)]
+    gold = [[near(page.crop(way), GOLD) > 20 for way in ways] for page in (pages[0], pages[-CARD_FRAMES - 1])]
+    assert gold == [[False, False], [False, True]]
+
+
+def test_text_has_a_row_for_each_step():
+    frames = images(paint_text, recording({}))[::FRAMES_PER_STEP][: STEPS + 1]
+    rows = [(0, SCENE[1] + 40 + 22 * row, SIZE, SCENE[1] + 60 + 22 * row) for row in range(STEPS)]
+    written = [sum(np.ptp(np.asarray(frame.crop(row))) > 100 for row in rows) for frame in frames]
+    assert written == list(range(STEPS + 1))
 
 
 def test_the_gif_is_readable_and_moves(tmp_path):
     path = tmp_path / "film.gif"
-    film.film("mpe", recording(mpe_scene()), path)
+    save_gif(paint_mpe(recording(mpe_scene())), path)
     assert [item.name for item in tmp_path.iterdir()] == ["film.gif"]
-    frames = images("mpe", recording(mpe_scene()))
+    frames = images(paint_mpe, recording(mpe_scene()))
     with Image.open(path) as gif:
         assert gif.is_animated and gif.n_frames > STEPS
-        assert gif.size == (film.SIZE, film.SIZE) and gif.info["loop"] == 0
-        milliseconds = 0
-        for k in range(gif.n_frames):
-            gif.seek(k)
-            milliseconds += gif.info["duration"]
-            shown = np.asarray(gif.convert("RGB")).astype(int)
-        assert np.abs(shown - np.asarray(frames[-1])).mean() < 3
+        assert gif.size == (SIZE, SIZE) and gif.info["loop"] == 0
+    milliseconds, end = milliseconds_and_end(path)
     assert milliseconds == len(frames) * 70
+    assert np.abs(np.asarray(end).astype(int) - np.asarray(frames[-1])).mean() < 3
+
+
+# --- which painter an environment has ----------------------------------------------------------------------------
+
+
+WITHOUT = {"probe"}
+"""Environments whose films are text."""
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_an_environments_painter_paints_its_scenes(name):
+    env = make_env(from_mapping({"env": {"name": name}, "algorithm": {"name": "vdn"}}).env)
+    scene = jax.jit(lambda key: env.scene(env.reset(key)[0]))(jax.random.key(0))
+    painter = painter_of(env)
+    assert (painter is paint_text) == (name in WITHOUT)
+    frames = painter(recording({name: still(value, 1) for name, value in scene.items()}, 1))
+    assert frames[0].time == 0 and len(frames) > CARD_FRAMES
+
+
+def keep_all(observation, state, available):
+    """A shield that takes nothing away."""
+    return available
+
+
+@pytest.mark.parametrize(("name", "painter"), [("two_step", paint_two_step), ("probe", paint_text)])
+@pytest.mark.parametrize(
+    "wrapped",
+    [{"algorithm": {"name": "joint"}}, {"env": {"shield": f"{__name__}:keep_all"}, "algorithm": {"name": "vdn"}}],
+)
+def test_a_wrapped_environment_has_the_painter_of_the_one_inside(name, painter, wrapped):
+    env = make_team(from_mapping(merge({"env": {"name": name}}, wrapped)))
+    assert not hasattr(env, "payoff_a") and painter_of(env) is painter
+
+
+def test_making_an_environment_does_not_import_pillow():
+    code = """
+import sys
+from qmix_jax.build import from_mapping
+from qmix_jax.build import make_env
+make_env(from_mapping({"env": {"name": "two_step"}, "algorithm": {"name": "vdn"}}).env)
+assert "PIL" not in sys.modules
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- curves ------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_holds_the_mean():
+    values = np.random.default_rng(1).normal(size=(8, 20))
+    low, high = interval(values)
+    assert (low < values.mean(0)).all() and (values.mean(0) < high).all()
+    assert np.array_equal(interval(values)[0], low)
+    one_low, one_high = interval(values[:1])
+    assert np.array_equal(one_low, values[0]) and np.array_equal(one_high, values[0])
+
+
+def test_the_interval_leaves_out_what_is_missing():
+    low, high = interval(np.array([[1.0, np.nan, np.nan], [2.0, 3.0, np.nan]]))
+    assert low[0] <= 1.5 <= high[0] and low[1] == high[1] == 3 and np.isnan(low[2])
+
+
+def test_the_interval_of_shares_that_are_alike_is_as_wide_as_their_episodes_leave_it():
+    values = np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    low, high = interval(values, np.array([64, 64, np.nan]))
+    assert low[0] == 0 and high[0] == pytest.approx(share_interval(0, 64).high) and high[0] > 0.05
+    assert high[1] == 1 and low[1] == pytest.approx(share_interval(64, 64).low)
+    assert low[2] == high[2] == 1, "of so many episodes as nobody counted"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("wins", [True, False])
+def test_curves_of_any_length(tmp_path, count, wins):
+    rows = [
+        {
+            "env_steps": 1000 * k,
+            "wall_seconds": 2.0 * k,
+            "compile_seconds": 1.5,
+            "eval/return": [1.0, None, float("nan")],
+            "train/loss": None if k == 0 else [0.1, 0.2, 0.3],
+            "train/epsilon": 0.5,
+            **({"eval/win_rate": [0.1 * k] * 3} if wins else {}),
+            **({"eval/episodes": [8] * 3} if k > 1 else {}),
+        }
+        for k in range(count)
+    ]
+    draw_curve(rows, tmp_path / "curve.png", title="QMIX")
+    assert [item.name for item in tmp_path.iterdir()] == ["curve.png"]
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.width > 800

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pictures import colourful, pixels
 
 from qmix_jax.agents.gru import AgentInput
 from qmix_jax.build import from_mapping, make_env, make_team
@@ -93,4 +94,5 @@ def test_one_command_trains_once_and_writes_table_and_figure(load, tmp_path, mon
     text = (tmp_path / "results.md").read_text()
     assert text.count("| climbing | 11 | vdn | 2 | 320 |") == 1 and text.count("| climbing | vdn | [[") == 1
     assert "| climbing | 11 | iql | 2 | 320 |" in text and "| climbing | iql |" not in text
-    assert (tmp_path / "games.png").stat().st_size > 1000
+    figure = pixels(tmp_path / "games.png")
+    assert figure.shape == (660, 1320, 3) and colourful(figure) > 0.3, "a cell for each algorithm"

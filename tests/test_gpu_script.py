@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pictures import colourful, pixels
 
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
@@ -112,7 +113,8 @@ def test_the_report_has_every_step_and_both_pictures(dry):
     for step in (1, 2, 3, 5):
         assert f"## {step}. {steps.TITLES[step]}" in text
     assert "no checkout of JaxMARL" in text
-    assert (dry[0] / "learning.png").stat().st_size > 1000
+    learning = pixels(dry[0] / "learning.png")
+    assert learning.shape == (495, 880, 3) and colourful(learning) > 0.001
 
 
 # --- how it goes on ----------------------------------------------------------------------------------------------

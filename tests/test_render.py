@@ -7,14 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY, merge, untrained_run
+from pictures import milliseconds_and_end, near
 from PIL import Image
 from test_film import STEPS, images, matrix_scene, mpe_scene, recording, smax_scene
 
 from qmix_jax.build import make_mixer
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import render
-from qmix_jax.film import credit, film
-from qmix_jax.film import mp4 as video
+from qmix_jax.envs.matrix_painter import paint_matrix
+from qmix_jax.envs.mpe.painter import paint_mpe
+from qmix_jax.envs.smax.painter import paint_smax
+from qmix_jax.film import mp4
+from qmix_jax.film.canvas import SHADE, SIZE, mix
+from qmix_jax.film.credit import EpisodeValues, ValueLanes, agent_colours, paint_with_values
+from qmix_jax.film.painter import paint_text
+from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE, Recording
 from qmix_jax.learning.evaluate import episode_keys, evaluate, judge, record, team_key
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run.checkpoint import load_run
@@ -81,8 +88,11 @@ def test_recorded_episodes_are_those_of_the_evaluation(played):
 def test_a_recording_holds_one_value_a_step(played):
     _, _, recorded = played
     for episode in range(EPISODES):
-        cut = film.Recording.cut(recorded, episode, has_wins=True, title="probe")
-        steps = recorded.episodes.length[episode]
+        episodes = recorded.episodes
+        arrays = {"scene": recorded.scene, "reward": recorded.reward, "values": recorded.values}
+        cut = Recording.cut(episode, **arrays, length=episodes.length, won=episodes.won, title="probe")
+        steps = episodes.length[episode]
+        assert cut.won == episodes.won[episode] and cut.reward.sum() == episodes.total[episode]
         assert [len(part) for part in (cut.reward, *cut.values)] == [steps] * 4
         assert cut.scene["time"].tolist() == list(range(steps + 1))
 
@@ -100,69 +110,59 @@ def valued(scene, agents, steps=STEPS, has_team=True, **fields):
 
 @pytest.mark.parametrize("has_team", [True, False])
 @pytest.mark.parametrize(
-    ("kind", "scene", "agents", "steps"),
-    [("smax", smax_scene(killed=True), 2, STEPS), ("mpe", mpe_scene(), 2, STEPS), ("matrix", matrix_scene(), 2, 1),
-     ("something new", {}, 27, STEPS)],
+    ("painter", "scene", "agents", "steps"),
+    [(paint_smax, smax_scene(killed=True), 2, STEPS), (paint_mpe, mpe_scene(), 2, STEPS),
+     (paint_matrix, matrix_scene(), 2, 1), (paint_text, {}, 27, STEPS)],
 )  # fmt: skip
-def test_values_stand_under_every_frame_of_every_film(kind, scene, agents, steps, has_team):
+def test_values_stand_under_every_frame_of_every_film(painter, scene, agents, steps, has_team):
     one = valued(scene, agents, steps, has_team)
-    frames = credit.paint(kind, one)
-    assert len(frames) == len(images(kind, one))
+    frames = paint_with_values(painter, one)
+    assert len(frames) == len(images(painter, one))
     (width, height) = frames[0].image.size
-    assert width == film.SIZE and height > film.SIZE and height % 2 == 0
+    assert width == SIZE and height > SIZE and height % 2 == 0
     assert {frame.image.size for frame in frames} == {(width, height)}
 
 
-def near(image, colour):
-    """How many pixels are about this colour."""
-    return int((np.abs(np.asarray(image).astype(int) - colour).max(-1) < 30).sum())
-
-
 def test_agents_have_the_same_colours_in_the_scene_and_under_it():
-    one = valued(mpe_scene(), 2, colours=credit.agent_colours(2))
-    frame = credit.paint("mpe", one)[6].image
-    scene, panel = frame.crop((0, film.HEADER, film.SIZE, film.SIZE)), frame.crop((0, film.SIZE, *frame.size))
-    for colour in credit.agent_colours(2):
-        assert near(panel, colour) > 100
+    one = valued(mpe_scene(), 2, colours=agent_colours(2))
+    frame = paint_with_values(paint_mpe, one)[6].image
+    scene, lanes = frame.crop(SCENE), frame.crop((0, SIZE, *frame.size))
+    for colour in agent_colours(2):
+        assert near(lanes, colour) > 100
         assert near(scene, colour) > 20
 
 
 def test_what_lies_ahead_is_fainter():
-    panel = credit.Panel(credit.Account(valued(mpe_scene(), 2)))
-    colour = credit.agent_colours(2)[0]
-    bright = [near(panel.paint(time), colour) for time in (0, 1, 3, STEPS)]
+    lanes = ValueLanes(EpisodeValues(valued(mpe_scene(), 2)))
+    colour = agent_colours(2)[0]
+    bright = [near(lanes.paint(time), colour) for time in (0, 1, 3, STEPS)]
     assert bright == sorted(bright) and bright[-1] > 4 * bright[0] + 100
 
 
 @pytest.mark.parametrize("names", [(), ("ally_0", "ally_1")])
 def test_legends_name_the_agents_as_everywhere(names):
-    account = credit.Account(valued(mpe_scene(), 2, agent_names=names))
-    assert [series.name for series in account.agents] == [*(names or ("agent_0", "agent_1"))]
+    values = EpisodeValues(valued(mpe_scene(), 2, agent_names=names))
+    assert [series.name for series in values.agents] == [*(names or ("agent_0", "agent_1"))]
 
 
 def test_colours_of_agents_differ():
-    assert len(set(credit.agent_colours(27))) == 27
+    assert len(set(agent_colours(27))) == 27
 
 
 def test_a_gif_of_two_episodes_shows_all_their_frames(tmp_path):
     one = valued(mpe_scene(), 2)
-    credit.write("mpe", [one, one], tmp_path / "film.gif")
-    with Image.open(tmp_path / "film.gif") as gif:
-        milliseconds = 0
-        for k in range(gif.n_frames):
-            gif.seek(k)
-            milliseconds += gif.info["duration"]
-    assert milliseconds == 2 * len(images("mpe", one)) * 70
+    render.write(paint_mpe, [one, one], tmp_path / "film.gif")
+    assert milliseconds_and_end(tmp_path / "film.gif")[0] == 2 * len(images(paint_mpe, one)) * 70
 
 
 def test_an_mp4_has_every_frame(tmp_path):
     av = pytest.importorskip("av")
     one = valued(mpe_scene(), 2)
-    credit.write("mpe", [one], tmp_path / "film.mp4")
+    render.write(paint_mpe, [one], tmp_path / "film.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
     with av.open(str(tmp_path / "film.mp4")) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    frames = credit.paint("mpe", one)
+    frames = paint_with_values(paint_mpe, one)
     assert len(shown) == len(frames)
     assert np.abs(shown[9].astype(int) - np.asarray(frames[9].image)).mean() < 4
 
@@ -170,23 +170,29 @@ def test_an_mp4_has_every_frame(tmp_path):
 @pytest.mark.parametrize(("agents", "has_team"), [(2, True), (2, False), (27, True)])
 def test_a_figure_is_written_whole(tmp_path, agents, has_team):
     one = valued({}, agents, has_team=has_team, won=True)
-    credit.write("something new", [one], tmp_path / "figure.png")
+    render.write(paint_text, [one], tmp_path / "figure.png")
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width > 1500 and image.height > 900
+        plots = np.asarray(image.convert("RGB"))[image.height // 2 :]
+    if agents == 2:
+        assert all(near(plots, mix(colour, SHADE, 0.15)) > 200 for colour in agent_colours(2))
 
 
 # --- the command -------------------------------------------------------------------------------------------------
 
 
 def test_the_best_team_is_filmed_and_the_outcome_said(folder, capsys, tmp_path, played):
-    _, _, recorded = played
+    run, _, recorded = played
     out = tmp_path / "film.gif"
     assert cli.main(["render", str(folder), "--seed", "5", "--episodes", str(EPISODES), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, length, won in zip(lines, recorded.episodes.length, recorded.episodes.won, strict=False):
         assert f"{length} step" in line and ("not won" in line) != won
-    assert lines[-1] == str(out) and out.stat().st_size > 0
+    assert lines[-1] == str(out)
+    milliseconds, end = milliseconds_and_end(out)
+    assert milliseconds == 70 * sum(FRAMES_PER_STEP * (n + 1) + CARD_FRAMES for n in recorded.episodes.length)
+    assert all(near(end, colour) > 20 for colour in agent_colours(run.env.spec.num_agents))
 
 
 def test_recordings_know_the_agents_names(folder):
@@ -199,7 +205,7 @@ def test_the_case_of_a_files_ending_makes_no_difference(tmp_path, name):
     if name.endswith("Mp4"):
         pytest.importorskip("av")
     path = render.picture(str(tmp_path / name))
-    credit.write("mpe", [valued(mpe_scene(), 2)], path)
+    render.write(paint_mpe, [valued(mpe_scene(), 2)], path)
     start = path.read_bytes()[:12]
     assert b"GIF8" in start or b"PNG" in start or b"ftyp" in start
 
@@ -235,7 +241,7 @@ def test_mistakes_are_one_line(folder, capsys, tmp_path, monkeypatch, line, says
 
 
 def test_mp4_without_pyav_names_the_extra_before_anything_is_played(folder, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "find_spec", lambda name: None)
+    monkeypatch.setattr(mp4, "find_spec", lambda name: None)
     monkeypatch.setattr(render, "play", lambda *_: pytest.fail("played"))
     assert cli.main(["render", str(folder), "--out", str(tmp_path / "film.mp4")]) == 2
     assert "qmix-jax[video]" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`qmix-jax render RUN`: films and figures of a trained team, with Q-values and credit."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,18 +10,18 @@ from qmix_jax.cli.startup import AUTO, start_jax
 from qmix_jax.settings import require
 
 if TYPE_CHECKING:
-    from qmix_jax.film.film import Recording
+    from qmix_jax.film.recording import Painter, Recording
     from qmix_jax.run.checkpoint import TrainedRun
 
 SUFFIXES = (".gif", ".mp4", ".png")
 
 DESCRIPTION = """\
-Film a trained team playing greedily. Under the frames: Q_tot, each agent's Q-value of what it does, and its credit
-dQ_tot / dQ_i over time, in the agent's colour, so that one sees who matters when. Independent learners have no Q_tot;
+Film a trained team playing greedily. Under the frames: Q_tot, each agent's Q-value of its action, and its credit
+dQ_tot / dQ_i over time, in the agent's colour, which shows who matters when. Independent learners have no Q_tot;
 their film shows Q_i over time.
 
-FILE.gif and FILE.mp4 are films, the episodes one after another; FILE.png is a figure for papers: moments of the
-episode above the same values over time. MP4 wants the extra `video` (pip install 'qmix-jax[video]')."""
+FILE.gif and FILE.mp4 are films, the episodes one after another; FILE.png is a figure for papers: frames of each
+episode above the same values over time. MP4 needs the extra `video` (pip install 'qmix-jax[video]')."""
 
 EXAMPLES = """\
 examples
@@ -30,10 +31,11 @@ examples
 
 
 def main(arguments: list[str]) -> int:
-    """Render as the command line says; returns the exit status."""
+    """Run the command; returns the exit status."""
     options = parse(arguments)
     start_jax([AUTO])
-    from qmix_jax.film import credit
+    from qmix_jax.film.credit import EpisodeValues
+    from qmix_jax.film.painter import painter_of
     from qmix_jax.run.checkpoint import load_run
 
     run = load_run(options.run, options.checkpoint)
@@ -49,9 +51,9 @@ def main(arguments: list[str]) -> int:
         progress.say("playing", is_stage=True)
         recordings = play(run, team, options.seed, options.episodes)
         progress.say("painting", is_stage=True)
-        credit.write(run.config.env.name, recordings, out)
+        write(painter_of(run.env), recordings, out)
     for number, recording in enumerate(recordings, 1):
-        print(f"episode {number}: {credit.Account(recording).verdict}")
+        print(f"episode {number}: {EpisodeValues(recording).summary}")
     print(out)
     return 0
 
@@ -73,7 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def picture(text: str) -> Path:
-    """An argument's type: a file whose name says which kind of picture it is."""
+    """An argument's type: a file whose ending is one of SUFFIXES."""
     path = output(text)
     if path.suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"{path.name} must end in {', '.join(SUFFIXES)}")
@@ -81,7 +83,7 @@ def picture(text: str) -> Path:
 
 
 def best_team(run: "TrainedRun", folder: Path) -> int:
-    """The seed, counted from 0, whose last evaluation was best; the first where nothing is recorded."""
+    """The seed, counted from 0, whose last evaluation was best; 0 where no evaluation is recorded."""
     from qmix_jax.records import best_seed, read_metrics
 
     path = folder / "metrics.jsonl"
@@ -90,11 +92,11 @@ def best_team(run: "TrainedRun", folder: Path) -> int:
 
 
 def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Recording]":
-    """The first episodes that `evaluate` plays with that team and seed."""
+    """The first episodes that `qmix-jax evaluate` plays with the same team and seed."""
     import jax
 
     from qmix_jax.build import make_mixer
-    from qmix_jax.film.film import Recording
+    from qmix_jax.film.recording import Recording
     from qmix_jax.learning.evaluate import episode_keys, record, team_key
     from qmix_jax.run.program import compile_quickly
 
@@ -104,6 +106,30 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     result = jax.device_get(compile_quickly(played.lower(params, keys))(params, keys))
     spec, title = run.env.spec, f"{run.config.algorithm.name.upper()} on {run.env.spec.name}"
     return [
-        Recording.cut(result, episode, has_wins=spec.has_wins, title=title, agent_names=spec.agent_names)
+        Recording.cut(
+            episode,
+            scene=result.scene,
+            reward=result.reward,
+            values=result.values,
+            length=result.episodes.length,
+            won=result.episodes.won if spec.has_wins else None,
+            title=title,
+            agent_names=spec.agent_names,
+        )
         for episode in range(episodes)
     ]
+
+
+def write(painter: "Painter", recordings: "Sequence[Recording]", path: Path) -> None:
+    """A film of the episodes one after another (.gif, .mp4), or a figure of them one below another (.png)."""
+    from qmix_jax.film.credit import paint_with_values
+    from qmix_jax.film.figure import draw_figure
+    from qmix_jax.film.gif import save_gif
+    from qmix_jax.film.mp4 import save_mp4
+
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        draw_figure(painter, recordings, path)
+        return
+    save = save_mp4 if suffix == ".mp4" else save_gif
+    save([frame for recording in recordings for frame in paint_with_values(painter, recording)], path)

@@ -49,5 +49,7 @@ class TeamEnv(Protocol):
         ...
 
     def scene(self, state: EnvState) -> dict[str, Any]:
-        """The arrays that a painter needs to draw this state."""
+        """The arrays that a painter needs to draw this state. An environment that has a painter names it as `painter`
+        (a `qmix_jax.film.recording.Painter`); the films of the others are text.
+        """
         ...

@@ -1,17 +1,28 @@
 """Games of one step: the payoff table of the settings, and those with a name in the literature."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
+from jaxtyping import Int
 
 from qmix_jax.envs.base import KeepsObservations
 from qmix_jax.envs.definition import Definition
-from qmix_jax.envs.layout import AgentLayout, Feature, Layout
-from qmix_jax.settings import LARGEST, require, shown
-from qmix_jax.types import Observation, Outcome, TeamSpec
+from qmix_jax.envs.layout import AgentLayout
+from qmix_jax.envs.layout import Feature
+from qmix_jax.envs.layout import Layout
+from qmix_jax.settings import LARGEST
+from qmix_jax.settings import require
+from qmix_jax.settings import shown
+from qmix_jax.types import Observation
+from qmix_jax.types import Outcome
+from qmix_jax.types import TeamSpec
 
 # --- the environment ---------------------------------------------------------------------------------------------
 
@@ -57,6 +68,13 @@ class Matrix(KeepsObservations):
         reward = self.payoff[tuple(action)]
         outcome = Outcome(reward, jnp.array(True), jnp.array(False), jnp.array(False))
         return MatrixState(action.astype(int)), self._observation(), outcome
+
+    @property
+    def painter(self) -> Callable:
+        """The painter of its films."""
+        from qmix_jax.envs.matrix_painter import paint_matrix
+
+        return paint_matrix
 
     def scene(self, state: MatrixState) -> dict[str, Any]:
         """The table and the choice."""

@@ -1,18 +1,25 @@
 """Predator-prey with punishment: the game of relative overgeneralisation (Böhmer et al. 2020, section 5.1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
 
 from qmix_jax.envs.definition import Definition
 from qmix_jax.learning.exploration import random_action
 from qmix_jax.settings import NotPositive
-from qmix_jax.types import Observation, Outcome, TeamSpec
+from qmix_jax.types import Observation
+from qmix_jax.types import Outcome
+from qmix_jax.types import TeamSpec
 
 SIZE, NUM_AGENTS, NUM_PREY, REACH, LIMIT = 10, 8, 8, 2, 200
 UNITS = NUM_AGENTS + NUM_PREY
@@ -114,6 +121,13 @@ class PredatorPrey:
     def decompress(self, compact: Board) -> Observation:
         """What the agents saw of the board."""
         return observe(compact._replace(position=compact.position.astype(int)))
+
+    @property
+    def painter(self) -> Callable:
+        """The painter of its films."""
+        from qmix_jax.envs.predator_prey_painter import paint_predator_prey
+
+        return paint_predator_prey
 
     def scene(self, state: PredatorPreyState) -> dict[str, Any]:
         """Positions of agents and then prey by row and column, which are still there, which agents tried to capture."""

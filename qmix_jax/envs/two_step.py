@@ -1,15 +1,20 @@
 """The QMIX paper's two-step game."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array
+from jaxtyping import Int
 
 from qmix_jax.envs.base import KeepsObservations
 from qmix_jax.envs.definition import Definition
-from qmix_jax.types import Observation, Outcome, TeamSpec
+from qmix_jax.types import Observation
+from qmix_jax.types import Outcome
+from qmix_jax.types import TeamSpec
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,13 @@ class TwoStep(KeepsObservations):
         reward = jnp.where(is_first, 0.0, payoff)
         outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False), won=jnp.array(False))
         return TwoStepState(stage, action.astype(int)), self._observation(stage), outcome
+
+    @property
+    def painter(self) -> Callable:
+        """The painter of its films."""
+        from qmix_jax.envs.two_step_painter import paint_two_step
+
+        return paint_two_step
 
     def scene(self, state: TwoStepState) -> dict[str, Any]:
         """The stage, both tables and the choice."""

@@ -346,14 +346,24 @@ class Run:
 
     def _paint_film(self) -> None:
         """policy.gif: the greedy episode with the median return, by the best seed."""
-        from qmix_jax.film.film import Recording, film
+        from qmix_jax.film.gif import save_gif
+        from qmix_jax.film.painter import painter_of
+        from qmix_jax.film.recording import Recording
 
         params = jax.tree.map(lambda leaf: leaf[best_seed(self.rows[-1])], self.good_params)
         play = self.program.compile_record(params, FILM_CANDIDATES)
         record = jax.device_get(play(params, jax.random.key(self.config.seed)))
         chosen = int(np.argsort(record.episodes.total)[FILM_CANDIDATES // 2])
-        recording = Recording.cut(record, chosen, has_wins=self.program.env.spec.has_wins, title=self.title)
-        film(self.config.env.name, recording, self.folder / "policy.gif")
+        recording = Recording.cut(
+            chosen,
+            scene=record.scene,
+            reward=record.reward,
+            values=record.values,
+            length=record.episodes.length,
+            won=record.episodes.won if self.program.env.spec.has_wins else None,
+            title=self.title,
+        )
+        save_gif(painter_of(self.program.env)(recording), self.folder / "policy.gif")
 
     def summary(self, status: int, received: list[signal.Signals]) -> str:
         """What was reached, where it lies, and what to do next."""

@@ -1,5 +1,6 @@
 """JaxMARL's particle worlds under the TeamEnv contract."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -123,6 +124,13 @@ class Mpe:
     def layout(self) -> Layout:
         """What observations and actions mean."""
         return mpe_layout(self._task, self.spec.agent_names, self._env.num_landmarks, self._env.dim_c)
+
+    @property
+    def painter(self) -> Callable:
+        """The painter of its films."""
+        from qmix_jax.envs.mpe.painter import paint_mpe
+
+        return paint_mpe
 
     def scene(self, state: Any) -> dict[str, Any]:
         """Agents and landmarks by position, with goals and messages where the task has them."""

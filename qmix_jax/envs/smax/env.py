@@ -1,5 +1,6 @@
 """SMAX under the TeamEnv contract."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -81,6 +82,13 @@ class Smax:
     def layout(self) -> Layout:
         """What observations and actions mean."""
         return smax_layout(self._rules.num_allies, self._rules.num_enemies, self._unit_types)
+
+    @property
+    def painter(self) -> Callable:
+        """The painter of its films."""
+        from qmix_jax.envs.smax.painter import paint_smax
+
+        return paint_smax
 
     def scene(self, state: BattleState) -> dict[str, Any]:
         """Units by position, health and type, and their targets in the previous step."""

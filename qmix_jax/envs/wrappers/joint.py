@@ -1,6 +1,7 @@
 """A team as one agent that chooses among the joint actions."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,6 +55,11 @@ class JointTeam(KeepsObservations):
     def number(self, actions: tuple[int, ...]) -> int:
         """The joint action of the agents' actions."""
         return int(np.ravel_multi_index(actions, self.sizes))
+
+    @property
+    def painter(self) -> Callable | None:
+        """The painter of the environment inside, where it has one."""
+        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The team's scene."""

@@ -5,6 +5,7 @@ returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leav
 the deployed agent.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ class Shielded:
     def decompress(self, compact: CompactObservation) -> Observation:
         """The observation of which `compress` made this."""
         return self._narrowed(self._env.decompress(compact))
+
+    @property
+    def painter(self) -> Callable | None:
+        """The painter of the environment inside, where it has one."""
+        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The environment's own."""

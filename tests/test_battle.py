@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qmix_jax.envs.smax.battle import STOP, Battle, Chance, View, pick_one
-from qmix_jax.run.program import compile_with
+from qmix_jax.run.compilation import compile_with
 
 with contextlib.redirect_stdout(io.StringIO()):
     from jaxmarl.environments import smax

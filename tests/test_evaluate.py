@@ -25,7 +25,7 @@ from qmix_jax.learning.evaluate import Episodes, episode_keys, evaluate, play_ep
 from qmix_jax.learning.exploration import random_action
 from qmix_jax.learning.robustness import Examination, disturbed, plan, undisturbed
 from qmix_jax.mixers import make_mixer
-from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.run.trained import TrainedRun, load_run
 
 SEEDS = 2
 

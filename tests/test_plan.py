@@ -102,7 +102,7 @@ def test_what_is_meant_so_is_not_warned_of(changes):
 
 def test_what_ends_far_from_its_goal_says_how_far():
     (line,) = warnings_of(exploration={"start": 1.0, "finish": 0.1, "decay_env_steps": 384})
-    assert line.startswith("epsilon ends at 0.55 and not at exploration.finish=0.1")
+    assert line.startswith("epsilon ends at 0.55 instead of exploration.finish=0.1")
 
 
 @pytest.mark.parametrize(("total", "said"), [(192, []), (160, ["total_env_steps=160 becomes 192: 3 x 64, in whole"])])

@@ -16,7 +16,7 @@ from qmix_jax.film import credit, film
 from qmix_jax.film import mp4 as video
 from qmix_jax.learning.evaluate import episode_keys, evaluate, judge, record, team_key
 from qmix_jax.mixers import MIXERS, make_mixer
-from qmix_jax.run.checkpoint import load_run
+from qmix_jax.run.trained import load_run
 from qmix_jax.types import Joint, Values
 
 EPISODES = 3

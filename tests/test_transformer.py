@@ -18,8 +18,8 @@ from qmix_jax.envs.entities import Entities, Team, state_of, team_of
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.learning.robustness import Examination
 from qmix_jax.mixers.transfqmix import TransfQMix
-from qmix_jax.run.checkpoint import TrainedRun
 from qmix_jax.run.export import export_team
+from qmix_jax.run.trained import TrainedRun
 from qmix_jax.types import TeamSpec
 
 AGENT = {"kind": "transformer", "hidden_size": 6, "num_heads": 3, "use_agent_id": False, "use_last_action": False}

@@ -24,7 +24,8 @@ from qmix_jax.cli.compose import compose
 from qmix_jax.cli.main import main as qmix_jax
 from qmix_jax.mixers import MIXERS
 from qmix_jax.records import read_metrics
-from qmix_jax.run.checkpoint import checkpoints, load_run
+from qmix_jax.run.checkpoint import checkpoints
+from qmix_jax.run.trained import load_run
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from qmix_jax.bench.picture import draw
 from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
 from qmix_jax.config import Config, ConfigError
 from qmix_jax.records import describe_machine, to_json, write_text_atomically
-from qmix_jax.run import experiment
+from qmix_jax.run import experiment, messages
 from qmix_jax.run.program import Program
 
 
@@ -69,7 +69,7 @@ def _subject(program: Program) -> dict:
     )
     return {
         "title": f"{config.algorithm.name.upper()} on {program.env.spec.name}",
-        "program": f"{sizes} · {experiment.describe(program)}",
+        "program": f"{sizes} · {messages.describe(program)}",
         "machine": describe_machine(),
     }
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.learning.behaviour import Behaviour
     from qmix_jax.learning.robustness import Disturbance, Examination
-    from qmix_jax.run.checkpoint import TrainedRun
+    from qmix_jax.run.trained import TrainedRun
     from qmix_jax.types import TeamSpec
 
 STDOUT = Path("-")
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     start_jax([AUTO])
     from qmix_jax.analysis.scores import agents_to_plain, format_agents, to_plain
     from qmix_jax.learning.robustness import Examination
-    from qmix_jax.run.checkpoint import load_run
+    from qmix_jax.run.trained import load_run
 
     run = load_run(options.run, options.checkpoint)
     env, agents = (run.env, run.agents) if options.map is None else on_map(run, options.map)

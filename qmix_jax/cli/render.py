@@ -10,7 +10,7 @@ from qmix_jax.config import require
 
 if TYPE_CHECKING:
     from qmix_jax.film.film import Recording
-    from qmix_jax.run.checkpoint import TrainedRun
+    from qmix_jax.run.trained import TrainedRun
 
 SUFFIXES = (".gif", ".mp4", ".png")
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     start_jax([AUTO])
     from qmix_jax.film import credit
-    from qmix_jax.run.checkpoint import load_run
+    from qmix_jax.run.trained import load_run
 
     run = load_run(options.run, options.checkpoint)
     out = options.out or output(str(Path(options.run) / "render.gif"))
@@ -96,7 +96,7 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     from qmix_jax.film.film import Recording
     from qmix_jax.learning.evaluate import episode_keys, record, team_key
     from qmix_jax.mixers import make_mixer
-    from qmix_jax.run.program import compile_quickly
+    from qmix_jax.run.compilation import compile_quickly
 
     mixer, params = make_mixer(run.config.algorithm, run.env), run.params(team)
     keys = episode_keys(team_key(seed, team), episodes)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY, best_legal, masks, merge, strange_values
+from exporting import LEGAL, OBS, TEAMS
 from safetensors.numpy import load_file
 
 from qmix_jax import deployed_agent

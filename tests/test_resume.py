@@ -20,7 +20,7 @@ from qmix_jax.learning import replay
 from qmix_jax.records import read_metrics
 from qmix_jax.reporters import dashboard
 from qmix_jax.reporters.wandb import WandbRuns
-from qmix_jax.run import exits, experiment, resume
+from qmix_jax.run import exits, experiment, messages, resume
 from qmix_jax.run.checkpoint import checkpoints, find
 from qmix_jax.run.program import Program
 from qmix_jax.run.trained import load_run

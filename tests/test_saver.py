@@ -13,7 +13,9 @@ from resuming import LONG, a_snapshot, assert_same_end, numbers, train
 from qmix_jax.config import CheckpointConfig, ConfigError
 from qmix_jax.records import MetricsFile, read_metrics
 from qmix_jax.run import exits, experiment
+from qmix_jax.run import saver as saver_module
 from qmix_jax.run.checkpoint import checkpoints, find, retain, write
+from qmix_jax.run.metrics import BestScores
 from qmix_jax.run.saver import Saver
 from qmix_jax.run.trained import load_run
 

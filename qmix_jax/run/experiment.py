@@ -123,17 +123,22 @@ def _train(the_run: "Run", dashboards: list[Background], received: list[signal.S
         saver = Saver(folder, config.checkpoint, display.message, the_run.point.checkpoint)
         saver.listeners += [_note_saved_state, *(dashboard.checkpoint for dashboard in dashboards)]
         with closing(metrics), closing(saver):
-            try:
-                status = the_run.train([metrics, display, *dashboards], saver, display.message, received)
-            except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                if not exits.is_out_of_memory(error):
-                    raise
-                status = exits.OUT_OF_MEMORY
+            status = _train_within_memory(the_run, [metrics, display, *dashboards], saver, display.message, received)
         failure = saver.failure or metrics.failure
         status = exits.NOT_SAVED if failure and status in (exits.DONE, *exits.STOPPED) else status
         has_film = config.logging.film and status == exits.DONE  # compiling it where memory is short ends the process
         pictures.draw(program, folder, the_run.rows, the_run.params if has_film else None, display.message)
     return End(status, failure, has_film)
+
+
+def _train_within_memory(the_run: "Run", *arguments: Any) -> int:
+    """`Run.train`, with an exit status for a run that is out of memory."""
+    try:
+        return the_run.train(*arguments)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not exits.is_out_of_memory(error):
+            raise
+        return exits.OUT_OF_MEMORY
 
 
 def _display(the_run: "Run") -> Display:

@@ -41,10 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            with contextlib.suppress(OSError):
-                if _is_same(handle, folder / NAME):
-                    (folder / NAME).unlink()
-            os.close(handle)
+            _release(handle, folder / NAME)
 
 
 def require_unlocked(folder: Path) -> None:
@@ -85,6 +82,14 @@ def _lock(handle: int, path: Path) -> bool:
         else:
             return True
     return False
+
+
+def _release(handle: int, path: Path) -> None:
+    """Delete the file, unless another process replaced it, and end the lock."""
+    with contextlib.suppress(OSError):
+        if _is_same(handle, path):
+            path.unlink()
+    os.close(handle)
 
 
 def _is_same(handle: int, path: Path) -> bool:

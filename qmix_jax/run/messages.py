@@ -215,7 +215,7 @@ def _duration(seconds: float) -> str:
 # --- the next commands -------------------------------------------------------------------------------------------
 
 COLUMN = 100
-"""The widest command that its explanation is aligned behind."""
+"""Explanations are aligned after the longest command, but at most after this width."""
 NOT_COMPARED = ("algorithm", "seed", "devices", "checkpoint", "logging")
 """Settings, and groups of them, in which a comparable run may differ."""
 

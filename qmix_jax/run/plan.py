@@ -9,7 +9,7 @@ from qmix_jax.config import Config, require
 class Learning(NamedTuple):
     """When a run updates, in environment steps."""
 
-    begins: int
+    start: int
     """The start of the first iteration that may update; the end of the run where none may."""
     updates: int
     """The number of updates."""
@@ -20,19 +20,19 @@ class Learning(NamedTuple):
 def learning(config: Config) -> Learning:
     """When the run updates, counted as `Trainer` counts (for a resumed run as if its replay was saved)."""
     every, iteration, end = config.learner.env_steps_per_update, config.iteration_env_steps, config.trained_env_steps
-    begins = min(max(math.ceil(config.learner.start_env_steps / iteration) - 1, 0) * iteration, end)
-    first_due = (begins // every + 1) * every
+    start = min(max(math.ceil(config.learner.start_env_steps / iteration) - 1, 0) * iteration, end)
+    first_due = (start // every + 1) * every
     first = (math.ceil(first_due / iteration) - 1) * iteration
-    return Learning(begins, int(end // every - begins // every), int(first))
+    return Learning(start, int(end // every - start // every), int(first))
 
 
 def check(config: Config) -> None:
     """Raise ConfigError where training would end without an update, or the replay is smaller than a batch."""
     learner, end, total = config.learner, config.trained_env_steps, config.total_env_steps
-    begins, updates, _ = learning(config)
+    start, updates, _ = learning(config)
     enough = math.ceil(learner.start_env_steps + learner.env_steps_per_update)
     require(
-        begins < end,
+        start < end,
         f"nothing would be learnt: total_env_steps={total} ends before learner.start_env_steps="
         f"{learner.start_env_steps}; set total_env_steps={enough} or more, or learner.start_env_steps={total // 10}",
     )
@@ -40,7 +40,7 @@ def check(config: Config) -> None:
         updates > 0,
         f"nothing would be learnt: total_env_steps={total} and learner.start_env_steps={learner.start_env_steps} leave "
         f"no update, with learner.env_steps_per_update={learner.env_steps_per_update:g}; set total_env_steps={enough} "
-        f"or more, or learner.env_steps_per_update={end - begins} or less",
+        f"or more, or learner.env_steps_per_update={end - start} or less",
     )
     kept, batch = config.replay_sequences, learner.batch_size
     require(

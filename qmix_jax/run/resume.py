@@ -111,13 +111,13 @@ def changes(folder: Path, config: Config) -> dict[str, Any]:
         ConfigError: a setting differs that may not change, or another version wrote the settings.
     """
     newest = next((each for each in _whole(folder) if each.items), None)
-    is_begun = holds_run(folder) and (folder / "config.yaml").is_file()
-    return _changes(folder, newest, config) if newest or is_begun else {}
+    has_results = holds_run(folder) and (folder / "config.yaml").is_file()
+    return _changes(folder, newest, config) if newest or has_results else {}
 
 
 def _changes(folder: Path, checkpoint: Checkpoint | None, config: Config) -> dict[str, Any]:
-    begun = read_config(folder) if checkpoint is None else read_config_of(checkpoint)
-    before, now = by_name(begun), by_name(config)
+    saved = read_config(folder) if checkpoint is None else read_config_of(checkpoint)
+    before, now = by_name(saved), by_name(config)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     refused = [name for name in names if not _is_one_of(name, MAY_CHANGE)]
     require(

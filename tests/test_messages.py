@@ -1,4 +1,4 @@
-"""What a run says to do next: command lines that compose to the same settings, and what to look at after NaN."""
+"""What a run says: command lines that compose to the same settings, and what to look at after a NaN."""
 
 import shlex
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A run from end to end: what it leaves behind, and how it ends when something goes wrong."""
+"""A run from end to end: the files that it leaves, and how it ends when something goes wrong."""
 
 import dataclasses
 import itertools

@@ -167,7 +167,7 @@ def test_the_compiled_form_runs_without_this_package_for_any_number_of_teams(tea
             np.testing.assert_array_equal(found["action"], best)
 
 
-def test_whatever_its_values_are_the_compiled_team_and_a_lone_agent_take_the_best_legal_action(teams):
+def test_for_any_values_the_compiled_team_and_a_single_agent_take_the_best_legal_action(teams):
     run, folder = teams["spread"]
     q, legal, team = strange_values(50, 3, 5), masks(5), (31, 3)
     weights = run.params(0)["agent"] | {"q": jnp.zeros((3, 8, 5)), "q_bias": jnp.asarray(q[0])}
@@ -184,7 +184,7 @@ def test_whatever_its_values_are_the_compiled_team_and_a_lone_agent_take_the_bes
             assert [agent.act(np.zeros(18), mask) for mask in legal] == [best_legal(values, mask) for mask in legal]
 
 
-def test_an_agent_says_once_that_its_values_are_no_numbers(teams):
+def test_an_agent_warns_once_that_its_values_are_not_finite(teams):
     agent = DecentralisedAgent(teams["speaker"][1], agent="listener_0")
     agent._weights |= {"q_bias": np.array([0, np.nan, 1, 0, 0], np.float32)}
     with warnings.catch_warnings():
@@ -217,7 +217,7 @@ def test_the_weights_are_plain_safetensors_and_shared_ones_are_there_once(teams)
         assert stored["gru_recurrent"].shape == (*lead, 8, 24)
 
 
-def test_the_contract_tells_whoever_feeds_the_agents_what_to_feed(teams):
+def test_the_contract_describes_the_inputs_of_every_agent(teams):
     contract = json.loads((teams["speaker"][1] / "contract.json").read_text())
     assert contract["environment"]["settings"] == {"task": "simple_speaker_listener"}
     assert contract["network"]["obs_size"] == 11 and contract["network"]["num_actions"] == 5

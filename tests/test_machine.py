@@ -1,4 +1,4 @@
-"""Machines that refuse: encodings, memory, devices, environment variables, disks. What is said, and the status."""
+"""Limits of the machine (encodings, memory, devices, environment variables, disks): messages and exit statuses."""
 
 import io
 import os
@@ -50,7 +50,7 @@ def start(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
         ("utf-8", "1.0 ± 0.5 · 3 \N{EN DASH} … ✓ ■ █ 日 ?"),
     ],
 )
-def test_what_an_encoding_does_not_have_is_written_readably(monkeypatch, encoding, written):
+def test_characters_that_an_encoding_lacks_are_written_readably(monkeypatch, encoding, written):
     text = "1.0 ± 0.5 · 3 \N{EN DASH} … ✓ ■ █ 日 \udc80"  # the last as in a file name that is no UTF-8
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     say(text, stream)
@@ -94,7 +94,7 @@ def test_every_command_writes_to_every_encoding(tmp_path, environment, others):
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_makes_no_progress_is_given_up_and_said_once(tmp_path, monkeypatch):
+def test_a_checkpoint_that_makes_no_progress_fails_and_is_reported_once(tmp_path, monkeypatch):
     for_ever = threading.Event()
     monkeypatch.setattr(saver, "PATIENCE", 0.1)
     monkeypatch.setattr(saver, "write", lambda folder, snapshot: for_ever.wait())

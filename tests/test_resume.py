@@ -54,7 +54,7 @@ def test_a_stopped_run_gives_the_numbers_of_one_that_never_stopped(tmp_path, nev
     assert [each["env_steps"] for each in manifest["resumed"]] == [32 * stop for stop in stops]
 
 
-def test_time_on_the_wall_goes_on_too(copy, monkeypatch):
+def test_wall_clock_time_continues(copy, monkeypatch):
     before, start = read_metrics(copy / "metrics.jsonl"), Program.start
     monkeypatch.setattr(Program, "start", lambda *args: time.sleep(0.01) or start(*args))
     train(copy, LONG, stop_after=7)
@@ -64,7 +64,7 @@ def test_time_on_the_wall_goes_on_too(copy, monkeypatch):
     assert rows[6]["compile_seconds"] > before[5]["compile_seconds"]
 
 
-def test_a_run_stopped_before_its_first_row_begins_anew(tmp_path, never_stopped):
+def test_a_run_stopped_before_its_first_row_starts_from_the_beginning(tmp_path, never_stopped):
     folder = tmp_path / "run"
     (folder / "checkpoints" / ".32.draft").mkdir(parents=True)
     shutil.copy(never_stopped / "config.yaml", folder)
@@ -79,7 +79,7 @@ def test_a_run_stopped_before_its_first_row_begins_anew(tmp_path, never_stopped)
 
 
 class Wandb:
-    """Weights & Biases, as far as it is used here, remembering what it was told once it may."""
+    """Weights & Biases, as far as it is used here; `init` waits until `may_go_on`, and the calls are recorded."""
 
     def __init__(self):
         self.may_go_on, self.ids, self.steps = threading.Event(), [], []
@@ -110,7 +110,7 @@ def wandb(monkeypatch):
 ONLINE = {"wandb": {"mode": "online"}}
 
 
-def test_a_dashboard_that_hangs_holds_nothing_up(tmp_path, never_stopped, wandb, capsys, monkeypatch):
+def test_a_dashboard_that_hangs_delays_nothing(tmp_path, never_stopped, wandb, capsys, monkeypatch):
     monkeypatch.setattr(dashboard, "TIMEOUT", 0.01)
     wandb.may_go_on.clear()
     assert train(tmp_path, LONG, logging=ONLINE) == exits.DONE
@@ -120,7 +120,7 @@ def test_a_dashboard_that_hangs_holds_nothing_up(tmp_path, never_stopped, wandb,
     assert "Weights & Biases was left behind" in warning
 
 
-def test_a_resumed_run_goes_on_in_the_same_dashboard_with_every_row_once(tmp_path, never_stopped, wandb):
+def test_a_resumed_run_reports_to_the_same_dashboard_every_row_once(tmp_path, never_stopped, wandb):
     assert train(tmp_path, LONG, logging=ONLINE, stop_after=4) == exits.TERMINATED
     path = tmp_path / "checkpoints"
     assert train(tmp_path, LONG, logging=ONLINE, stop_after=6) == exits.TERMINATED
@@ -131,7 +131,7 @@ def test_a_resumed_run_goes_on_in_the_same_dashboard_with_every_row_once(tmp_pat
     assert_same_end(tmp_path, never_stopped)
 
 
-def test_a_dashboard_that_comes_late_is_told_of_everything(copy, wandb):
+def test_a_dashboard_added_on_resume_gets_every_row(copy, wandb):
     assert train(copy, LONG, logging=ONLINE) == exits.DONE
     assert wandb.steps == [32 * row for row in range(1, 9)]
 
@@ -140,7 +140,7 @@ def test_a_dashboard_that_comes_late_is_told_of_everything(copy, wandb):
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 2), (2, 1), (2, 2)])
-def test_replay_is_laid_out_anew_as_other_devices_would_have_filled_it(before, after):
+def test_a_replay_is_rearranged_as_other_devices_would_have_filled_it(before, after):
     """Seven inserts of 4 rows into a ring of 16, each row named by its insert and its environment."""
 
     def filled(devices):
@@ -174,7 +174,7 @@ def test_a_run_moves_from_two_devices_to_one_and_back(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), exits.STOP_SIGNALS.items())
-def test_a_signal_finishes_the_chunk_saves_and_says_so_in_the_status(tmp_path, never_stopped, number, status):
+def test_a_signal_ends_a_run_after_its_chunk_saved_with_a_status(tmp_path, never_stopped, number, status):
     with stopped_after(3, number):
         assert experiment.run(from_mapping(LONG), tmp_path, LONG) == status
     assert numbers(tmp_path) == numbers(never_stopped)[:3]
@@ -201,7 +201,7 @@ def test_statuses_are_those_of_the_documentation():
     }
 
 
-def test_under_nohup_a_closed_terminal_stops_nothing():
+def test_under_nohup_a_closed_terminal_does_not_stop_a_run():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with exits.stop_signals() as received:
@@ -236,7 +236,7 @@ def test_a_complete_run_says_so_and_is_left_alone(never_stopped, capsys):
     ],
     ids=str,
 )
-def test_what_shapes_the_saved_state_is_refused_by_name(stopped, changes):
+def test_a_setting_that_decides_the_saved_state_is_refused_by_name(stopped, changes):
     settings = merge(LONG, changes)
     ((group, value),) = changes.items()
     name = f"{group}.{next(iter(value))}" if isinstance(value, dict) else group
@@ -247,7 +247,7 @@ def test_what_shapes_the_saved_state_is_refused_by_name(stopped, changes):
     assert (stopped / "run.json").read_text() == before
 
 
-def test_other_settings_are_taken_and_recorded(copy, capsys):
+def test_other_settings_may_change_and_are_recorded(copy, capsys):
     settings = resume.merge_settings(copy, ["total_env_steps=320", "logging.display=plain"])
     assert train(copy, settings) == exits.DONE
     assert numbers(copy)[-1]["env_steps"] == 320
@@ -299,7 +299,7 @@ def test_a_new_run_does_not_write_over_another(stopped):
 # --- without the replay ------------------------------------------------------------------------------------------
 
 
-def test_without_replay_learning_waits_until_it_has_gathered_what_it_starts_with(tmp_path, capsys):
+def test_without_a_saved_replay_learning_waits_for_start_env_steps_of_new_data(tmp_path, capsys):
     bare = merge(LONG, {"checkpoint": {"replay": False}, "total_env_steps": 384})
     train(tmp_path, bare, logging={"display": "plain"}, stop_after=6)
     assert "a resumed run waits for 96 environment steps of new data" in capsys.readouterr().out
@@ -318,7 +318,7 @@ def test_without_replay_learning_waits_until_it_has_gathered_what_it_starts_with
     assert_same_end(again, tmp_path)
 
 
-def test_nothing_is_learnt_from_rows_that_were_never_played(tmp_path):
+def test_without_a_saved_replay_only_new_sequences_are_in_it(tmp_path):
     """Only rewards of the rows gathered since are in replay behind a resume without it."""
     bare = merge(LONG, {"checkpoint": {"replay": False}})
     train(tmp_path, bare, stop_after=6)

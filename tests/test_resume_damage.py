@@ -81,7 +81,7 @@ def resume_point_of(folder: Path) -> resume.ResumePoint:
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_broken_checkpoint_is_named_and_passed_over(copy, damage, capsys):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(copy, damage, capsys):
     damage(copy)
     point = resume_point_of(copy)
     assert point.env_steps == 160 and len(point.rows) == 5
@@ -89,7 +89,7 @@ def test_a_broken_checkpoint_is_named_and_passed_over(copy, damage, capsys):
     assert said.count("\n") == 1 and f"{copy}/checkpoints/192 is skipped: " in said
 
 
-def test_a_checkpoint_that_cannot_be_restored_is_named_and_passed_over(copy, never_stopped, monkeypatch, capsys):
+def test_a_checkpoint_that_cannot_be_restored_is_skipped_with_a_warning(copy, never_stopped, monkeypatch, capsys):
     read = Checkpoint.read
 
     def fail(self, item):
@@ -143,7 +143,7 @@ def test_rows_without_a_checkpoint_are_not_thrown_away(copy):
     assert contents(copy) == before
 
 
-def test_before_its_first_whole_state_was_saved_a_run_begins_anew(tmp_path, never_stopped):
+def test_before_its_first_whole_state_was_saved_a_run_starts_from_the_beginning(tmp_path, never_stopped):
     """The parameters of its best evaluation alone are there, as behind a kill."""
     assert train(tmp_path, LONG, stop_after=3) == exits.TERMINATED
     shutil.rmtree(tmp_path / "checkpoints" / "96")
@@ -222,7 +222,7 @@ def in_about(folder: Path, change) -> None:
     (path.parent / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_settings_of_another_version_are_said_to_be(copy, capsys, never_stopped):
+def test_settings_of_another_version_are_reported(copy, capsys, never_stopped):
     in_about(copy, lambda settings: settings["learner"].pop("adam_epsilon"))
     fewer = shutil.copytree(copy, copy.with_name("fewer"))
     assert train(fewer, LONG, logging={"display": "plain"}) == exits.DONE
@@ -255,7 +255,7 @@ def test_a_team_is_used_with_the_settings_that_it_was_trained_with(copy, capsys)
     assert "config.yaml was changed since" in said and "env.episode_length=3 (trained with 5)" in said
 
 
-def test_a_run_of_an_older_version_without_settings_in_its_checkpoints_goes_on(copy, never_stopped):
+def test_a_run_of_an_older_version_without_settings_in_its_checkpoints_resumes(copy, never_stopped):
     for path in copy.glob("checkpoints/*/about.json"):
         about = json.loads(path.read_text())
         del about["settings"]
@@ -269,7 +269,7 @@ def test_a_run_of_an_older_version_without_settings_in_its_checkpoints_goes_on(c
     assert_same_end(copy, never_stopped)
 
 
-def test_every_file_of_a_checkpoint_is_watched(copy):
+def test_a_change_of_any_file_of_a_checkpoint_is_found(copy):
     checkpoint = Checkpoint(copy / "checkpoints" / "192")
     assert checkpoint.flaw(to_resume=True) == ""
     for path in files(copy, "."):
@@ -281,7 +281,7 @@ def test_every_file_of_a_checkpoint_is_watched(copy):
     assert checkpoint.flaw(to_resume=True) == ""
 
 
-def test_a_run_goes_on_exactly_from_the_checkpoint_before_a_broken_one(copy, never_stopped):
+def test_a_run_resumes_exactly_from_the_checkpoint_before_a_damaged_one(copy, never_stopped):
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"env_steps": 224}\n{"env_st')  # a row beyond the checkpoint, and half a one
     flip(largest(copy, "replay"))

@@ -100,7 +100,7 @@ def test_a_score_is_among_the_best_while_fewer_earlier_ones_are_as_good(keep):
         assert best.add(score) == (score is not None and as_good < keep)
 
 
-def test_scores_of_another_metric_are_no_match_for_those_of_the_newest(tmp_path):
+def test_scores_of_another_metric_rank_below_those_of_the_newest(tmp_path):
     write(tmp_path, a_snapshot(1, 1.9))
     for step, score in {2: 0.99, 3: 0.5}.items():
         write(tmp_path, a_snapshot(step, score, metric="eval/win_rate"))
@@ -109,7 +109,7 @@ def test_scores_of_another_metric_are_no_match_for_those_of_the_newest(tmp_path)
     assert [each.env_steps for each in checkpoints(tmp_path)] == [2, 3]
 
 
-def test_a_checkpoint_falls_due_with_every_multiple_but_never_while_one_is_written(tmp_path, monkeypatch):
+def test_a_checkpoint_is_due_at_every_multiple_but_never_while_one_is_written(tmp_path, monkeypatch):
     may_write = threading.Event()
     monkeypatch.setattr(saver_module, "write", lambda folder, snapshot: may_write.wait(30))
     saver = Saver(tmp_path, CheckpointConfig(every_env_steps=100), print)
@@ -171,7 +171,7 @@ def test_rows_wait_in_memory_while_the_disk_is_full_and_none_is_lost(tmp_path):
     assert len(said) == 1 and "wait in memory" in said[0]
 
 
-def test_a_checkpoint_that_cannot_be_written_is_said_once_and_leaves_the_older_ones(tmp_path):
+def test_a_failed_checkpoint_is_reported_once_and_leaves_the_older_ones(tmp_path):
     said = []
     saver = Saver(tmp_path, CheckpointConfig(), said.append)
     saver.save(a_snapshot(1))

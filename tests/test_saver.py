@@ -1,5 +1,6 @@
 """Which checkpoints are written and kept, and what a disk that fails does to them."""
 
+import os
 import resource
 import shutil
 import threading
@@ -120,6 +121,21 @@ def test_a_checkpoint_is_due_at_every_multiple_but_never_while_one_is_written(tm
     saver.wait()
     assert saver.is_due(256) and not saver.is_due(192)
     assert saver.is_saved(128) and not saver.is_saved(256)
+
+
+def test_a_draft_that_vanishes_while_its_files_are_counted_does_no_harm(tmp_path, monkeypatch):
+    saver = Saver(tmp_path, CheckpointConfig(), print)
+    draft, scandir = tmp_path / "checkpoints" / ".1.draft" / "params", os.scandir
+    draft.mkdir(parents=True)
+
+    def vanish(path):
+        if os.fspath(path) == str(draft):
+            draft.rename(tmp_path / "params")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert saver._progress()[0] == 2 and (tmp_path / "params").is_dir()  # the folder of checkpoints, and the draft
+    saver.close()
 
 
 def test_any_checkpoint_can_be_used_without_its_replay_and_state(copy):

@@ -1,5 +1,6 @@
 """Checkpoints written in the background: a thread that training waits for only while an older one is being written."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -94,12 +95,12 @@ class Saver:
 
     def _progress(self) -> tuple[int, ...]:
         """What changes while a checkpoint is being written: the number of files, their bytes and their newest time."""
-        files = 0, 0, 0
-        for path in (self._folder / "checkpoints").rglob("*"):
-            with suppress(OSError):  # renamed or removed meanwhile
-                found = path.stat()
-                files = files[0] + 1, files[1] + found.st_size, max(files[2], found.st_mtime_ns)
-        return files
+        found = []
+        for folder, _, names in os.walk(self._folder / "checkpoints"):  # which skips folders that vanish meanwhile
+            for path in (folder, *(os.path.join(folder, name) for name in names)):
+                with suppress(OSError):
+                    found.append(os.stat(path))
+        return len(found), sum(each.st_size for each in found), max((each.st_mtime_ns for each in found), default=0)
 
     def _serve(self) -> None:
         while (write_it := self._queue.get()) is not None:

@@ -31,7 +31,7 @@ def our_program(overrides: list[str]) -> Any:
     """The training program, not yet compiled."""
     from qmix_jax.build import from_mapping
     from qmix_jax.cli.compose import compose
-    from qmix_jax.run.program import use_cpu_cores
+    from qmix_jax.run.devices import use_cpu_cores
 
     config = from_mapping(compose(overrides))
     use_cpu_cores(config.devices)

@@ -23,9 +23,9 @@ from qmix_jax.config import Config
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import make_display
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run.checkpoint import Saver
 from qmix_jax.run.experiment import Run, check
-from qmix_jax.run.resume import Past
+from qmix_jax.run.resume import ResumePoint
+from qmix_jax.run.saver import Saver
 
 DASHBOARDS = {
     "none": [],
@@ -86,7 +86,7 @@ def measure(configs: dict[str, Config], settings: dict[str, dict], rounds: int) 
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             with tempfile.TemporaryDirectory() as folder:
-                run = Compiled(program, Path(folder), Past())
+                run = Compiled(program, Path(folder), ResumePoint())
                 costs[name].append(cost_of(run, configs[name], settings[name]))
     return costs
 
@@ -98,7 +98,7 @@ def cost_of(run: Run, config: Config, settings: dict) -> Stopwatch:
     dashboards = make_dashboards(config, settings, run.folder, [])
     saver = Saver(run.folder, config.checkpoint, print)
     with make_display("none", title="", total_env_steps=1, num_seeds=1) as display:
-        run.train(display, [MetricsFile(run.folder), *dashboards, stopwatch], saver, [])
+        run.train([MetricsFile(run.folder), display, *dashboards, stopwatch], saver, display.message, [])
     saver.close()
     for dashboard in dashboards:
         dashboard.close()

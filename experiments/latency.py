@@ -2,7 +2,7 @@
 
     python experiments/latency.py TEAM [TEAM ...]
 
-A TEAM is a folder that `qmix-jax export` wrote. Needs NumPy alone: it runs the `runtime.py` in that folder.
+A TEAM is a folder that `qmix-jax export` wrote. Needs NumPy alone: it runs the `deployed_agent.py` in that folder.
 """
 
 import os
@@ -37,9 +37,11 @@ def main(folders: list[str]) -> None:
     print("| team | observation | hidden | actions | min (us) | median (us) |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for folder in folders:
-        runtime = runpy.run_path(str(Path(folder) / "runtime.py"))
-        contract = runtime["read_contract"](Path(folder))
-        agent = runtime["DecentralisedAgent"](folder, contract["agents"][0]["name"], shield=lambda o, s, legal: legal)
+        deployed_agent = runpy.run_path(str(Path(folder) / "deployed_agent.py"))
+        contract = deployed_agent["read_contract"](Path(folder))
+        agent = deployed_agent["DecentralisedAgent"](
+            folder, contract["agents"][0]["name"], shield=lambda o, s, legal: legal
+        )
         seconds = decision_seconds(agent)
         sizes = f"{agent.obs_size} | {contract['network']['hidden_size']} | {agent.num_actions}"
         times = f"{1e6 * seconds.min():.0f} | {1e6 * np.median(seconds):.0f}"

@@ -1,18 +1,19 @@
-"""One agent of an exported team, with NumPy alone.
+"""One agent of an exported team, on NumPy alone.
 
-This file stands on its own: it imports nothing of qmix_jax, and `qmix-jax export` puts a copy of it beside the weights.
-Wherever there are Python and NumPy, that folder is enough:
+This file imports nothing of qmix_jax, and `qmix-jax export` copies it beside the weights. With Python and NumPy, that
+folder is enough:
 
-    from runtime import DecentralisedAgent
+    from deployed_agent import DecentralisedAgent
 
     agent = DecentralisedAgent("team", agent="ally_0")
     agent.reset()  # before every episode
     action = agent.act(observation, available)
 
-An agent gets its own observation and availability and nothing else: no state, no mixer, no word from the others.
+An agent gets its own observation and its legal actions, and nothing else: no global state, no mixer, no messages of
+other agents.
 
-The files are untrusted input: regular files of a bounded size, nothing in them is executed, and whatever
-they hold, the answer is an agent or one line, soon.
+The files are untrusted input. Only regular files of a bounded size are read, nothing in them is executed, and whatever
+they hold, loading ends soon, with an agent or an error of one line.
 """
 
 import hashlib
@@ -43,17 +44,17 @@ Shield = Callable[[Any, Any, Any], Any]
 
 
 class ArtifactError(ValueError):
-    """A folder cannot be used as an exported team; the message is one line that says why."""
+    """A folder cannot be used as an exported team; the message, one line, says why."""
 
 
 def narrow(shield: Shield, observation: Any, state: Any, available: Any) -> Any:
-    """The legal actions that the shield leaves, where it leaves any; else those that there were.
+    """The legal actions that the shield leaves; all legal ones where it leaves none.
 
-    Whatever the shield does, nothing illegal becomes legal, and no agent is left without an action. It works on
-    copies. Arrays are NumPy's or JAX's alike.
+    Whatever the shield does, no illegal action becomes legal, and every agent keeps an action. The shield gets copies.
+    Arrays are of NumPy or JAX.
 
     Raises:
-        ValueError: where the shield returns something else than one bool for each action.
+        ValueError: the shield returns anything but one bool for each action.
     """
     kept = shield(observation.copy(), state, available.copy())
     shape, dtype = getattr(kept, "shape", None), getattr(kept, "dtype", None)
@@ -113,7 +114,7 @@ def contract_flaw(contract: dict) -> str:
 
 
 def _needed(contract: dict) -> Iterator[tuple[str, bool]]:
-    """Every entry that an agent needs, and whether it is right; one is looked at once those before it are right."""
+    """Every entry that an agent needs, and whether it is valid; each check assumes that those before it succeeded."""
     parts: list[Any] = [contract.get(name) for name in ("network", "agents", "sha256")]
     network, agents, hashes = parts
     yield "network", isinstance(network, dict)
@@ -146,7 +147,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """What a file holds, as a few characters of one line."""
+    """A value from a file as a few characters of one line."""
     if isinstance(value, (dict, list)):
         return "a list" if isinstance(value, list) else "an object"
     return ascii(value)[:MAX_WORD].strip("'")
@@ -191,13 +192,13 @@ def _check_shapes(path: Path, found: dict[str, list], wanted: Mapping[str, tuple
 
 
 def _parenthesised(shape: Any) -> str:
-    """A shape that a file names, whatever it is."""
+    """A shape from a file, or whatever stands in its place, as text."""
     is_shape = isinstance(shape, list) and len(shape) <= 4 and all(isinstance(size, int) for size in shape)
     return _shown(str(tuple(shape))) if is_shape else _shown(shape)
 
 
 def _cut(path: Path, body: memoryview, entries: dict, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The arrays, which must follow one another without a gap and fill the body."""
+    """The arrays, which must fill the body without gaps."""
     arrays, begin = {}, 0
     for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
         end = begin + 4 * math.prod(shapes[name])
@@ -213,8 +214,8 @@ def _cut(path: Path, body: memoryview, entries: dict, shapes: Mapping[str, tuple
 
 
 def read_file(path: Path, most: int, context: str = "") -> bytes:
-    """The bytes of a regular file; raises ArtifactError (`context` and a reason) where it has more than `most`, is no
-    regular file (a pipe would be waited for), or cannot be read.
+    """The bytes of a regular file; raises ArtifactError (`context` and a reason) where it has more than `most`, is not
+    regular (reading a pipe would block), or cannot be read.
     """
     try:
         found = os.stat(path)
@@ -231,12 +232,12 @@ def read_file(path: Path, most: int, context: str = "") -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open as `open` does, without waiting for the other end of a pipe that has come into the file's place."""
+    """Open as `open` does, but without blocking if a pipe has replaced the file."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _parse(data: bytes) -> Any:
-    """What JSON text says; None where it is no JSON, is nested too deeply, or names an entry twice."""
+    """The value of a JSON text; None where it is no JSON, nested too deeply, or has an entry twice."""
     try:
         return json.loads(data, object_pairs_hook=_without_twins, parse_constant=_refuse)
     except (ValueError, RecursionError, MemoryError):
@@ -258,14 +259,14 @@ def _refuse(constant: str) -> None:
 
 
 class DecentralisedAgent:
-    """One agent of an exported team, acting greedily on what it alone sees.
+    """One agent of an exported team, acting greedily on its own observation.
 
     Args:
         path: the folder that `qmix-jax export` wrote.
         agent: the agent's name, as the contract lists them.
         shield: narrows the legal actions before each choice. Called as `shield(observation, None, available)` with
-            NumPy arrays padded to the team's sizes, as one agent's row was in training. A team that was trained with
-            a shield is not loaded without one.
+            NumPy arrays padded to the team's sizes, as in training. A team that was trained with a shield is not
+            loaded without one.
 
     Raises:
         ArtifactError: one line, where the folder is no exported team of this format, is damaged, or has wrong sizes.
@@ -277,7 +278,7 @@ class DecentralisedAgent:
         contract = read_contract(folder)
         self._take(folder, contract, agent)
         if contract["shield"] is not None and shield is None:
-            raise ValueError(f"the team in {folder} was trained with the shield {contract['shield']}; say shield=...")
+            raise ValueError(f"the team in {folder} was trained with the shield {contract['shield']}; pass shield=...")
         self._shield, self._has_warned = shield, False
         self.reset()
 
@@ -300,22 +301,22 @@ class DecentralisedAgent:
         self._weights, self._zeros = weights, np.zeros(self._padded_num_actions, np.float32)
 
     def reset(self) -> None:
-        """Forget the episode: zero recurrent state, no last action."""
+        """Start an episode: zero recurrent state, no last action."""
         self._hidden = np.zeros_like(self._weights["gru_recurrent_bias"])
         self._last_action = self._padded_num_actions
 
     def act(self, observation: Any, available: Any) -> int:
-        """The legal action with the largest Q, the first of equals; remembered for the next step.
+        """The legal action with the largest Q-value, the first of equals; it is the next step's last action.
 
-        A Q-value that is NaN or -inf (weights near float32's limits overflow) counts as the lowest of all; the agent
-        warns once where a legal one is not finite.
+        A Q-value that is NaN or -inf (weights near float32's limits overflow) counts as the lowest; the agent warns
+        once where a legal action's Q-value is not finite.
 
         Args:
             observation: this agent's own, (obs_size,) finite numbers.
             available: (num_actions,) true where the action is legal; at least one.
 
         Raises:
-            ValueError: one line, where the input is not that; the agent stays as it was.
+            ValueError: one line, where the input is not that; the agent's state does not change.
         """
         observation, available = self._check_observation(observation), self._check_available(available)
         if self._shield is not None:
@@ -362,7 +363,7 @@ class DecentralisedAgent:
         return padded
 
     def _step(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The next recurrent state, and Q of every action (see `qmix_jax.agents.gru` and `.gru`)."""
+        """The next recurrent state, and the Q-value of every action (equations: contract.json)."""
         weights, hidden = self._weights, self._hidden
         x = observation @ weights["obs"] + weights["bias"]
         if "last_action" in weights:
@@ -376,7 +377,7 @@ class DecentralisedAgent:
         return hidden, self._normalised(1, hidden) @ weights["q"] + weights["q_bias"]
 
     def _normalised(self, layer: int, x: np.ndarray) -> np.ndarray:
-        """Layer normalisation of the first layer (0) or the recurrent state (1), where the team has it."""
+        """Layer normalisation of the first layer (0) or the recurrent state (1), if the team has it."""
         weights = self._weights
         if "norm_scale" not in weights:
             return x

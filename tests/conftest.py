@@ -6,6 +6,8 @@ import os
 QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILE}"  # the tests are all compilation
 
+pytest_plugins = ["resuming", "exporting"]
+
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -25,8 +27,9 @@ from omegaconf import OmegaConf  # noqa: E402
 
 from qmix_jax.build import from_mapping, make_env  # noqa: E402
 from qmix_jax.config import Config  # noqa: E402
-from qmix_jax.run.checkpoint import PARAMS, Snapshot, to_host, write  # noqa: E402
+from qmix_jax.run.checkpoint import write  # noqa: E402
 from qmix_jax.run.program import Program  # noqa: E402
+from qmix_jax.run.snapshot import PARAMS, Snapshot, to_host  # noqa: E402
 from qmix_jax.types import Joint  # noqa: E402
 
 

@@ -13,7 +13,7 @@ from qmix_jax.envs.smax.battle import Battle, RandomNumbers
 from qmix_jax.envs.smax.enemy import pick_one
 from qmix_jax.envs.smax.rules import STOP
 from qmix_jax.envs.smax.view import View, view
-from qmix_jax.run.program import compile_with
+from qmix_jax.run.compilation import compile_with
 
 with contextlib.redirect_stdout(io.StringIO()):
     from jaxmarl.environments import smax

@@ -340,7 +340,7 @@ def test_every_job_of_a_sweep_goes_on_in_its_own_folder(experiment, tmp_path):
         ("--resume", "needs a run's folder"),
         ("resume=", "needs a run's folder"),
         ("--resume nowhere", "there is no folder nowhere"),
-        ("--resume begun env=mpe", "the env of a run stays"),
+        ("--resume begun env=mpe", "a run keeps its env"),
         ("--resume begun learner.gama=1", "did you mean 'learner.gamma'?"),
         ("--resume begun -m", "settings only"),
         ("--resume begun learner.gamma=2", "between 0 and 1"),

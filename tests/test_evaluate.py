@@ -21,8 +21,8 @@ from qmix_jax.learning import robustness
 from qmix_jax.learning.behaviour import Behaviour
 from qmix_jax.learning.evaluate import episode_keys, evaluate, play_episodes, record, team_key
 from qmix_jax.learning.exploration import random_action
-from qmix_jax.learning.robustness import Examination, disturbed, plan, undisturbed
-from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.learning.robustness import ParallelEvaluator, disturbed, plan, undisturbed
+from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError
 from qmix_jax.statistics import nested_bootstrap, share_interval
 
@@ -48,14 +48,14 @@ PLAYED, KEY = 32, 1
 def plain(team):
     """The episodes that nothing disturbs."""
     run, params = team
-    return Examination(run.env, run.agents, PLAYED).play(params, jax.random.key(KEY))
+    return ParallelEvaluator(run.env, run.agents, PLAYED).play(params, jax.random.key(KEY))
 
 
 @pytest.fixture(scope="module")
 def under(team):
     """The same episodes under a disturbance: one program for all."""
     run, params = team
-    exam = Examination(run.env, run.agents, PLAYED, is_disturbed=True)
+    exam = ParallelEvaluator(run.env, run.agents, PLAYED, is_disturbed=True)
     return lambda disturbance: exam.play(params, jax.random.key(KEY), disturbance)
 
 
@@ -73,7 +73,7 @@ def test_batches_are_equal_and_hold_every_episode(episodes, devices, largest, ba
 
 def test_exactly_so_many_episodes_are_counted_and_batches_make_no_difference(team, plain):
     run, params = team
-    exam, told = Examination(run.env, run.agents, 21, largest=8), []
+    exam, told = ParallelEvaluator(run.env, run.agents, 21, largest=8), []
     played = exam.play(params, jax.random.key(KEY), tell=told.append)
     assert exam.plan.batches == 3 and told == [8, 8, 5]
     assert played.is_over.all()
@@ -287,7 +287,7 @@ def test_the_document_holds_every_episode_of_every_seed_on_a_line(folder, capsys
     _, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json")
     found = json.loads(out)["scores"]
     for i in range(SEEDS):
-        played = Examination(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i))
+        played = ParallelEvaluator(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i))
         assert found["return"]["episodes"][i] == played.total.tolist()
         assert found["length"]["episodes"][i] == played.length.tolist()
         assert found["win_rate"]["episodes"][i] == played.won.tolist()
@@ -356,7 +356,7 @@ def test_the_scores_are_those_of_each_seeds_own_episodes(folder, capsys):
     run = load_run(folder)
     _, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json")
     expected = [
-        Examination(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i)).length.mean()
+        ParallelEvaluator(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i)).length.mean()
         for i in range(SEEDS)
     ]
     assert json.loads(out)["scores"]["length"]["seeds"] == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""A run from end to end: what it leaves behind, and how it ends when something goes wrong."""
+"""A run from end to end: the files that it leaves, and how it ends when something goes wrong."""
 
 import dataclasses
 import itertools
@@ -21,8 +21,9 @@ from qmix_jax.film.canvas import GOLD, SIZE
 from qmix_jax.learning.evaluate import evaluate
 from qmix_jax.records import read_metrics
 from qmix_jax.run import exits, experiment
-from qmix_jax.run.checkpoint import checkpoints, load_run
+from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.program import Program
+from qmix_jax.run.trained import load_run
 from qmix_jax.settings import ConfigError
 
 PER_SEED = [
@@ -155,7 +156,7 @@ def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, c
     assert experiment.run(plain, tmp_path, to_mapping(plain)) == exits.FAILED
     said = capsys.readouterr().out
     assert "the loss of seed 0 became NaN between steps 64 and 128" in said and "1 other seed trains on" in said
-    assert "Done, but for seeds that met NaN: QMIX on probe, 192 environment steps x 2 seeds" in said
+    assert "Done, except seeds that met NaN: QMIX on probe, 192 environment steps x 2 seeds" in said
     rows, reference = read_metrics(tmp_path / "metrics.jsonl"), read_metrics(healthy / "metrics.jsonl")
     assert [row.get("train/frozen_since") for row in rows] == [None, [128, None], [128, None]]
     for name in PER_SEED:

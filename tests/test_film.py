@@ -9,9 +9,7 @@ import pytest
 from conftest import merge
 from pictures import milliseconds_and_end, near
 from PIL import Image
-from qmix_jax.analysis.statistics import share_interval
 
-from qmix_jax.analysis.curve import draw_curve, interval
 from qmix_jax.build import from_mapping, make_env, make_team
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.matrix_painter import paint_matrix
@@ -255,47 +253,3 @@ assert "PIL" not in sys.modules
 
 
 # --- curves ------------------------------------------------------------------------------------------------------
-
-
-def test_the_interval_holds_the_mean():
-    values = np.random.default_rng(1).normal(size=(8, 20))
-    low, high = interval(values)
-    assert (low < values.mean(0)).all() and (values.mean(0) < high).all()
-    assert np.array_equal(interval(values)[0], low)
-    one_low, one_high = interval(values[:1])
-    assert np.array_equal(one_low, values[0]) and np.array_equal(one_high, values[0])
-
-
-def test_the_interval_leaves_out_what_is_missing():
-    low, high = interval(np.array([[1.0, np.nan, np.nan], [2.0, 3.0, np.nan]]))
-    assert low[0] <= 1.5 <= high[0] and low[1] == high[1] == 3 and np.isnan(low[2])
-
-
-def test_the_interval_of_shares_that_are_alike_is_as_wide_as_their_episodes_leave_it():
-    values = np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-    low, high = interval(values, np.array([64, 64, np.nan]))
-    assert low[0] == 0 and high[0] == pytest.approx(share_interval(0, 64).high) and high[0] > 0.05
-    assert high[1] == 1 and low[1] == pytest.approx(share_interval(64, 64).low)
-    assert low[2] == high[2] == 1, "of so many episodes as nobody counted"
-
-
-@pytest.mark.parametrize("count", [0, 1, 5])
-@pytest.mark.parametrize("wins", [True, False])
-def test_curves_of_any_length(tmp_path, count, wins):
-    rows = [
-        {
-            "env_steps": 1000 * k,
-            "wall_seconds": 2.0 * k,
-            "compile_seconds": 1.5,
-            "eval/return": [1.0, None, float("nan")],
-            "train/loss": None if k == 0 else [0.1, 0.2, 0.3],
-            "train/epsilon": 0.5,
-            **({"eval/win_rate": [0.1 * k] * 3} if wins else {}),
-            **({"eval/episodes": [8] * 3} if k > 1 else {}),
-        }
-        for k in range(count)
-    ]
-    draw_curve(rows, tmp_path / "curve.png", title="QMIX")
-    assert [item.name for item in tmp_path.iterdir()] == ["curve.png"]
-    with Image.open(tmp_path / "curve.png") as image:
-        assert image.width > 800

@@ -13,7 +13,7 @@ from qmix_jax.agents.gru import AgentInput
 from qmix_jax.build import from_mapping, make_env, make_team
 from qmix_jax.cli.compose import compose
 from qmix_jax.learning.trainer import Trainer
-from qmix_jax.run.checkpoint import TrainedRun
+from qmix_jax.run.trained import TrainedRun
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "games"
 

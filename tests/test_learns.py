@@ -6,7 +6,8 @@ import pytest
 
 from qmix_jax.build import from_mapping, make_team
 from qmix_jax.cli.compose import compose
-from qmix_jax.run.program import Program, compile_with
+from qmix_jax.run.compilation import compile_with
+from qmix_jax.run.program import Program
 
 pytestmark = pytest.mark.slow
 SEEDS = 4

@@ -59,7 +59,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path, other):
         assert json.loads((tmp_path / "run" / NAME).read_text())["pid"] == os.getpid()
 
 
-def test_who_deletes_the_file_breaks_the_lock(tmp_path, other):
+def test_deleting_the_file_breaks_the_lock(tmp_path, other):
     (tmp_path / "run" / NAME).unlink()
     with locked(tmp_path / "run"), pytest.raises(ConfigError, match=f"process {os.getpid()} "):
         require_unlocked(tmp_path / "run")
@@ -87,7 +87,7 @@ def test_a_file_that_names_nobody_does_not_hide_the_lock(tmp_path, other):
         require_unlocked(tmp_path / "run")
 
 
-def test_where_nothing_can_be_locked_a_run_goes_on(tmp_path, monkeypatch):
+def test_without_locks_in_the_file_system_a_run_trains_all_the_same(tmp_path, monkeypatch):
     import fcntl
 
     def no_locks(handle, how):

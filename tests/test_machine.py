@@ -1,4 +1,4 @@
-"""Machines that refuse: encodings, memory, devices, environment variables, disks. What is said, and the status."""
+"""Limits of the machine (encodings, memory, devices, environment variables, disks): messages and exit statuses."""
 
 import io
 import os
@@ -18,9 +18,10 @@ from qmix_jax.cli import startup
 from qmix_jax.config import CheckpointConfig
 from qmix_jax.console import accept_all_text, say
 from qmix_jax.reporters.display import PlainDisplay, make_display
-from qmix_jax.run import checkpoint, exits, experiment, memory
-from qmix_jax.run.checkpoint import Saver, Snapshot
+from qmix_jax.run import exits, experiment, memory, pictures, saver
 from qmix_jax.run.program import Program
+from qmix_jax.run.saver import Saver
+from qmix_jax.run.snapshot import Snapshot
 from qmix_jax.settings import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def start(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
         ("utf-8", "1.0 ± 0.5 · 3 \N{EN DASH} … ✓ ■ █ 日 ?"),
     ],
 )
-def test_what_an_encoding_does_not_have_is_written_readably(monkeypatch, encoding, written):
+def test_characters_that_an_encoding_lacks_are_written_readably(monkeypatch, encoding, written):
     text = "1.0 ± 0.5 · 3 \N{EN DASH} … ✓ ■ █ 日 \udc80"  # the last as in a file name that is no UTF-8
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     say(text, stream)
@@ -94,17 +95,17 @@ def test_every_command_writes_to_every_encoding(tmp_path, environment, others):
 # --- waiting -----------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_makes_no_progress_is_given_up_and_said_once(tmp_path, monkeypatch):
+def test_a_checkpoint_that_makes_no_progress_fails_and_is_reported_once(tmp_path, monkeypatch):
     for_ever = threading.Event()
-    monkeypatch.setattr(checkpoint, "PATIENCE", 0.1)
-    monkeypatch.setattr(checkpoint, "write", lambda folder, snapshot: for_ever.wait())
+    monkeypatch.setattr(saver, "PATIENCE", 0.1)
+    monkeypatch.setattr(saver, "write", lambda folder, snapshot: for_ever.wait())
     said: list[str] = []
-    saver = Saver(tmp_path, CheckpointConfig(), said.append)
-    saver.save(Snapshot(1, {}, "", {}))
-    assert not saver.is_saved(1)
-    saver.save(Snapshot(2, {}, "", {}))  # not even begun
-    saver.close()
-    assert not saver.is_saved(2) and "no progress for 0.1 s" in saver.failure
+    stuck = Saver(tmp_path, CheckpointConfig(), said.append)
+    stuck.save(Snapshot(1, {}, "", {}))
+    assert not stuck.is_saved(1)
+    stuck.save(Snapshot(2, {}, "", {}))  # not even begun
+    stuck.close()
+    assert not stuck.is_saved(2) and "no progress for 0.1 s" in stuck.failure
     assert said == ["warning: no checkpoint at step 1, older ones stay: writing it made no progress for 0.1 s"]
     for_ever.set()
 
@@ -116,11 +117,11 @@ def test_a_checkpoint_that_makes_progress_is_waited_for(tmp_path, monkeypatch):
             (folder / "checkpoints" / ".1.draft" / str(i)).write_text("x")
             time.sleep(0.1)
 
-    monkeypatch.setattr(checkpoint, "PATIENCE", 0.3)
-    monkeypatch.setattr(checkpoint, "write", slowly)
-    saver = Saver(tmp_path, CheckpointConfig(), print)
-    saver.save(Snapshot(1, {}, "", {}))
-    assert saver.is_saved(1) and saver.failure == ""
+    monkeypatch.setattr(saver, "PATIENCE", 0.3)
+    monkeypatch.setattr(saver, "write", slowly)
+    slow = Saver(tmp_path, CheckpointConfig(), print)
+    slow.save(Snapshot(1, {}, "", {}))
+    assert slow.is_saved(1) and slow.failure == ""
 
 
 WAITS_FOR_EVER = """
@@ -256,7 +257,7 @@ def test_pictures_that_cannot_be_made_do_not_end_a_run(tmp_path, monkeypatch):
     def draw(*args, **kwargs):
         raise ImportError("failed to map segment from shared object")
 
-    monkeypatch.setattr(experiment, "draw_curve", draw)
+    monkeypatch.setattr(pictures, "draw_curve", draw)
     settings = merge(TINY, {"devices": 1, "logging": {"film": False}})
     from qmix_jax.build import from_mapping
 

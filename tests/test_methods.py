@@ -10,8 +10,10 @@ from omegaconf import OmegaConf
 
 from qmix_jax.build import from_mapping, make_team
 from qmix_jax.mixers import MIXERS
-from qmix_jax.run.checkpoint import Snapshot, find, load_run, state_to_host, write
+from qmix_jax.run.checkpoint import find, write
 from qmix_jax.run.program import Program, TrainState
+from qmix_jax.run.snapshot import Snapshot, state_to_host
+from qmix_jax.run.trained import load_run
 
 LENGTH, GAMMA, SCALE = 5, 0.9, 0.1
 SETTINGS = merge(

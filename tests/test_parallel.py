@@ -13,7 +13,9 @@ from jax.sharding import PartitionSpec as P
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run import memory
 from qmix_jax.run import program as parallel
-from qmix_jax.run.program import DATA, Program, compile_with, describe_idle, describe_memory, split_devices
+from qmix_jax.run.compilation import compile_with
+from qmix_jax.run.devices import DATA, describe_idle, split_devices
+from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock
 
@@ -160,20 +162,20 @@ EPISODES_33 = {"evaluation": {"episodes": 33}}
         (
             2,
             EPISODES_33,
-            "1 of 2 devices idle, over which evaluation.episodes=33 cannot be shared; evaluation.episodes=34 would use "
-            "all",
+            "1 of 2 devices idle, since evaluation.episodes=33 cannot be split over all; evaluation.episodes=34 would "
+            "use all",
         ),
         (
             8,
             EPISODES_33 | {"num_seeds": 4, "learner": {"batch_size": 7}},
-            "4 of 8 devices idle, over which learner.batch_size=7 and evaluation.episodes=33 cannot be shared; "
+            "4 of 8 devices idle, since learner.batch_size=7 and evaluation.episodes=33 cannot be split over all; "
             "learner.batch_size=8 evaluation.episodes=34 would use all",
         ),
         (
             3,
             {"num_seeds": 2},
-            "1 of 3 devices idle, over which rollout.num_envs=4 and learner.batch_size=8 and evaluation.episodes=8 "
-            "cannot be shared; rollout.num_envs=6 learner.batch_size=9 evaluation.episodes=9 would use all",
+            "1 of 3 devices idle, since rollout.num_envs=4 and learner.batch_size=8 and evaluation.episodes=8 "
+            "cannot be split over all; rollout.num_envs=6 learner.batch_size=9 evaluation.episodes=9 would use all",
         ),
     ],
 )

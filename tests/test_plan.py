@@ -1,4 +1,4 @@
-"""What is said of a run before it begins: what it cannot learn, what never comes, how long it is. No JAX programs."""
+"""The schedule of a run before it starts: refused where nothing is learnt, warned of events after its end."""
 
 import jax.numpy as jnp
 import pytest
@@ -68,7 +68,7 @@ def warnings_of(**changes) -> list[str]:
     return plan.warnings(tiny(**settings))
 
 
-def test_a_run_in_which_everything_comes_just_in_time_is_not_warned_of():
+def test_a_run_that_reaches_every_event_just_in_time_gives_no_warning():
     assert warnings_of() == []
 
 
@@ -82,7 +82,7 @@ def test_a_run_in_which_everything_comes_just_in_time_is_not_warned_of():
         ({"learner": {"batch_size": 25}, "replay": {"capacity": 1024}}, "learner.batch_size=25"),  # of 192 / 8
     ],
 )
-def test_what_never_comes_is_one_line(changes, said):
+def test_an_event_after_the_end_of_the_run_is_a_warning_of_one_line(changes, said):
     (line,) = warnings_of(**changes)
     assert said in line and "\n" not in line and "192" in line
 
@@ -97,22 +97,22 @@ def test_what_never_comes_is_one_line(changes, said):
         {"learner": {"batch_size": 2}, "replay": {"capacity": 0}},
     ],
 )
-def test_what_is_meant_so_is_not_warned_of(changes):
+def test_settings_without_such_an_event_give_no_warning(changes):
     assert warnings_of(**changes) == []
 
 
-def test_what_ends_far_from_its_goal_says_how_far():
+def test_an_epsilon_that_does_not_reach_its_end_says_how_far_it_comes():
     (line,) = warnings_of(exploration={"start": 1.0, "finish": 0.1, "decay_env_steps": 384})
-    assert line.startswith("epsilon ends at 0.55 and not at exploration.finish=0.1")
+    assert line.startswith("epsilon ends at 0.55 instead of exploration.finish=0.1")
 
 
 @pytest.mark.parametrize(("total", "said"), [(192, []), (160, ["total_env_steps=160 becomes 192: 3 x 64, in whole"])])
-def test_rounding_up_is_said_where_there_is_any(total, said):
+def test_rounding_up_is_reported(total, said):
     told = plan.rounding(tiny(total_env_steps=total))
     assert [line[: len(begin)] for line, begin in zip(told, said, strict=True)] == said
 
 
-def test_a_run_says_it_before_it_trains(tmp_path, monkeypatch, capsys):
+def test_warnings_come_before_training(tmp_path, monkeypatch, capsys):
     def train(*args):
         raise ConfigError("begun")
 

@@ -24,7 +24,7 @@ from qmix_jax.film.painter import paint_text
 from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE, Recording
 from qmix_jax.learning.evaluate import episode_keys, evaluate, judge, record, team_key
 from qmix_jax.mixers import MIXERS
-from qmix_jax.run.checkpoint import load_run
+from qmix_jax.run.trained import load_run
 from qmix_jax.types import Joint, Values
 
 EPISODES = 3

@@ -16,10 +16,10 @@ from qmix_jax.cli.evaluate import on_map
 from qmix_jax.config import AgentConfig
 from qmix_jax.envs.entities import Entities, Team, state_of, team_of
 from qmix_jax.envs.layout import layout_of
-from qmix_jax.learning.robustness import Examination
+from qmix_jax.learning.robustness import ParallelEvaluator
 from qmix_jax.mixers.transfqmix import TransfQMix
-from qmix_jax.run.checkpoint import TrainedRun
 from qmix_jax.run.export import export_team
+from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import TeamSpec
 
@@ -210,7 +210,7 @@ def test_a_team_of_three_plays_as_eight():
     run = TrainedRun(config, env, {"agent": jax.tree.map(lambda leaf: leaf[None], params)})
     larger, agents = on_map(run, "8m")
     assert (larger.spec.num_agents, agents.spec.num_actions) == (8, 13)
-    played = Examination(larger, agents, 4).play(run.params()["agent"], jax.random.key(0))
+    played = ParallelEvaluator(larger, agents, 4).play(run.params()["agent"], jax.random.key(0))
     assert played.is_over.all() and (played.length > 1).all()
 
 

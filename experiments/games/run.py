@@ -23,7 +23,8 @@ from qmix_jax.cli.main import main as qmix_jax
 from qmix_jax.files import write_file
 from qmix_jax.mixers import MIXERS
 from qmix_jax.records import read_metrics
-from qmix_jax.run.checkpoint import checkpoints, load_run
+from qmix_jax.run.checkpoint import checkpoints
+from qmix_jax.run.trained import load_run
 from qmix_jax.statistics import Estimate, interquartile_mean_interval, share_interval
 from qmix_jax.untrusted import read_settings
 

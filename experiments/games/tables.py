@@ -12,7 +12,7 @@ from qmix_jax.agents.gru import AgentInput
 from qmix_jax.build import make_mixer
 from qmix_jax.envs.wrappers.joint import JointTeam
 from qmix_jax.learning.learner import pick
-from qmix_jax.run.checkpoint import TrainedRun
+from qmix_jax.run.trained import TrainedRun
 from qmix_jax.types import Joint, Observation, global_state
 
 Path = Sequence[tuple[int, ...]]

@@ -204,7 +204,7 @@ def precision(overrides: list[str]) -> dict:
         with jax.default_device(places[place]), chosen:
             one = program(place)
             placed = one.place(jax.tree.map(jax.numpy.copy, stand.state))  # it will be taken over
-            updates = one.compile_turns(*parts.learning(one.trainer), placed)
+            updates = one.compile_loop(*parts.learning(one.trainer), placed)
             _, (_, metrics) = updates(placed, np.int32(1))
         return {name: float(np.mean(value)) for name, value in jax.device_get(metrics)._asdict().items()}
 

@@ -7,8 +7,8 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from qmix_jax.analysis.runs import Group
-from qmix_jax.config import require
 from qmix_jax.records import is_share
+from qmix_jax.settings import require
 from qmix_jax.statistics import Estimate, TaskScores, interquartile_mean_interval, probability_of_improvement
 
 

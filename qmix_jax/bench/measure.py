@@ -23,7 +23,8 @@ from qmix_jax.bench.parts import Part
 from qmix_jax.bench.profile import Profile, read_trace
 from qmix_jax.config import Config
 from qmix_jax.nn import linear
-from qmix_jax.run.program import DATA, SEED, Program, TrainState, describe_memory
+from qmix_jax.run.devices import DATA, SEED
+from qmix_jax.run.program import Program, TrainState, describe_memory
 
 SECONDS, REPEATS = 0.5, 5  # a repeat takes as many turns as make half a second, or one
 LONG_SECONDS, FEW_REPEATS = 2.0, 3  # where one takes so long already, three must do
@@ -110,7 +111,7 @@ class Stand:
     def compile(self, name: str, part: Part) -> Callable[[int], None]:
         """`run(count)` for a part, compiled."""
         begin, turn = part
-        turns = self._compiled(name, lambda: self.program.compile_turns(begin, turn, self.state))
+        turns = self._compiled(name, lambda: self.program.compile_loop(begin, turn, self.state))
 
         def run(count: int) -> None:
             self.state, _ = jax.block_until_ready(turns(self.state, np.int32(count)))

@@ -1,4 +1,4 @@
-"""The parts of training, each alone: what one seed does on one device, to be repeated (`Program.compile_turns`)."""
+"""The parts of training, each alone: what one seed does on one device, to be repeated (`Program.compile_loop`)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from qmix_jax.learning.exploration import random_action, uniform
 from qmix_jax.learning.learner import LossMetrics
 from qmix_jax.learning.rollout import restart, rollout
 from qmix_jax.learning.trainer import SeedState, Trainer
-from qmix_jax.run.program import Begin, Turn
+from qmix_jax.run.program import Begin, Step
 from qmix_jax.types import Clock, swap_time_and_batch
 
 
@@ -20,7 +20,7 @@ class Part(NamedTuple):
     """What is handed on from turn to turn besides the state, at first, and the turn."""
 
     begin: Begin
-    turn: Turn
+    turn: Step
 
 
 def _made_by(make: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Part:

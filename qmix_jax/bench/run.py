@@ -12,7 +12,7 @@ from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
 from qmix_jax.config import Config
 from qmix_jax.files import write_file, write_json
 from qmix_jax.records import describe_machine
-from qmix_jax.run import experiment
+from qmix_jax.run import experiment, messages
 from qmix_jax.run.program import Program
 from qmix_jax.settings import ConfigError
 
@@ -71,7 +71,7 @@ def _subject(program: Program) -> dict:
     )
     return {
         "title": f"{config.algorithm.name.upper()} on {program.env.spec.name}",
-        "program": f"{sizes} · {experiment.describe(program)}",
+        "program": f"{sizes} · {messages.describe(program)}",
         "machine": describe_machine(),
     }
 

@@ -54,7 +54,7 @@ def summary(contract: dict, out: Path) -> str:
             f"{provenance['seed']}, agents {', '.join(names)}",
             *(f"  {out / name}  {size / 1024:.0f} KiB" for name, size in sizes.items()),
             "Next, wherever there are Python and NumPy (docs/deploy.md):",
-            f"  from runtime import DecentralisedAgent  # {out / 'runtime.py'}",
+            f"  from deployed_agent import DecentralisedAgent  # {out / 'deployed_agent.py'}",
             f'  agent = DecentralisedAgent("{out}", agent="{names[0]}")',
             "  action = agent.act(observation, available)",
         ]

@@ -11,7 +11,7 @@ from qmix_jax.settings import require
 
 if TYPE_CHECKING:
     from qmix_jax.film.recording import Painter, Recording
-    from qmix_jax.run.checkpoint import TrainedRun
+    from qmix_jax.run.trained import TrainedRun
 
 SUFFIXES = (".gif", ".mp4", ".png")
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     start_jax([AUTO])
     from qmix_jax.film.credit import EpisodeValues
     from qmix_jax.film.painter import painter_of
-    from qmix_jax.run.checkpoint import load_run
+    from qmix_jax.run.trained import load_run
 
     run = load_run(options.run, options.checkpoint)
     out = options.out or output(str(Path(options.run) / "render.gif"))
@@ -98,7 +98,7 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     from qmix_jax.build import make_mixer
     from qmix_jax.film.recording import Recording
     from qmix_jax.learning.evaluate import episode_keys, record, team_key
-    from qmix_jax.run.program import compile_quickly
+    from qmix_jax.run.compilation import compile_quickly
 
     mixer, params = make_mixer(run.config.algorithm, run.env), run.params(team)
     keys = episode_keys(team_key(seed, team), episodes)

@@ -67,7 +67,7 @@ def start_jax(devices: Iterable[str]) -> None:
     import_jax()
     import jax
 
-    from qmix_jax.run.program import use_cpu_cores
+    from qmix_jax.run.devices import use_cpu_cores
 
     jax.config.update("jax_enable_x64", False)
     is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]

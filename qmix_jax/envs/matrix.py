@@ -2,27 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-from typing import Literal
-from typing import NamedTuple
-from typing import get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from qmix_jax.envs.base import KeepsObservations
 from qmix_jax.envs.definition import Definition
-from qmix_jax.envs.layout import AgentLayout
-from qmix_jax.envs.layout import Feature
-from qmix_jax.envs.layout import Layout
-from qmix_jax.settings import LARGEST
-from qmix_jax.settings import require
-from qmix_jax.settings import shown
-from qmix_jax.types import Observation
-from qmix_jax.types import Outcome
-from qmix_jax.types import TeamSpec
+from qmix_jax.envs.layout import AgentLayout, Feature, Layout
+from qmix_jax.settings import LARGEST, require, shown
+from qmix_jax.types import Observation, Outcome, TeamSpec
 
 # --- the environment ---------------------------------------------------------------------------------------------
 

@@ -2,24 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
-from jaxtyping import Bool
-from jaxtyping import Float
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.envs.definition import Definition
 from qmix_jax.learning.exploration import random_action
 from qmix_jax.settings import NotPositive
-from qmix_jax.types import Observation
-from qmix_jax.types import Outcome
-from qmix_jax.types import TeamSpec
+from qmix_jax.types import Observation, Outcome, TeamSpec
 
 SIZE, NUM_AGENTS, NUM_PREY, REACH, LIMIT = 10, 8, 8, 2, 200
 UNITS = NUM_AGENTS + NUM_PREY

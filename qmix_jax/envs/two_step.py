@@ -2,19 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from qmix_jax.envs.base import KeepsObservations
 from qmix_jax.envs.definition import Definition
-from qmix_jax.types import Observation
-from qmix_jax.types import Outcome
-from qmix_jax.types import TeamSpec
+from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
 @dataclass(frozen=True)

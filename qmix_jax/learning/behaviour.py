@@ -36,8 +36,8 @@ def observe(
 ) -> Behaviour:
     """Watch the team of each seed, given as its parameters and the key of its episodes, for exactly `episodes`.
 
-    They are the episodes that `robustness.Examination` plays with the key, over all devices, in batches of which only
-    sums are kept.
+    They are the episodes that `robustness.ParallelEvaluator` plays with the key, over all devices, in batches of which
+    only sums are kept.
 
     Raises:
         ConfigError: the mixer's parameters do not fit the environment.

@@ -105,8 +105,8 @@ def plan(episodes: int, devices: int, largest: int) -> Plan:
 
 
 @dataclass(frozen=True)
-class Examination:
-    """Plays exactly `episodes` episodes of a team, over all devices, as often as asked.
+class ParallelEvaluator:
+    """Plays exactly `episodes` episodes of a team, over all devices, at each call of `play`.
 
     `idle_action` is what removed agents do (None: random legal actions); `is_disturbed` says whether the program can
     disturb at all: without, it is the plain greedy evaluation, and faster.

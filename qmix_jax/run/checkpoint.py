@@ -1,16 +1,16 @@
-"""Checkpoints: the whole training state on disk, written behind training's back, and what is needed to use it again.
+"""Checkpoints of a run on disk: reading, checking and writing one, and choosing among all of them.
 
     RUN/checkpoints/<env_steps>/
-        params/         the parameters by themselves      \\
+        params/         the parameters                    \\
         state/          everything else but the replay     > Orbax, one array a name
-        replay/         may be left out                   /
+        replay/         unless checkpoint.replay=false    /
         metrics.jsonl   the run's rows so far
         about.json      score, settings, seconds, how devices shared the replay, versions
         manifest.json   size and CRC-32 of every file above
 
-Those that are kept for their score alone have parameters only. A checkpoint is drafted under a hidden name, the
-manifest last, and gets its own name in one step. So one that has its name was whole when it was written; the manifest
-tells whether it still is.
+A checkpoint that is kept for its score alone has parameters only. A checkpoint is written under a hidden name, the
+manifest last, and then renamed. So every one with a proper name was complete when it was written; the manifest tells
+whether it still is.
 """
 
 import logging
@@ -21,116 +21,34 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Thread
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax.agents import Agents
-from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers
-from qmix_jax.config import CheckpointConfig, Config, by_name
 from qmix_jax.console import warn
-from qmix_jax.envs.base import TeamEnv
 from qmix_jax.files import read_json, write_file, write_json
 from qmix_jax.learning import replay
-from qmix_jax.learning.trainer import Trainer
 from qmix_jax.records import known, versions
 from qmix_jax.run.program import DATA, Program, TrainState
+from qmix_jax.run.snapshot import PARAMS, REPLAY, STATE, Snapshot, state_from_host
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Params
-from qmix_jax.untrusted import read_settings, require_plain
+from qmix_jax.untrusted import require_plain
 
 FORMAT = 1
-"""Counted up when older checkpoints can no longer be read."""
-PARAMS, STATE, REPLAY = "params", "state", "replay"
+"""Increased when older checkpoints can no longer be read."""
 METRICS, ABOUT, MANIFEST = "metrics.jsonl", "about.json", "manifest.json"
 
 T = TypeVar("T")
 
-# --- between devices and host ------------------------------------------------------------------------------------
-
-
-class Snapshot(NamedTuple):
-    """What a checkpoint is written from; nothing in it changes any more."""
-
-    env_steps: int
-    items: dict[str, Any]
-    """Item -> pytree of NumPy arrays."""
-    metrics: str
-    """The text of metrics.jsonl."""
-    about: dict[str, Any]
-
-
-def to_host(tree: Any) -> Any:
-    """A pytree as NumPy arrays with memory of their own: on a CPU, `device_get` may hand out the device's."""
-    return jax.tree.map(lambda array: array if array.flags.owndata else array.copy(), jax.device_get(tree))
-
-
-def state_to_host(state: TrainState, with_replay: bool) -> dict[str, Any]:
-    """The items of a whole state, copied: training may go on at once and overwrite its memory."""
-    seeds = state.seeds
-    rest = state._replace(seeds=seeds._replace(learner=seeds.learner._replace(params=None), replay=None))
-    items = {PARAMS: seeds.learner.params, STATE: _by_path(rest)}
-    if with_replay and seeds.replay is not None:
-        items[REPLAY] = _by_path(seeds.replay)
-    return to_host(items)
-
-
-def state_from_host(items: dict[str, Any], shapes: TrainState) -> TrainState:
-    """The state of these shapes from its items; a replay that was left out begins anew, empty.
-
-    Raises:
-        ConfigError: an array is missing or has another shape, as in a checkpoint of another version.
-    """
-    arrays = {
-        **items[STATE],
-        **_by_path(items[PARAMS], "seeds/learner/params/"),
-        **_by_path(items.get(REPLAY, {}), "seeds/replay/"),
-    }
-
-    def fill(path: Any, leaf: Any) -> Any:
-        name, plain = _name(path), jax.eval_shape(_plain, leaf)
-        left_out = name.startswith("seeds/replay/") and REPLAY not in items
-        array = np.zeros(plain.shape, plain.dtype) if left_out or plain.size == 0 else arrays.get(name)
-        found = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
-        wanted = f"{plain.dtype}{list(plain.shape)}"
-        require(found == wanted, f"the checkpoint has {found} for {name} where this version needs {wanted}")
-        return jax.random.wrap_key_data(jnp.asarray(array)) if leaf.dtype != plain.dtype else array
-
-    state = jax.tree_util.tree_map_with_path(fill, shapes)
-    if REPLAY in items or shapes.seeds.replay is None:
-        return state
-    return state._replace(clock=state.clock._replace(replay_start=state.clock.iteration))
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _plain(leaf: Any) -> Any:
-    """Random keys as the numbers that they are."""
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-def _by_path(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The arrays of a pytree by their path; empty ones, which Orbax does not store, are left out."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {prefix + _name(path): _plain(leaf) for path, leaf in leaves if leaf.size}
-
-
-# --- one checkpoint ----------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that says it is a checkpoint."""
+    """A checkpoint's folder, complete or damaged."""
 
     path: Path
 
@@ -141,7 +59,7 @@ class Checkpoint:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What about.json says; nothing where it cannot be read."""
+        """The content of about.json; empty where it cannot be read."""
         about = read_json(self.path / ABOUT)
         return about if isinstance(about, dict) else {}
 
@@ -153,7 +71,7 @@ class Checkpoint:
 
     @property
     def is_whole_state(self) -> bool:
-        """Whether a run could go on from it; others have the parameters alone."""
+        """Whether it holds the whole training state, so that a run can resume from it; others have parameters only."""
         return STATE in self.items
 
     @property
@@ -163,12 +81,12 @@ class Checkpoint:
 
     @property
     def is_for_score(self) -> bool:
-        """Whether it was saved for its score alone, beside the run's whole states."""
+        """Whether it was saved for its score alone, between two whole states."""
         return self.about.get("saved_for") == "score"
 
     @property
     def score(self) -> float:
-        """Larger is better; minus infinity where it is not known."""
+        """The score, larger is better; minus infinity where it is unknown."""
         return next(iter(known(self.about.get("score"))), -np.inf)
 
     @property
@@ -176,7 +94,7 @@ class Checkpoint:
         """The settings that it was trained with; None where an older version did not save them.
 
         Raises:
-            ConfigError: they hold what no setting is.
+            ConfigError: they hold a value that no setting can have.
         """
         settings = self.about.get("settings")
         if not isinstance(settings, dict):
@@ -185,13 +103,13 @@ class Checkpoint:
         return settings
 
     def seconds(self, kind: str) -> float:
-        """`wall_seconds` or `compile_seconds` of the run until then; 0 where they are not known."""
+        """`wall_seconds` or `compile_seconds` of the run so far; 0 where unknown."""
         return next(iter(known(self.about.get(kind))), 0.0)
 
     def flaw(self, to_resume: bool = False) -> str:
-        """What forbids to read its parameters, or to go on from it, in a few words; '' if nothing does."""
+        """Why its parameters cannot be read, or a run cannot resume from it, in a few words; '' if they can."""
         if not self.path.is_dir():
-            return "it is no folder"
+            return "it is not a folder"
         manifest = read_json(self.path / MANIFEST)
         if not isinstance(manifest, dict):
             return f"{MANIFEST} is missing or damaged"
@@ -203,7 +121,7 @@ class Checkpoint:
         return self._changed(files, to_resume) or self._missing(files) or self._unfit(to_resume)
 
     def _missing(self, files: Mapping[str, Any]) -> str:
-        """What the manifest does not list and must."""
+        """What the manifest should list and does not."""
         for name in (METRICS, ABOUT):
             if name not in files:
                 return f"{MANIFEST} does not list {name}"
@@ -213,7 +131,7 @@ class Checkpoint:
         return ""
 
     def _changed(self, files: Mapping[str, Any], to_resume: bool) -> str:
-        """The first file, of those that are read, that is not as the manifest says."""
+        """The first file, of those to be read, that differs from the manifest."""
         unread = () if to_resume else (f"{STATE}/", f"{REPLAY}/")
         for name, expected in files.items():
             if name.startswith(unread):
@@ -249,21 +167,21 @@ class Checkpoint:
         return self.read(PARAMS)
 
     def restore(self, program: Program) -> TrainState:
-        """The whole state on the program's devices, however many wrote it."""
+        """The training state on the program's devices, whatever devices it was saved from."""
         state = state_from_host({item: self.read(item) for item in self.items}, program.shapes)
         split = self.about["data_devices"], program.mesh.shape[DATA]
-        memory = replay.split_again(state.seeds.replay, program.config.rollout.num_envs, *split)
-        return program.place(state._replace(seeds=state.seeds._replace(replay=memory)))
+        buffer = replay.split_again(state.seeds.replay, program.config.rollout.num_envs, *split)
+        return program.place(state._replace(seeds=state.seeds._replace(replay=buffer)))
 
     def remove(self) -> None:
-        """Delete it, in one step as others see it."""
+        """Delete it, in one step for whoever looks at the folder."""
         hidden = _hidden(self.path, "removed")
         self.path.replace(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _hidden(path: Path, why: str) -> Path:
-    """A free name beside `path`, of this process alone, under which nothing counts as a checkpoint."""
+    """An unused path beside `path`, for this process alone, whose name is not a checkpoint's."""
     hidden = path.with_name(f".{path.name}.{why}.{socket.gethostname()}.{os.getpid()}")
     shutil.rmtree(hidden, ignore_errors=True)
     return hidden
@@ -280,45 +198,45 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
 
 
 def _hush_orbax() -> None:
-    """Of a write that fails, Orbax raises the first error; the other ones would be printed one by one."""
+    """Keep Orbax from printing the further errors of a write whose first error it raises."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    if sys.excepthook is not _drop_late_answers:
+    if sys.excepthook is not _drop_late_errors:
         global _excepthook
-        _excepthook, sys.excepthook = sys.excepthook, _drop_late_answers
+        _excepthook, sys.excepthook = sys.excepthook, _drop_late_errors
 
 
 _excepthook = sys.excepthook
 
 
-def _drop_late_answers(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """Python's hook for errors that nobody handles, but for those of stores that answer after Orbax has given up."""
+def _drop_late_errors(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Python's hook for unhandled errors, except those of stores that answer after Orbax has given up."""
     if str(error) != "Event loop is closed":
         _excepthook(kind, error, traceback)
 
 
-# --- all of a run's ----------------------------------------------------------------------------------------------
+# --- all checkpoints of a run ------------------------------------------------------------------------------------
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
-    """The run's checkpoints, whole or not, by environment steps."""
+    """The checkpoints in a run's folder, damaged ones too, by environment steps."""
     place = folder / "checkpoints"
     found = [Checkpoint(path) for path in place.iterdir() if _is_count(path.name)] if place.is_dir() else []
     return sorted(found, key=lambda checkpoint: checkpoint.env_steps)
 
 
 def _is_count(name: str) -> bool:
-    """Whether a folder's name is a number of environment steps, as this program writes it."""
+    """Whether a name is a number of environment steps as this program writes it."""
     return name.isascii() and name.isdigit() and len(name) < 20 and name == str(int(name))
 
 
 def first_usable(
     candidates: Iterable[Checkpoint], use: Callable[[Checkpoint], T], to_resume: bool = False
 ) -> tuple[Checkpoint, T] | None:
-    """The first checkpoint without a flaw that `use` can work with, and what it made of it; None where there is none.
+    """The first checkpoint without a flaw for which `use` succeeds, and what `use` returned; None where there is none.
 
-    Those passed over are named. A ConfigError that `use` raises is about the settings and not the checkpoint: it is
-    raised.
+    The others are skipped with a warning. A ConfigError of `use` is about the settings, not the checkpoint, and is not
+    caught.
     """
     for checkpoint in candidates:
         flaw = checkpoint.flaw(to_resume)
@@ -334,10 +252,10 @@ def first_usable(
 
 
 def find(folder: Path, which: str | int = "last") -> Checkpoint:
-    """The checkpoint `last`, `best` (by score) or of so many environment steps, if its parameters can be read.
+    """The checkpoint `last`, `best` (by score) or of a number of environment steps, with readable parameters.
 
     Raises:
-        ConfigError: there is none, or none whose parameters can be read.
+        ConfigError: there is none whose parameters can be read.
     """
     found = checkpoints(folder)
     if which == "last":
@@ -356,7 +274,7 @@ def find(folder: Path, which: str | int = "last") -> Checkpoint:
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:
-    """Write a checkpoint; it is there either whole or not at all."""
+    """Write a checkpoint, completely or not at all."""
     import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved
 
     _hush_orbax()
@@ -385,7 +303,7 @@ def write(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until the names in a folder are on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -394,8 +312,8 @@ def _sync(folder: Path) -> None:
 
 
 def retain(folder: Path, keep_last: int, keep_best: int) -> None:
-    """Delete all checkpoints but the last ones (of each kind: whole states, and parameters that a run which met NaN
-    left) and the best.
+    """Delete all checkpoints but the best and the last of each kind: whole states, and the parameters that a run
+    ended by NaN left.
     """
     found = checkpoints(folder)
     whole = [each for each in found if each.is_whole_state]
@@ -406,236 +324,10 @@ def retain(folder: Path, keep_last: int, keep_best: int) -> None:
 
 
 def _best_first(found: list[Checkpoint]) -> list[Checkpoint]:
-    """By score, where that is of the newest one's metric; the metric of a resumed run may have changed."""
+    """By score; scores of another metric than the newest one's (a resumed run may change it) come last."""
     metric = next((each.about["metric"] for each in reversed(found) if "metric" in each.about), None)
 
     def rank(each: Checkpoint) -> tuple[float, int]:
         return each.score if each.about.get("metric") == metric else -np.inf, each.env_steps
 
     return sorted(found, key=rank, reverse=True)
-
-
-PATIENCE = 300.0
-"""Seconds without any progress after which a checkpoint that is being written counts as lost; slow progress is some."""
-
-
-class Saver:
-    """Writes checkpoints on a thread of its own. A failure is said once; training goes on, older checkpoints stay.
-
-    The thread exists from the start, since none can be started once memory has run out, and does not keep the process
-    alive. Whoever waits for it gives up once it has made no progress for `PATIENCE`.
-    """
-
-    def __init__(
-        self, folder: Path, config: CheckpointConfig, say: Callable[[str], None], begin: Checkpoint | None = None
-    ):
-        self.failure = ""
-        """Why the last checkpoint could not be written; '' if it was."""
-        self.listeners: list[Callable[[Path], None]] = []
-        """Told where every checkpoint lies once it is written, but for those that are kept for their score alone."""
-        self._folder, self._config, self._say = folder, config, say
-        self._newest = begin.env_steps if begin else 0
-        """Environment steps of the newest checkpoint asked for with `save`, or gone on from."""
-        self._saved = begin.env_steps if begin else None
-        """Environment steps of the last of these that was written, or gone on from."""
-        self._scores: list[float] = []
-        """Of the parameters given to `save_for_score`, in order."""
-        self._asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._is_idle, self._is_closed = Event(), Event()
-        self._is_idle.set()
-        self._is_stuck = self._has_warned = False
-        for leftover in (folder / "checkpoints").glob(".*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        Thread(target=self._serve, name="checkpoint", daemon=True).start()
-
-    def is_due(self, env_steps: int) -> bool:
-        """Whether a multiple of `every_env_steps` was passed. Not while one is written: training does not wait."""
-        every = self._config.every_env_steps
-        return every is not None and env_steps // every > self._newest // every and self._is_idle.is_set()
-
-    def is_saved(self, env_steps: int) -> bool:
-        """Whether the newest checkpoint is of this time and was written."""
-        self.wait()
-        return self._saved == env_steps
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Begin to write, once the one before is written."""
-        self.wait()
-        self._newest = snapshot.env_steps
-        if self._is_stuck:
-            self._fail(snapshot.env_steps, self.failure)
-            return
-        self._is_idle.clear()
-        self._asked.put(partial(self._write_newest, snapshot))
-
-    def save_for_score(self, snapshot: Snapshot) -> None:
-        """Write parameters once what was asked for before is written, unless `keep_best` better ones came meanwhile."""
-        self._scores.append(snapshot.about["score"])
-        about = {**snapshot.about, "saved_for": "score"}
-        self._asked.put(partial(self._write_best, snapshot._replace(about=about), len(self._scores)))
-
-    def wait(self) -> None:
-        """Until what was asked for with `save` is written, or makes no progress: then that is its failure."""
-        self._wait_for(self._is_idle)
-
-    def close(self) -> None:
-        """Until everything is written, as in `wait`; nothing follows."""
-        self._asked.put(None)
-        self._wait_for(self._is_closed)
-
-    def _wait_for(self, event: Event) -> None:
-        progress, since = (), time.monotonic()
-        while not self._is_stuck and not event.wait(min(1.0, PATIENCE)):
-            before, progress = progress, self._progress()
-            if progress != before:
-                since = time.monotonic()
-            elif time.monotonic() - since >= PATIENCE:
-                self._is_stuck = True
-                self._fail(self._newest, f"writing it made no progress for {PATIENCE:g} s")
-
-    def _progress(self) -> tuple[int, ...]:
-        """What changes while a checkpoint is being written: how many files there are, their bytes and their times."""
-        files = 0, 0, 0
-        for path in (self._folder / "checkpoints").rglob("*"):
-            with suppress(OSError):  # renamed or removed meanwhile
-                found = path.stat()
-                files = files[0] + 1, files[1] + found.st_size, max(files[2], found.st_mtime_ns)
-        return files
-
-    def _serve(self) -> None:
-        while (write_it := self._asked.get()) is not None:
-            write_it()
-            del write_it  # the snapshot's memory
-        self._is_closed.set()
-
-    def _write_newest(self, snapshot: Snapshot) -> None:
-        try:
-            if self._write(snapshot):
-                self._saved = snapshot.env_steps
-                for listener in self.listeners:
-                    listener(self._folder / "checkpoints" / str(snapshot.env_steps))
-        finally:
-            self._is_idle.set()
-
-    def _write_best(self, snapshot: Snapshot, number: int) -> None:
-        better = sum(score >= snapshot.about["score"] for score in self._scores[number:])
-        if better < self._config.keep_best:
-            self._write(snapshot)
-
-    def _write(self, snapshot: Snapshot) -> bool:
-        """Write one and delete what is not kept; whether it was written."""
-        try:
-            write(self._folder, snapshot)
-        except Exception as error:  # whatever Orbax and its stores raise
-            self._fail(snapshot.env_steps, " ".join(str(error).split())[:300] or type(error).__name__)
-            return False
-        if not self._is_stuck:
-            self.failure = ""
-        with suppress(OSError):  # one too many is no harm
-            retain(self._folder, self._config.keep_last, self._config.keep_best)
-        return True
-
-    def _fail(self, env_steps: int, why: str) -> None:
-        self.failure = why
-        if not self._has_warned:
-            self._has_warned = True
-            self._say(f"warning: no checkpoint at step {env_steps:,}, older ones stay: {why}")
-
-
-# --- a run that was trained --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run's settings, its environment, its agents and their parameters."""
-
-    config: Config
-    env: TeamEnv
-    all_params: Params
-    """{"agent": ..., "mixer": ...}; every leaf with a leading axis of seeds."""
-    env_steps: int | None = None
-    """Of the checkpoint that the parameters are from."""
-
-    @property
-    def agents(self) -> Agents:
-        """The team's networks; `agents.step` with `params(seed)["agent"]` is the decentralised policy."""
-        return make_agents(self.config.agent, self.env)
-
-    def agents_in(self, env: TeamEnv) -> Agents | None:
-        """The same networks in another environment; None where the parameters do not fit it."""
-        agents = make_agents(self.config.agent, env)
-        wanted = jax.eval_shape(agents.init, jax.random.key(0))
-        held = jax.tree.map(lambda leaf: leaf.shape[1:], self.all_params["agent"])
-        return agents if held == jax.tree.map(lambda leaf: leaf.shape, wanted) else None
-
-    def params(self, seed: int = 0) -> Params:
-        """The parameters of the run's seed number `seed`, counted from 0, as JAX arrays."""
-        count = self.config.num_seeds
-        require(0 <= seed < count, f"seed={seed}, but the run has {count}, numbered from 0")
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), self.all_params)
-
-
-def read_config(folder: Path) -> Config:
-    """The settings of the run in a folder; raises ConfigError, in one line, where this version cannot read them."""
-    return _to_config(read_settings(folder), folder)
-
-
-def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
-    """The config of settings that were read from `path`."""
-    for group, choices in {"env": environments(), "algorithm": mixers()}.items():
-        _require_known(path, group, settings.get(group), list(choices))
-    try:
-        return from_mapping(settings)
-    except ConfigError as error:
-        raise ConfigError(f"{path} was made by another version of qmix_jax: {error}") from error
-
-
-def _require_known(path: Path, group: str, section: Any, choices: list[str]) -> None:
-    """Raise ConfigError where a run's environment or mixer is one that was added to another installation."""
-    name = section.get("name") if isinstance(section, dict) else None
-    require(
-        not isinstance(name, str) or name in choices,
-        f"{path} was trained with {group}={name}, which this installation does not know (it has {', '.join(choices)}); "
-        f"use the installation that it was trained with, or add {name} to this one",
-    )
-
-
-def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
-    """A run from its folder, with the parameters of one checkpoint: `last`, `best`, or its environment steps.
-
-    Its settings are those that the checkpoint was trained with; where config.yaml says something else, that is named.
-    Neither the replay nor the rest of the state is read. A checkpoint that is broken is named and passed over.
-
-    Raises:
-        ConfigError: the folder holds no run, or one of another version, or no such checkpoint that could be read.
-    """
-    folder = Path(folder)
-    written = read_config(folder)
-    chosen = find(folder, checkpoint)
-    config = read_config_of(chosen)
-    now, before = by_name(written), by_name(config)
-    edited = [name for name in now if now[name] != before.get(name) and name.split(".")[0] not in UNTRAINED]
-    if edited:
-        shown = ", ".join(f"{name}={now[name]} (trained with {before.get(name)})" for name in edited[:3])
-        warn(f"{folder / 'config.yaml'} was changed since; the checkpoint's settings are used: {shown}")
-    params = jax.tree.map(jnp.asarray, chosen.params)  # which jax.jit can close over, unlike NumPy's
-    run = TrainedRun(config, make_team(config), params, chosen.env_steps)
-    require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
-    return run
-
-
-UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps")
-"""Settings, and groups of them, that do not matter to a team that was trained."""
-
-
-def read_config_of(checkpoint: Checkpoint) -> Config:
-    """The settings that a checkpoint keeps, or else its run's; raises ConfigError where they cannot be read."""
-    path, settings = checkpoint.path, checkpoint.settings
-    return read_config(path.parents[1]) if settings is None else _to_config(settings, path)
-
-
-def _fits(run: TrainedRun) -> bool:
-    """Whether the parameters are those that the run's settings ask for today."""
-    wanted = jax.eval_shape(Trainer(run.config, run.env).learner.init, jax.random.key(0)).params
-    held = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), run.all_params)
-    return _by_path(held) == _by_path(wanted)

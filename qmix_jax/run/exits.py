@@ -1,4 +1,4 @@
-"""How a process ends: its exit statuses, and the signals that ask it to. Needs no JAX."""
+"""Exit statuses of a process, and the signals that stop a run. Needs no JAX."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ FAILED = 1
 USAGE_ERROR = 2
 """The settings are wrong."""
 OUT_OF_MEMORY = 71
-"""The machine's memory, or the GPU's, was too small (EX_OSERR of sysexits.h)."""
+"""The machine or the GPU had too little memory (EX_OSERR of sysexits.h)."""
 NOT_SAVED = 74
 """Something could not be written (EX_IOERR of sysexits.h)."""
-COME_AGAIN = 75
-"""Stopped by SIGUSR1 or SIGUSR2, as batch systems send them, to be started again (EX_TEMPFAIL of sysexits.h)."""
+REQUEUE = 75
+"""Stopped by SIGUSR1 or SIGUSR2, which batch systems send before they start a job again (EX_TEMPFAIL of sysexits.h)."""
 INTERRUPTED, TERMINATED = 130, 143
 """Stopped by SIGINT or SIGTERM: 128 + the signal's number, as in a shell. SIGHUP (a closed terminal) counts as SIGTERM.
 """
@@ -25,21 +25,21 @@ _STATUSES = {
     "SIGINT": INTERRUPTED,
     "SIGTERM": TERMINATED,
     "SIGHUP": TERMINATED,
-    "SIGUSR1": COME_AGAIN,
-    "SIGUSR2": COME_AGAIN,
+    "SIGUSR1": REQUEUE,
+    "SIGUSR2": REQUEUE,
 }
 STOP_SIGNALS: dict[signal.Signals, int] = {
     getattr(signal, name): status for name, status in _STATUSES.items() if hasattr(signal, name)
 }
-"""Signal -> the exit status of a run that it stopped."""
+"""Signal -> exit status of a run that it stopped."""
 STOPPED = frozenset(STOP_SIGNALS.values())
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[signal.Signals]]:
-    """The signals to stop that have come so far, in order; a second SIGINT ends the process at once.
+    """Catch the signals that stop a run; gives the list of those received so far. A second SIGINT ends the process.
 
-    SIGHUP stays ignored where it was, as under nohup.
+    SIGHUP stays ignored where it already was, as under nohup.
     """
     received: list[signal.Signals] = []
 
@@ -62,19 +62,19 @@ def _is_ignored_hangup(number: signal.Signals) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too small: Python's, or JAX's."""
-    is_jax = type(error).__name__ == "JaxRuntimeError"  # a full disk is RESOURCE_EXHAUSTED to others
+    """Whether an error of Python or JAX means that memory ran out."""
+    is_jax = type(error).__name__ == "JaxRuntimeError"  # in other errors RESOURCE_EXHAUSTED may be a full disk
     return isinstance(error, MemoryError) or (is_jax and "RESOURCE_EXHAUSTED" in str(error))
 
 
 SHUTDOWN_SECONDS = 60
-"""How long the threads of libraries may hold up the end of a process that has done everything."""
+"""How long threads of libraries may delay the exit of a finished process."""
 
 
 def limit_shutdown(status: int) -> None:
-    """From now on, end the process with this status after `SHUTDOWN_SECONDS`, whatever it waits for by then.
+    """End the process with this status after `SHUTDOWN_SECONDS`, even if a thread still runs.
 
-    Python waits at exit for every thread that is no daemon; where memory ran out, one may wait for ever.
+    At exit Python waits for every thread that is not a daemon; after memory ran out, one may never end.
     """
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, lambda number, frame: os._exit(status))

@@ -1,11 +1,11 @@
-"""The decentralised team as one portable folder (docs/deploy.md):
+"""Export of the decentralised team as a portable folder (docs/deploy.md):
 
-    contract.json        what goes in and comes out, for whoever feeds the agents
+    contract.json        inputs, outputs and rules of the agents
     weights.safetensors  the agents' weights; shared ones once
-    runtime.py           `DecentralisedAgent`, which needs these files and NumPy
+    deployed_agent.py    `DecentralisedAgent`, which needs these files and NumPy
     policy.jaxexport     the whole team's step as StableHLO, which needs JAX alone
 
-The mixer and the global state stay behind: they serve training only.
+The mixer and the global state are not exported: only training needs them.
 """
 
 import hashlib
@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from qmix_jax import __version__
-from qmix_jax import deployed_agent as runtime
+from qmix_jax import __version__, deployed_agent
 from qmix_jax.agents.gru import AgentInput
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
@@ -29,20 +28,20 @@ from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.files import to_json
 from qmix_jax.learning.exploration import greedy
 from qmix_jax.records import best_seed, describe_machine, read_manifest, read_metrics
-from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError, require
 
-COMPILED, PLATFORMS = "policy.jaxexport", ("cpu", "cuda", "tpu")
+AGENT, COMPILED, PLATFORMS = "deployed_agent.py", "policy.jaxexport", ("cpu", "cuda", "tpu")
 
 
 def export_run(folder: Path, out: Path, checkpoint: str = "last", seed: int | None = None) -> dict:
-    """Export one seed of a run (counted from 0; None: the one whose last evaluation was best).
+    """Export one seed of a run (counted from 0; None: the one with the best last evaluation).
 
     Returns:
         The contract.
 
     Raises:
-        ConfigError: where `folder` is no run that this version can read, or `out` cannot be written.
+        ConfigError: `folder` is no run that this version can read, or `out` cannot be written.
     """
     run = load_run(folder, checkpoint)
     rows, manifest = _read_records(folder)
@@ -59,29 +58,29 @@ def export_run(folder: Path, out: Path, checkpoint: str = "last", seed: int | No
 
 
 def _read_records(folder: Path) -> tuple[list[dict], dict]:
-    """The rows of metrics.jsonl and what run.json holds; nothing, with a warning, of what is missing or damaged."""
+    """The rows of metrics.jsonl and the content of run.json; empty, with a warning, where missing or damaged."""
     rows, manifest = [], read_manifest(folder)
     try:
         rows = read_metrics(folder / "metrics.jsonl")
     except ArtifactError as error:
-        warn(f"{error}: the first seed is taken, and {runtime.CONTRACT} tells of no evaluation")
+        warn(f"{error}: the first seed is exported, and {deployed_agent.CONTRACT} has no evaluation")
     if not manifest:
-        warn(f"{folder / 'run.json'} is missing or damaged: {runtime.CONTRACT} does not tell of the machine")
+        warn(f"{folder / 'run.json'} is missing or damaged: {deployed_agent.CONTRACT} does not describe the machine")
     return rows, manifest
 
 
 def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict:
-    """Write one seed's team to the new folder `out`, whole or not at all; returns the contract.
+    """Write one seed's team to the new folder `out`, completely or not at all; returns the contract.
 
     Raises:
-        ConfigError: where the agents are no GRU, their weights are not finite, or nobody could load what was written.
+        ConfigError: the agents are no GRU, their weights are not finite, or the export could not be loaded again.
     """
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already; name a new folder")
     require(run.config.agent.kind == "gru", f"agents of agent.kind={run.config.agent.kind} cannot be exported")
     params = {name: np.asarray(leaf, np.float32) for name, leaf in run.params(seed)["agent"].items()}
     network = _describe_network(run)
-    _refuse_unknown_weights(params, runtime.expected_shapes(network, run.env.spec.num_agents))
-    broken = runtime.not_finite(params)
+    _refuse_unknown_weights(params, deployed_agent.expected_shapes(network, run.env.spec.num_agents))
+    broken = deployed_agent.not_finite(params)
     require(not broken, f"this team cannot be exported: its '{broken}' holds NaN or infinity; try another checkpoint")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +103,13 @@ def _refuse_unknown_weights(params: dict[str, np.ndarray], shapes: dict[str, tup
 def _write_files(team: Path, run: TrainedRun, network: dict, params: dict[str, np.ndarray], provenance: dict) -> dict:
     from safetensors.numpy import save
 
-    shutil.copyfile(runtime.__file__, team / "runtime.py")
-    (team / runtime.WEIGHTS).write_bytes(save(params, metadata={"format": runtime.FORMAT}))
+    shutil.copyfile(deployed_agent.__file__, team / AGENT)
+    (team / deployed_agent.WEIGHTS).write_bytes(save(params, metadata={"format": deployed_agent.FORMAT}))
     (team / COMPILED).write_bytes(compile_policy(run, params))
-    made = {name: (team / name).read_bytes() for name in ("runtime.py", runtime.WEIGHTS, COMPILED)}
+    made = {name: (team / name).read_bytes() for name in (AGENT, deployed_agent.WEIGHTS, COMPILED)}
     contract = {
-        "format": runtime.FORMAT,
-        "format_version": runtime.FORMAT_VERSION,
+        "format": deployed_agent.FORMAT,
+        "format_version": deployed_agent.FORMAT_VERSION,
         "environment": _describe_environment(run),
         "shield": run.config.env.shield,
         "network": network,
@@ -122,9 +121,11 @@ def _write_files(team: Path, run: TrainedRun, network: dict, params: dict[str, n
         "provenance": provenance,
     }
     text = to_json(contract, indent=1) + "\n"
-    flaw = runtime.contract_flaw(json.loads(text)) or "its length" * (len(text.encode()) > runtime.MAX_CONTRACT)
-    require(not flaw, f"this team cannot be exported: in {runtime.CONTRACT}, {flaw} is more than a reader takes")
-    (team / runtime.CONTRACT).write_text(text, encoding="utf-8")
+    is_too_long = len(text.encode()) > deployed_agent.MAX_CONTRACT
+    flaw = deployed_agent.contract_flaw(json.loads(text)) or "its length" * is_too_long
+    name = deployed_agent.CONTRACT
+    require(not flaw, f"this team cannot be exported: in {name}, {flaw} is more than a reader accepts")
+    (team / name).write_text(text, encoding="utf-8")
     return contract
 
 
@@ -205,7 +206,7 @@ def _describe_environment(run: TrainedRun) -> dict:
 
 
 def _describe_agents(names: tuple[str, ...], layout: Layout) -> dict:
-    """Every agent's true sizes, observation and actions; a block's features are named once for all its uses."""
+    """Every agent's true sizes, observation and actions; the features of each kind of block are listed once."""
     agents = []
     for name, agent in zip(names, layout.agents, strict=True):
         sizes = [len(layout.kinds[kind]) for _, kind in agent.blocks]
@@ -221,7 +222,7 @@ def _describe_agents(names: tuple[str, ...], layout: Layout) -> dict:
 
 
 def _describe_rules(network: dict) -> dict:
-    """How a program without this package acts as the team does."""
+    """What a program without this package needs to act as the team does."""
     return {
         "padding": "an observation is padded with zeros to network.obs_size, actions with illegal ones to num_actions",
         "choice": "the legal action with the largest q, the first of equals; at least one action must be legal",

@@ -1,7 +1,7 @@
-"""One process at a time trains in a run's folder.
+"""The lock on a run's folder: one process at a time trains there.
 
-The lock is the operating system's (flock) on a file in the folder. It ends with the process that holds it, however that
-ends, and holds on NFS where the server keeps locks. The file names the holder; who deletes it breaks the lock.
+It is the operating system's lock (flock) on a file in the folder. It ends with the process that holds it, and works on
+NFS where the server keeps locks. The file names the holder; deleting the file breaks the lock.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ NAME = "run.lock"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the folder is made where there is none.
+    """Hold the folder's lock; a missing folder is created.
 
-    Where the file system knows no locks, or the file cannot be made, nothing is locked.
+    Where the file system has no locks, or the file cannot be created, nothing is locked.
 
     Raises:
-        ConfigError: another process holds it; the message names host, process and time.
-        OSError: the folder cannot be made.
+        ConfigError: another process holds it; the message names process, host and time.
+        OSError: the folder cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = _acquire(folder / NAME)
@@ -41,10 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if handle is not None:
-            with contextlib.suppress(OSError):
-                if _is_same(handle, folder / NAME):
-                    (folder / NAME).unlink()
-            os.close(handle)
+            _release(handle, folder / NAME)
 
 
 def require_unlocked(folder: Path) -> None:
@@ -55,7 +52,7 @@ def require_unlocked(folder: Path) -> None:
 
 
 def _acquire(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int | None:
-    """A descriptor that holds the lock on the file; None where there is nothing to lock or no lock to be had."""
+    """A descriptor that holds the lock on the file; None where the file cannot be opened or locked."""
     while fcntl is not None:
         try:
             handle = os.open(path, flags, 0o644)
@@ -71,7 +68,7 @@ def _acquire(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int | None:
 
 
 def _lock(handle: int, path: Path) -> bool:
-    """Lock an open file; False where its file system has no locks. A process that only looks holds it for a moment."""
+    """Lock an open file; False where its file system has no locks. It retries: `require_unlocked` locks briefly."""
     for wait in (0.05, 0.1, 0.2, None):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # pyright: ignore[reportOptionalMemberAccess]
@@ -87,8 +84,16 @@ def _lock(handle: int, path: Path) -> bool:
     return False
 
 
+def _release(handle: int, path: Path) -> None:
+    """Delete the file, unless another process replaced it, and end the lock."""
+    with contextlib.suppress(OSError):
+        if _is_same(handle, path):
+            path.unlink()
+    os.close(handle)
+
+
 def _is_same(handle: int, path: Path) -> bool:
-    """Whether the open file is the one of that name."""
+    """Whether the open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
@@ -108,6 +113,6 @@ def _describe_holder(path: Path) -> str:
     if isinstance(holder, dict):
         who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
     return (
-        f"{path.parent} is in use by {who}: wait until it ends, or stop it; where that is not possible, delete {path} "
+        f"{path.parent} is in use by {who}: wait until it ends, or stop it; if neither is possible, delete {path} "
         f"to break the lock"
     )

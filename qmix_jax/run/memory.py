@@ -1,7 +1,7 @@
-"""Whether a run fits into this machine's memory, before anything of it is made, and which setting is to blame if not.
+"""Whether a run fits into memory, checked before anything is allocated, and which setting makes it too large.
 
-What stays is counted exactly from the state's shapes; what is made and dropped is estimated from the sizes of networks,
-batch, rollout and evaluation, in proportions measured with XLA's own `memory_analysis` of programs compiled for CPU.
+The training state is counted exactly from its shapes. Temporary buffers are estimated from the sizes of networks,
+batch, rollout and evaluation, with factors measured by XLA's `memory_analysis` of programs compiled for CPU.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ import psutil
 
 from qmix_jax.build import mixers
 from qmix_jax.config import AgentConfig, EvaluationConfig, LearnerConfig, ReplayConfig, RolloutConfig, by_name
-from qmix_jax.run.program import SEED, Program, describe_memory
+from qmix_jax.run.devices import SEED
+from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import tree_bytes
 
@@ -27,33 +28,33 @@ USUAL = {
     "learner.batch_size": LearnerConfig.batch_size,
     "evaluation.episodes": EvaluationConfig.episodes,
 }
-"""The settings that memory grows with, and what they are by default: the one furthest above it is to blame."""
+"""Settings that memory grows with, and their defaults; the setting furthest above its default is reported."""
 ACTIVATIONS = 1.8
-"""Numbers kept for each output of a matrix product in an update: 1.2 to 2.0 measured (3m, 25m, two-step game, MPE; GRU
-agents; QMIX, QPLEX, QTRAN, VDN)."""
+"""Numbers stored for each output of a matrix product in an update: 1.2 to 2.0 measured (3m, 25m, two-step game, MPE;
+GRU agents; QMIX, QPLEX, QTRAN, VDN)."""
 OF_TRANSFORMER = 0.2
-"""The same for agents that are transformers, as a share of that: they recompute most of it."""
+"""The share of that for transformer agents, which recompute most activations."""
 COPIES_OF_PARAMETERS = 3
-"""Besides the learner's state: the gradient, the step, and on a CPU the last good ones."""
+"""Besides the learner's state: the gradient, the update, and on a CPU the last finite parameters."""
 EPISODE_COPIES = 3
-"""Of an environment's state in an evaluation: 3 measured."""
+"""Copies of an environment's state in an evaluation: 3 measured."""
 BYTES = 4
 
 
 class Part(NamedTuple):
-    """Something that takes memory."""
+    """A part of the memory of a run."""
 
     name: str
     size: float
     """Bytes, over all devices."""
     settings: dict[str, int]
-    """Name -> the power of it that the size grows with."""
+    """Setting -> the power of it that the size is proportional to."""
     stays: bool = True
-    """False for what is made and dropped: of such parts, only the largest is there at a time."""
+    """False for temporary buffers: only the largest of them exists at a time."""
 
 
 def memory_at_hand() -> int:
-    """Bytes that one device may still take: free on the GPU, or on the machine (or its container)."""
+    """Free bytes of one device: of the GPU, or of the machine (or its container)."""
     stats = jax.devices()[0].memory_stats() or {} if jax.default_backend() != "cpu" else {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -67,7 +68,7 @@ def memory_at_hand() -> int:
 
 
 def estimate(program: Program) -> list[Part]:
-    """The parts of what a run will take."""
+    """The parts of the memory of a run."""
     config, spec, needs = program.config, program.env.spec, describe_memory(program.shapes)
     num_envs, num_seeds = config.rollout.num_envs, config.num_seeds
     live = num_seeds if program.vmaps_seeds else program.mesh.shape[SEED]
@@ -77,8 +78,8 @@ def estimate(program: Program) -> list[Part]:
     share = sum(leaf.size for _, leaf in agents) * BYTES / max(needs["parameters"], 1)
     rows = live * config.learner.batch_size * (config.rollout.num_steps + 1)
     widths, agent_widths = _widths(_leaves(program.shapes.seeds.learner.params)), _widths(agents)
-    kept = OF_TRANSFORMER if config.agent.kind == "transformer" else 1
-    numbers = spec.num_agents * (kept * agent_widths + spec.obs_size) + widths - agent_widths
+    stored = OF_TRANSFORMER if config.agent.kind == "transformer" else 1
+    numbers = spec.num_agents * (stored * agent_widths + spec.obs_size) + widths - agent_widths
     options = dict.fromkeys(_sizes_of_mixer(program), 1)
     batch = {"learner.batch_size": 1, "rollout.num_steps": 1, **for_seeds}
     of_env = needs["rollout"] / num_seeds / num_envs
@@ -106,7 +107,7 @@ def estimate(program: Program) -> list[Part]:
 
 
 def _is_copied(program: Program) -> bool:
-    """Whether a checkpoint is written from a copy of the replay in the same memory."""
+    """Whether a checkpoint copies the replay within the same memory."""
     return jax.default_backend() == "cpu" and program.config.checkpoint.replay and program.config.has_replay
 
 
@@ -120,30 +121,30 @@ def _of_agents(params: Any) -> list[tuple[str, Any]]:
 
 
 def _widths(leaves: list[tuple[str, Any]]) -> int:
-    """The summed widths of what the matrices among some parameters (S, ...) give."""
+    """The summed output widths of the matrices among parameters (S, ...)."""
     return sum(leaf.shape[-1] for path, leaf in leaves if leaf.ndim > 2 and "bias" not in path)
 
 
 def _sizes_of_mixer(program: Program) -> Iterator[str]:
-    """The names of the algorithm's sizes."""
+    """The settings of the algorithm that are sizes."""
     for name, value in program.config.algorithm.options.items():
         if isinstance(value, int) and not isinstance(value, bool):
             yield f"algorithm.{name}"
 
 
 def _total(parts: list[Part], setting: str = "", share: float = 1.0) -> float:
-    """Bytes of all parts together, with a setting at this share of its value."""
+    """Bytes of all parts, with a setting reduced to this share of its value."""
     sizes = [(part.size * share ** part.settings.get(setting, 0), part.stays) for part in parts]
     return sum(size for size, stays in sizes if stays) + max(size for size, stays in sizes if not stays)
 
 
 def refuse_what_cannot_fit(program: Program) -> None:
-    """Raise ConfigError where a run is larger than the memory, with the setting to blame and a value that would fit."""
+    """Raise ConfigError where a run does not fit, naming the setting that makes it too large and a value that fits."""
     parts = estimate(program)
     room = 0.9 * memory_at_hand() * (1 if jax.default_backend() == "cpu" else program.mesh.size)
     if _total(parts) <= room:
         return
-    part, setting, value = _to_blame(program, parts)
+    part, setting, value = _largest(program, parts)
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
@@ -154,22 +155,22 @@ def refuse_what_cannot_fit(program: Program) -> None:
     advice = f"try {setting}={fitting}" if fitting else "take fewer seeds, fewer environments or smaller networks"
     copied = " and its copy in a checkpoint (checkpoint.replay=false makes none)" if _is_copied(program) else ""
     raise ConfigError(
-        f"{setting}={value} needs {gib(part.size)} for {part.name}{copied if part.name == 'replay' else ''}, and only "
+        f"{setting}={value} needs {gib(part.size)} for {part.name}{copied if part.name == 'replay' else ''}, but only "
         f"{gib(room)} of memory can be used; {advice}"
     )
 
 
 def what_to_lower(program: Program) -> str:
     """Advice, for a run that ran out of memory."""
-    part, setting, value = _to_blame(program, estimate(program))
+    part, setting, value = _largest(program, estimate(program))
     return (
-        f"lower {setting}={value} (the largest part, {gib(part.size)}, is {part.name}), or go on from the last "
+        f"lower {setting}={value} (the largest part, {gib(part.size)}, is {part.name}), or resume from the last "
         "checkpoint on a larger machine"
     )
 
 
-def _to_blame(program: Program, parts: list[Part]) -> tuple[Part, str, int]:
-    """The largest part, and the setting that makes it so large: its name and its value."""
+def _largest(program: Program, parts: list[Part]) -> tuple[Part, str, int]:
+    """The largest part, and the name and value of the setting that makes it large."""
     part = max(parts, key=lambda part: part.size)
     values = by_name(program.config) | {"env.starts_per_rollout": program.trainer.starts}
     mixer = mixers()[program.config.algorithm.name]

@@ -1,4 +1,4 @@
-"""What a run of some settings will come to, said before it begins: what it trains, and what in it never happens."""
+"""The schedule of a run, checked before it starts: updates, evaluations, and events that the run is too short for."""
 
 import math
 from typing import NamedTuple
@@ -8,32 +8,32 @@ from qmix_jax.settings import require
 
 
 class Learning(NamedTuple):
-    """The updates of a run, in environment steps."""
+    """When a run updates, in environment steps."""
 
-    begins: int
-    """Where the iteration begins with which learning may start; the run's end, where it never does."""
+    start: int
+    """The start of the first iteration that may update; the end of the run where none may."""
     updates: int
-    """How many there are in all."""
+    """The number of updates."""
     first: int
-    """Where the iteration begins that makes the first one."""
+    """The start of the iteration with the first update."""
 
 
 def learning(config: Config) -> Learning:
-    """When the run learns, counted as `Trainer` counts (a resumed run's replay is taken to be whole)."""
+    """When the run updates, counted as `Trainer` counts (for a resumed run as if its replay was saved)."""
     every, iteration, end = config.learner.env_steps_per_update, config.iteration_env_steps, config.trained_env_steps
-    begins = min(max(math.ceil(config.learner.start_env_steps / iteration) - 1, 0) * iteration, end)
-    first_due = (begins // every + 1) * every
+    start = min(max(math.ceil(config.learner.start_env_steps / iteration) - 1, 0) * iteration, end)
+    first_due = (start // every + 1) * every
     first = (math.ceil(first_due / iteration) - 1) * iteration
-    return Learning(begins, int(end // every - begins // every), int(first))
+    return Learning(start, int(end // every - start // every), int(first))
 
 
 def check(config: Config) -> None:
-    """Raise ConfigError where training would end without one update, or where no batch could ever be filled."""
+    """Raise ConfigError where training would end without an update, or the replay is smaller than a batch."""
     learner, end, total = config.learner, config.trained_env_steps, config.total_env_steps
-    begins, updates, _ = learning(config)
+    start, updates, _ = learning(config)
     enough = math.ceil(learner.start_env_steps + learner.env_steps_per_update)
     require(
-        begins < end,
+        start < end,
         f"nothing would be learnt: total_env_steps={total} ends before learner.start_env_steps="
         f"{learner.start_env_steps}; set total_env_steps={enough} or more, or learner.start_env_steps={total // 10}",
     )
@@ -41,26 +41,26 @@ def check(config: Config) -> None:
         updates > 0,
         f"nothing would be learnt: total_env_steps={total} and learner.start_env_steps={learner.start_env_steps} leave "
         f"no update, with learner.env_steps_per_update={learner.env_steps_per_update:g}; set total_env_steps={enough} "
-        f"or more, or learner.env_steps_per_update={end - begins} or less",
+        f"or more, or learner.env_steps_per_update={end - start} or less",
     )
     kept, batch = config.replay_sequences, learner.batch_size
     require(
         kept >= batch or not config.has_replay,
         f"replay.capacity={config.replay.capacity} keeps {kept} sequences of {config.rollout.num_steps} steps, fewer "
-        f"than learner.batch_size={batch} asks for; set learner.batch_size={kept} or less, or replay.capacity="
+        f"than learner.batch_size={batch}; set learner.batch_size={kept} or less, or replay.capacity="
         f"{math.ceil(batch / config.rollout.num_envs) * config.iteration_env_steps} or more",
     )
 
 
 def rounding(config: Config) -> list[str]:
-    """What the run trains, a line where that is not just what was asked for."""
+    """A line with the environment steps that the run trains, where they are more than `total_env_steps`."""
     total, end = config.total_env_steps, config.trained_env_steps
     chunks = f"{config.num_chunks} x {config.chunk_env_steps:,}, in whole rollouts of {config.iteration_env_steps:,}"
     return [f"total_env_steps={total:,} becomes {end:,}: {chunks}"] if total != end else []
 
 
 def warnings(config: Config) -> list[str]:
-    """What the settings ask for and this run never comes to, a line each."""
+    """What the settings schedule after the end of the run, a line each."""
     return [line for line in (_epsilon(config), _evaluation(config), _target(config), _batch(config)) if line]
 
 
@@ -71,7 +71,7 @@ def _epsilon(config: Config) -> str:
         return ""
     reached = start + (finish - start) * end / decay
     return (
-        f"epsilon ends at {reached:.2g} and not at exploration.finish={finish:g}: exploration.decay_env_steps={decay} "
+        f"epsilon ends at {reached:.2g} instead of exploration.finish={finish:g}: exploration.decay_env_steps={decay} "
         f"is longer than the run of {end:,} environment steps"
     )
 
@@ -91,7 +91,7 @@ def _target(config: Config) -> str:
     if config.target.mode != "hard" or end // every > first // every:
         return ""
     return (
-        f"the target network stays as it began: learning begins at step {first:,} and the run ends at {end:,}, with no "
+        f"the target network is never updated: learning starts at step {first:,} and the run ends at {end:,}, with no "
         f"multiple of target.every_env_steps={every} between"
     )
 
@@ -101,6 +101,6 @@ def _batch(config: Config) -> str:
     if not config.has_replay or gathered >= config.learner.batch_size:
         return ""
     return (
-        f"every batch repeats sequences: the run of {config.trained_env_steps:,} environment steps gathers {gathered}, "
+        f"every batch repeats sequences: the run of {config.trained_env_steps:,} environment steps has {gathered}, "
         f"fewer than learner.batch_size={config.learner.batch_size}"
     )

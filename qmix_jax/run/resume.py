@@ -1,4 +1,4 @@
-"""Going on with a run: what its folder holds, and what a command line may still change."""
+"""Resuming a run: the checkpoint in its folder, and the settings that may change."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,9 @@ from typing import Any
 from qmix_jax.build import from_mapping
 from qmix_jax.config import Config, by_name
 from qmix_jax.records import FROZEN, HAS_STATE, read_manifest, read_metrics
-from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable, read_config, read_config_of
+from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
 from qmix_jax.run.program import Program, TrainState
+from qmix_jax.run.trained import read_config, read_config_of
 from qmix_jax.settings import ConfigError, flatten, nearest, require
 from qmix_jax.untrusted import read_settings
 
@@ -36,46 +37,45 @@ MAY_CHANGE = (
     "checkpoint",
     "logging",
 )
-"""Settings, and groups of them, that a resumed run may change. All others give the saved state its shape or its
-meaning."""
+"""Settings, and groups of them, that a resumed run may change. All others decide the shape or meaning of the state."""
 NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "logging")
-"""Those of them whose change keeps a run from meeting NaN no longer."""
+"""Those of `MAY_CHANGE` that cannot prevent a NaN."""
 
 
 @dataclass
-class Past:
-    """What a run did before this process: nothing, where it begins."""
+class ResumePoint:
+    """What a run did before this process; the defaults are those of a new run."""
 
     checkpoint: Checkpoint | None = None
-    """Where it goes on from."""
+    """The checkpoint to resume from."""
     state: TrainState | None = None
-    """The checkpoint's, on the devices; None where nothing is left to train."""
+    """The checkpoint's training state on the devices; None where the run is complete."""
     rows: list[dict] = field(default_factory=list)
-    """The rows of metrics.jsonl until there."""
+    """The rows of metrics.jsonl up to the checkpoint."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Setting -> [before, now]."""
     assumed: dict[str, Any] = field(default_factory=dict)
-    """Settings that the checkpoint, of another version, does not know, with their values."""
+    """Setting -> value, of settings that the version which wrote the checkpoint did not have."""
     later: list[Checkpoint] = field(default_factory=list)
-    """Checkpoints that cannot be gone on from, and that the run will come by again."""
+    """Newer checkpoints, which cannot be resumed from; the run will write them anew."""
     met_nan: int | None = None
-    """The environment step at which every seed had met NaN; None where one goes on."""
+    """The environment step at which the last seed met NaN; None while a seed trains."""
 
     @property
     def env_steps(self) -> int:
-        """Environment steps that are done."""
+        """Environment steps done."""
         return self.checkpoint.env_steps if self.checkpoint else 0
 
     def seconds(self, kind: str) -> float:
-        """`wall_seconds` or `compile_seconds` until there."""
+        """`wall_seconds` or `compile_seconds` up to the checkpoint."""
         return self.checkpoint.seconds(kind) if self.checkpoint else 0.0
 
 
-# --- what a folder holds -----------------------------------------------------------------------------------------
+# --- the content of a folder -------------------------------------------------------------------------------------
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder holds an evaluation or a checkpoint; a run that ended before may be begun again in its place."""
+    """Whether a folder holds an evaluation or a checkpoint; otherwise a new run may use it."""
     return bool(_rows(folder) or checkpoints(folder))
 
 
@@ -85,48 +85,48 @@ def _rows(folder: Path) -> list[dict]:
 
 
 def require_place(folder: Path, go_on: bool) -> None:
-    """Raise ConfigError where a new run would write over the results of another."""
+    """Raise ConfigError where a new run would overwrite the results of another."""
     require(
         go_on or not holds_run(folder),
-        f"{folder} holds a run: add resume=auto to go on with it, or begin elsewhere, hydra.run.dir=FOLDER",
+        f"{folder} holds a run: add resume=auto to resume it, or name another folder, hydra.run.dir=FOLDER",
     )
 
 
 def _whole(folder: Path) -> list[Checkpoint]:
-    """Checkpoints that a run may go on from, the newest first; a damaged one is among them."""
+    """Checkpoints of whole states, and those too damaged to tell, the newest first."""
     return [each for each in reversed(checkpoints(folder)) if each.is_whole_state or not each.items]
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:
-    """The settings that the newest whole checkpoint was trained with, or else those of config.yaml; None without."""
+    """The settings of the newest whole checkpoint, or else of config.yaml; None where there is neither."""
     saved = (each.settings for each in _whole(folder) if each.settings is not None)
     return next(saved, None) or (read_settings(folder) if (folder / "config.yaml").is_file() else None)
 
 
-# --- what may change ---------------------------------------------------------------------------------------------
+# --- changed settings --------------------------------------------------------------------------------------------
 
 
 def changes(folder: Path, config: Config) -> dict[str, Any]:
-    """Setting -> [what the run in a folder was trained with, what `config` says]; nothing where none was trained.
+    """Setting -> [value in the folder's run, value in `config`]; empty where the folder holds no run.
 
     Raises:
-        ConfigError: one of them may not change, or another version of this program wrote them.
+        ConfigError: a setting differs that may not change, or another version wrote the settings.
     """
     newest = next((each for each in _whole(folder) if each.items), None)
-    is_begun = holds_run(folder) and (folder / "config.yaml").is_file()
-    return _changes(folder, newest, config) if newest or is_begun else {}
+    has_results = holds_run(folder) and (folder / "config.yaml").is_file()
+    return _changes(folder, newest, config) if newest or has_results else {}
 
 
 def _changes(folder: Path, checkpoint: Checkpoint | None, config: Config) -> dict[str, Any]:
-    begun = read_config(folder) if checkpoint is None else read_config_of(checkpoint)
-    before, now = by_name(begun), by_name(config)
+    saved = read_config(folder) if checkpoint is None else read_config_of(checkpoint)
+    before, now = by_name(saved), by_name(config)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     refused = [name for name in names if not _is_one_of(name, MAY_CHANGE)]
     require(
         not refused,
-        f"{folder} cannot go on with another value of "
+        f"{folder} cannot be resumed with another value of "
         + ", ".join(f"{name} ({before.get(name)} before, {now.get(name)} now)" for name in refused)
-        + ": it shapes what is saved; begin a new run for it",
+        + ": it decides the shape or meaning of the saved state; start a new run",
     )
     return {name: [before.get(name), now.get(name)] for name in names}
 
@@ -135,47 +135,47 @@ def _is_one_of(name: str, settings: tuple[str, ...]) -> bool:
     return any(name == setting or name.startswith(setting + ".") for setting in settings)
 
 
-# --- the past of a run -------------------------------------------------------------------------------------------
+# --- the point to resume from ------------------------------------------------------------------------------------
 
 
-def find_past(folder: Path, program: Program) -> Past:
-    """What the run in a folder has done, with its state; checkpoints that cannot be used are named. Writes nothing.
+def find_resume_point(folder: Path, program: Program) -> ResumePoint:
+    """Where the run in a folder can resume, with its state. Skips damaged checkpoints with a warning; writes nothing.
 
     Raises:
-        ConfigError: a setting changed that may not, there are checkpoints and none of them can be gone on from, or
-            there are rows and no checkpoint.
+        ConfigError: a setting changed that may not, there are checkpoints and no usable one, or there are rows and no
+            checkpoint.
     """
     config, found, rows = program.config, checkpoints(folder), _rows(folder)
     met_nan = _met_nan(rows)
 
-    def use(checkpoint: Checkpoint) -> Past:
+    def use(checkpoint: Checkpoint) -> ResumePoint:
         changed = _changes(folder, checkpoint, config)
-        kept = read_metrics(checkpoint.path / METRICS)
+        saved_rows = read_metrics(checkpoint.path / METRICS)
         is_left = checkpoint.env_steps < config.total_env_steps
         state = checkpoint.restore(program) if is_left else None
         later = [each for each in found if each.env_steps > checkpoint.env_steps]
         assumed = _assumed(checkpoint, config)
         is_cured = any(not _is_one_of(name, NO_CURE) for name in changed)
-        return Past(checkpoint, state, kept, changed, assumed, later, None if is_cured else met_nan)
+        return ResumePoint(checkpoint, state, saved_rows, changed, assumed, later, None if is_cured else met_nan)
 
     usable = first_usable(_whole(folder), use, to_resume=True)
     if usable is not None:
         return usable[1]
     if met_nan is not None:
-        return Past(met_nan=met_nan)
-    require(not _whole(folder), f"{folder} cannot go on: none of its checkpoints is whole; begin a new run")
+        return ResumePoint(met_nan=met_nan)
+    require(not _whole(folder), f"{folder} cannot be resumed: none of its checkpoints is whole; start a new run")
     changes(folder, config)
-    may_begin_anew = not rows or read_manifest(folder).get(HAS_STATE) is False
+    may_restart = not rows or read_manifest(folder).get(HAS_STATE) is False
     require(
-        may_begin_anew,
-        f"{folder} has {len(rows)} rows in {METRICS} and no checkpoint to go on from: is {folder / 'checkpoints'} "
-        f"mounted and complete? To begin anew, delete {folder / METRICS}",
+        may_restart,
+        f"{folder} has {len(rows)} rows in {METRICS} and no checkpoint to resume from: is {folder / 'checkpoints'} "
+        f"mounted and complete? To start from the beginning, delete {folder / METRICS}",
     )
-    return Past(later=found)
+    return ResumePoint(later=found)
 
 
 def _met_nan(rows: list[dict]) -> int | None:
-    """The step at which the last healthy seed met NaN; None where one goes on."""
+    """The environment step at which the last seed met NaN; None while a seed trains."""
     frozen = rows[-1].get(FROZEN) if rows else None
     is_over = isinstance(frozen, list) and bool(frozen) and all(type(step) is int for step in frozen)
     return max(frozen) if is_over else None  # pyright: ignore[reportArgumentType]
@@ -190,12 +190,12 @@ def _assumed(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
 
 
 def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """The settings of the run in a folder, with overrides `NAME=VALUE` on top.
+    """The settings to resume the run in a folder with.
 
-    What its newest checkpoint was trained with, what config.yaml says now, the overrides: the later counts.
+    Those of its newest checkpoint, overridden by config.yaml, overridden by `overrides` (NAME=VALUE).
 
     Raises:
-        ConfigError: the folder holds no run, or there is no such setting.
+        ConfigError: the folder holds no run, or an override names no setting.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -211,7 +211,7 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
         name, equals, _ = line.partition("=")
         require(bool(equals) and not line.startswith("-"), f"'{line}': a resumed run takes settings only, NAME=VALUE")
         within = [each for each in known if each.startswith(name + ".")]
-        require(not within, f"{line}: the {name} of a run stays; settings like {', '.join(within[:2])} go one by one")
+        require(not within, f"{line}: a run keeps its {name}; override single settings like {', '.join(within[:2])}")
         require(name in known, f"unknown setting '{name}'{nearest(name, list(known)) or ''}")
     try:
         merged = OmegaConf.merge(OmegaConf.create(settings), OmegaConf.from_dotlist(overrides))
@@ -221,7 +221,7 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def _merge(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings, of which the second counts where both say something."""
+    """Two nested mappings as one; where both have a value, it is that of the second."""
     merged = dict(settings)
     for name, value in others.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)

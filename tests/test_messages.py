@@ -1,4 +1,4 @@
-"""What a run says to do next: command lines that compose to the same settings, and what to look at after NaN."""
+"""What a run says: command lines that compose to the same settings, and what to look at after a NaN."""
 
 import shlex
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
-from qmix_jax.run import advice
+from qmix_jax.run import messages
 
 
 def config_of(line):
@@ -33,11 +33,20 @@ def config_of(line):
 )
 def test_the_same_settings_again_compose_to_the_same_run(line, words):
     config = config_of(line)
-    again = advice.same_settings(config)
+    again = messages.same_settings(config)
     assert words is None or sorted(again) == sorted(words)
-    composed = config_of(advice.command_line([*again, "algorithm=vdn", "seed=3"]))
+    composed = config_of(messages.command_line([*again, "algorithm=vdn", "seed=3"]))
     kept = {name: getattr(config, name) for name in ("algorithm", "seed", "checkpoint")}
     assert replace(composed, **kept) == config
+
+
+@pytest.mark.parametrize(("rate", "is_repeated"), [("share", True), ("null", False), ("1e-5", False)])
+def test_a_share_of_the_learning_rate_without_effect_is_not_repeated(rate, is_repeated):
+    config = config_of(f"learner.final_learning_rate={rate} learner.final_learning_rate_share=0.5")
+    again = messages.same_settings(config)
+    assert ("learner.final_learning_rate_share=0.5" in again) == is_repeated
+    composed = config_of(messages.command_line([*again, "algorithm=qmix"]))
+    assert composed.learner.last_learning_rate == config.learner.last_learning_rate
 
 
 def a_row(**values):
@@ -55,15 +64,21 @@ USUAL = {"loss": 0.5, "grad_norm": 1.0, "q_mean": 3.0, "target_mean": 3.0}
         (GAME, {**USUAL, "target_mean": -2e4}, {}, ["learner.reward_scale or env.payoff"], ["adam_epsilon"]),
         (GAME, {**USUAL, "grad_norm": 1e-6}, {}, ["learner.adam_epsilon"], ["reward_scale"]),
         (GAME, USUAL, {"return": 1e30}, ["reward_scale"], []),
-        (GAME, USUAL, {"return": float("nan")}, ["env.payoff and what env=matrix pays and shows, which is not"], []),
+        (
+            GAME,
+            USUAL,
+            {"return": float("nan")},
+            ["env.payoff and the rewards and observations of env=matrix, which are not"],
+            [],
+        ),
         (GAME, {}, {}, ["learning_rate", "adam_epsilon", "reward_scale", "env.payoff", "env=matrix"], []),
-        (config_of("env=smax"), {}, {}, ["what env=smax pays and shows"], ["payoff"]),
+        (config_of("env=smax"), {}, {}, ["the rewards and observations of env=smax"], ["payoff"]),
         (config_of("env=predator_prey"), {}, {"return": None}, ["env.punishment"], []),
         (config_of("env=smax algorithm.state_norm=none"), USUAL, {}, ["algorithm.state_norm=layer_norm"], []),
     ],
 )
 def test_after_nan_the_clues_say_where_to_look(config, before, row, says, not_a_word_of):
-    text = advice.after_nan(config, a_row(**before), a_row(**row), seed=1)
+    text = messages.what_to_look_at(config, a_row(**before), a_row(**row), seed=1)
     assert text.startswith("Look at ") and "\n" not in text and "learner.learning_rate" in text
     assert all(word in text for word in says), text
     assert not any(word in text for word in not_a_word_of), text

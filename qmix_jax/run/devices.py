@@ -1,0 +1,87 @@
+"""Which devices a run uses, and how they share its seeds and each seed's environments, batch and evaluation."""
+
+import math
+import os
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from qmix_jax.config import Config
+from qmix_jax.settings import ConfigError
+
+SEED, DATA = "seed", "data"
+"""The axes of the device mesh."""
+
+
+def use_cpu_cores(devices: str = "auto") -> None:
+    """Make every CPU core a JAX device, or as many cores as `devices` says. No effect once JAX has started."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores if devices == "auto" else max(int(devices), 1)
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # JAX has started with the devices that it has
+        return
+
+
+def split_devices(config: Config, available: int) -> tuple[int, int]:
+    """How many devices share the seeds, and how many share the work of each seed.
+
+    `devices=auto` uses the largest number of devices that divides the work; a number of devices is used or refused.
+    """
+
+    def data_fits(count: int) -> bool:
+        numbers = (config.rollout.num_envs, config.learner.batch_size, config.evaluation.episodes)
+        return all(number % count == 0 for number in numbers)
+
+    splits = [
+        (seeds, data)
+        for seeds in range(1, available + 1)
+        for data in range(1, available // seeds + 1)
+        if config.num_seeds % seeds == 0 and data_fits(data)
+    ]
+    if config.devices == "auto":
+        return max(splits, key=lambda split: (math.prod(split), split[0]))
+    wanted = int(config.devices)
+    if wanted > available:
+        raise ConfigError(f"devices={wanted}, but only {available} are available; use devices=auto")
+    exact = [split for split in splits if math.prod(split) == wanted]
+    if not exact:
+        raise ConfigError(
+            f"devices={wanted} cannot share the work: num_seeds={config.num_seeds}, or else rollout.num_envs="
+            f"{config.rollout.num_envs}, learner.batch_size={config.learner.batch_size} and evaluation.episodes="
+            f"{config.evaluation.episodes} together, must be multiples of it; use devices=auto"
+        )
+    return max(exact)
+
+
+def describe_idle(config: Config, available: int) -> str:
+    """Why `devices=auto` leaves devices idle, and which settings would use all, in one line; '' where none is idle.
+
+    Of all ways to share the work over every device, the text proposes the one that changes the fewest settings.
+    """
+    used = math.prod(split_devices(config, available))
+    if config.devices != "auto" or used == available:
+        return ""
+    numbers = {
+        "rollout.num_envs": config.rollout.num_envs,
+        "learner.batch_size": config.learner.batch_size,
+        "evaluation.episodes": config.evaluation.episodes,
+    }
+    ways = [
+        available // seeds for seeds in range(available, 0, -1) if available % seeds == config.num_seeds % seeds == 0
+    ]
+    obstacles = [{name: (n, data) for name, n in numbers.items() if n % data} for data in ways]
+    fewest = min(obstacles, key=len)
+    now = " and ".join(f"{name}={n}" for name, (n, _) in fewest.items())
+    better = " ".join(f"{name}={math.ceil(n / data) * data}" for name, (n, data) in fewest.items())
+    return (
+        f"{available - used} of {available} devices idle, since {now} cannot be split over all; {better} would use all"
+    )
+
+
+def make_mesh(config: Config, devices: list | None = None) -> Mesh:
+    """The mesh (seed, data) of the devices that share the run; raises ConfigError where they cannot."""
+    devices = devices or jax.devices()
+    seeds, data = split_devices(config, len(devices))
+    return Mesh(np.array(devices[: seeds * data]).reshape(seeds, data), (SEED, DATA))

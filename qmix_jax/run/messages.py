@@ -1,0 +1,271 @@
+"""What a run says on the terminal: what it will train, how it resumes and ends, what to do next and after a NaN."""
+
+import json
+import math
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from qmix_jax.build import environments, from_mapping
+from qmix_jax.config import Config, by_name
+from qmix_jax.envs import DEFAULT_ENVIRONMENT
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.records import FROZEN, known
+from qmix_jax.run import exits
+from qmix_jax.run.devices import DATA, SEED, describe_idle
+from qmix_jax.run.memory import gib
+from qmix_jax.run.metrics import score, score_metric
+from qmix_jax.run.program import Program, describe_memory
+from qmix_jax.run.resume import ResumePoint
+
+ENDINGS = {
+    exits.DONE: "Done",
+    exits.FAILED: "Stopped by NaN",
+    exits.OUT_OF_MEMORY: "Out of memory",
+    exits.NOT_SAVED: "Not saved",
+}
+FILES = {
+    "metrics.jsonl": "every evaluation",
+    "curve.png": "the learning curve",
+    "policy.gif": "the film",
+    "checkpoints": "the whole training state",
+}
+
+# --- before training ---------------------------------------------------------------------------------------------
+
+
+def title(config: Config, env: TeamEnv) -> str:
+    """Algorithm and environment."""
+    return f"{config.algorithm.name.upper()} on {env.spec.name}"
+
+
+def title_with_seeds(config: Config, env: TeamEnv) -> str:
+    """Algorithm, environment and the numbers of the seeds."""
+    last = f"..{config.seed + config.num_seeds - 1}" * (config.num_seeds > 1)
+    return f"{title(config, env)} · seed {config.seed}{last}"
+
+
+def describe(program: Program) -> str:
+    """Sizes of the run and its devices, and which devices stay idle."""
+    config, mesh = program.config, program.mesh
+    needs = describe_memory(program.shapes)
+    count = needs["parameters"] // 4 // config.num_seeds
+    kind = mesh.devices.flat[0].device_kind
+    idle = describe_idle(config, jax.device_count())
+    return (
+        f"replay {gib(needs['replay'])} · {count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
+        f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
+        f"({mesh.shape[SEED]} for seeds x {mesh.shape[DATA]} for data)" + f"\n{idle}" * bool(idle)
+    )
+
+
+def news(config: Config, point: ResumePoint) -> list[str]:
+    """Where the run resumes, with which changes, and what it does not save; a line each."""
+    start = f"{config.learner.start_env_steps:,} environment steps"
+    lines = [f"resumes from step {point.env_steps:,}: {short(point.checkpoint.path)}"] if point.checkpoint else []
+    lines += [f"changed: {name} {before} -> {now}" for name, (before, now) in point.changes.items()]
+    if point.assumed:
+        assumed = ", ".join(f"{name}={value}" for name, value in point.assumed.items())
+        lines.append(f"another version of qmix_jax wrote the checkpoint; it did not have {assumed}")
+    if "total_env_steps" in point.changes and config.learner.final_learning_rate is not None:
+        lines.append("learner.learning_rate now decays over the new total_env_steps")
+    if point.checkpoint and config.has_replay and not point.checkpoint.has_replay:
+        lines.append(f"the replay was not saved: learning waits for {start} of new data")
+    if config.has_replay and not config.checkpoint.replay:
+        lines.append(f"checkpoint.replay=false: a resumed run waits for {start} of new data, so its numbers differ")
+    return lines
+
+
+def only_parameters(folder: Path, met_nan: int) -> str:
+    """Why a run whose seeds all met NaN cannot be resumed."""
+    return f"{short(folder)} has parameters only: it met NaN at step {met_nan:,}"
+
+
+def complete(folder: Path, env_steps: int) -> str:
+    """That there is nothing left to train."""
+    return f"{short(folder)} is complete: {env_steps:,} environment steps; a larger total_env_steps makes it longer"
+
+
+# --- after a NaN -------------------------------------------------------------------------------------------------
+
+LARGE = 1e3
+"""Values and returns beyond this make loss and gradient overflow soon."""
+SMALL = 1e-3
+"""Gradients below this are divided by little more than learner.adam_epsilon."""
+PAID = ("payoff", "punishment", "k")
+"""Settings of environments that are rewards themselves."""
+
+
+def after_nan(config: Config, rows: Sequence[dict], broken: list[int], finite: int) -> str:
+    """Where the loss of seeds (indices `broken`) became NaN in the last row, and the settings to look at.
+
+    `finite` is how many seeds still train.
+    """
+    before, row = rows[-2] if len(rows) > 1 else {}, rows[-1]
+    saved = "The parameters from before are saved. " if before else ""
+    others = f"{finite} other seed{' trains' if finite == 1 else 's train'} on. " if finite else ""
+    clues = [
+        f"{name} {value[broken[0]]:.3g}"
+        for name in ("loss", "grad_norm", "q_mean", "target_mean")
+        if (value := before.get(f"train/{name}")) and value[broken[0]] is not None
+    ]
+    seen = f"; before that {', '.join(clues)}" if clues else ""
+    return (
+        f"the loss of seed {', '.join(str(config.seed + i) for i in broken)} became NaN between steps "
+        f"{before.get('env_steps', 0):,} and {row['env_steps']:,}{seen}. {saved}{others}"
+        f"{what_to_look_at(config, before, row, broken[0])}."
+    )
+
+
+def what_to_look_at(config: Config, before: dict, row: dict, seed: int) -> str:
+    """The settings that may have caused the NaN of a run's seed number `seed`, the likeliest first.
+
+    Args:
+        before: The row before, with a finite loss; empty where there is none.
+        row: The row with NaN.
+    """
+
+    def of_seed(row: dict, *names: str) -> list[float]:
+        values = [row[f"train/{name}"][seed] for name in names if row.get(f"train/{name}")]
+        return [value for value in values if value is not None]
+
+    paid = [f"env.{each.name}" for each in fields(config.env.settings) if each.name in PAID]
+    outputs = f"the rewards and observations of env={config.env.name}"
+    returns = of_seed(row, "return")
+    sizes = [*of_seed(before, "q_mean", "target_mean"), *[config.learner.reward_scale * x for x in returns]]
+    is_large = any(abs(size) > LARGE for size in sizes)
+    is_small = any(norm < SMALL for norm in of_seed(before, "grad_norm"))
+    is_paid_nan = not all(map(math.isfinite, returns))
+    advice = {
+        " and ".join([*paid, outputs]) + ", which are not finite": is_paid_nan,
+        " or ".join(["a lower learner.reward_scale", *paid]) + ": values are large": is_large and not is_paid_nan,
+        "a lower learner.learning_rate or learner.max_grad_norm": True,
+        "a larger learner.adam_epsilon": is_small or not before,
+        "algorithm.state_norm=layer_norm": config.algorithm.options.get("state_norm") == "none",
+        ", ".join(["learner.reward_scale", *paid, outputs]): not (before or is_paid_nan or is_large),
+    }
+    return "Look at " + "; ".join(text for text, applies in advice.items() if applies)
+
+
+# --- after training ----------------------------------------------------------------------------------------------
+
+
+def summary(program: Program, folder: Path, rows: Sequence[dict], status: int, received: list[signal.Signals]) -> str:
+    """The last scores, the files of the run, and how to resume it where a signal stopped it."""
+    if not rows:
+        return f"Stopped before the first evaluation. Folder: {folder}"
+    config, last = program.config, rows[-1]
+    seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+    lines = [
+        f"{_ending(status, last, received)}: {title(config, program.env)}, "
+        f"{last['env_steps']:,} environment steps{seeds} in {_duration(last['wall_seconds'])} "
+        f"(compiling {last['compile_seconds']:.0f} s)",
+        f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
+        *_best_before(config, rows, score_metric(config, program.env)),
+        f"  folder: {short(folder)}",
+        *(f"    {name:<18} {meaning}" for name, meaning in FILES.items() if (folder / name).exists()),
+    ]
+    if status in exits.STOPPED:
+        lines.append(f"Resume: {_command()} train --resume {shlex.quote(str(short(folder)))}")
+    return "\n".join(lines)
+
+
+def _ending(status: int, last: dict, received: list[signal.Signals]) -> str:
+    if status == exits.FAILED and None in last.get(FROZEN, []):
+        return "Done, except seeds that met NaN"
+    return ENDINGS.get(status) or f"Stopped by {received[0].name}".replace("SIGINT", "you")
+
+
+def _last_scores(row: dict) -> str:
+    scores = [_describe_score("return", row["eval/return"])]
+    if "eval/win_rate" in row:
+        scores.insert(0, _describe_score("win rate", row["eval/win_rate"], percent=True))
+    return ", ".join(scores)
+
+
+def _best_before(config: Config, rows: Sequence[dict], metric: str) -> list[str]:
+    """The best evaluation that is saved, where it is not the last one."""
+    best = max(rows, key=lambda row: -math.inf if (value := score(row, metric)) is None else value)
+    top, last = score(best, metric), score(rows[-1], metric)
+    if not config.checkpoint.keep_best or top is None or (last is not None and top <= last):
+        return []
+    name = metric.partition("/")[2]
+    shown = _describe_score(name.replace("_", " "), [top], percent=name == "win_rate")
+    return [f"  best: {shown} at step {best['env_steps']:,} (--checkpoint best)"]
+
+
+def _describe_score(name: str, value: list[float | None], percent: bool = False) -> str:
+    show, values = "{:.1%}" if percent else "{:.2f}", known(value)
+    if not values:
+        return f"{name} unknown"
+    text = f"{name} {show.format(sum(values) / len(values))}"
+    return text + (f" (seeds: {', '.join(map(show.format, values))})" if len(values) > 1 else "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+# --- the next commands -------------------------------------------------------------------------------------------
+
+COLUMN = 100
+"""Explanations are aligned after the longest command, but at most after this width."""
+NOT_COMPARED = ("algorithm", "seed", "devices", "checkpoint", "logging")
+"""Settings, and groups of them, in which a comparable run may differ."""
+
+
+def next_steps(config: Config, folder: Path) -> str:
+    """Commands to try next."""
+    train, run = f"{_command()} train", shlex.quote(str(short(folder)))
+    same, other = same_settings(config), "vdn" if config.algorithm.name != "vdn" else "qmix"
+    more_seeds = [each for each in same if not each.startswith("num_seeds=")] + [f"num_seeds={4 * config.num_seeds}"]
+    lines = {
+        f"{_command()} evaluate {run}": "score it, with --noise, --replace, --remove too",
+        f"{_command()} render {run}": "film who matters when",
+        f"{train} {command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
+    }
+    if example := environments()[config.env.name].example:
+        lines[f"{train} {example}"] = "another map"
+    lines[f"{train} {command_line(more_seeds)}"] = "more seeds at once"
+    lines[f"{train} --help"] = "everything else"
+    width = min(COLUMN, max(map(len, lines)))
+    return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
+
+
+def same_settings(config: Config) -> list[str]:
+    """The overrides of a comparable run: its environment, and what differs from the defaults but `NOT_COMPARED`."""
+    plain = by_name(from_mapping({"env": {"name": config.env.name}, "algorithm": {"name": config.algorithm.name}}))
+    chosen = {name: value for name, value in by_name(config).items() if name.split(".")[0] not in NOT_COMPARED}
+    if config.learner.final_learning_rate != "share":
+        del chosen["learner.final_learning_rate_share"]  # without effect
+    changed = [f"{name}={_as_override(value)}" for name, value in chosen.items() if value != plain.get(name)]
+    return [*([] if config.env.name == DEFAULT_ENVIRONMENT else [f"env={config.env.name}"]), *changed]
+
+
+def _as_override(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def command_line(overrides: list[str]) -> str:
+    """Overrides, quoted for a shell."""
+    return " ".join(map(shlex.quote, overrides))
+
+
+def short(path: Path) -> Path:
+    """The path relative to the current folder, where it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _command() -> str:
+    """How to call this program from this shell and folder."""
+    beside = Path(sys.executable).with_name("qmix-jax")
+    if shutil.which("qmix-jax"):
+        return "qmix-jax"
+    return str(short(beside)) if beside.exists() else f"{short(Path(sys.executable))} -m qmix_jax"

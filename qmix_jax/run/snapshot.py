@@ -1,0 +1,82 @@
+"""The training state on the host, as the arrays that a checkpoint stores, and back on the devices."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qmix_jax.run.program import TrainState
+from qmix_jax.settings import require
+
+PARAMS, STATE, REPLAY = "params", "state", "replay"
+"""The items of a checkpoint: parameters, everything else but the replay, and the replay."""
+
+
+class Snapshot(NamedTuple):
+    """The content of a checkpoint; nothing in it changes while training goes on."""
+
+    env_steps: int
+    items: dict[str, Any]
+    """Item -> pytree of NumPy arrays."""
+    metrics: str
+    """The text of metrics.jsonl."""
+    about: dict[str, Any]
+    """What about.json adds: score, settings, seconds."""
+
+
+def to_host(tree: Any) -> Any:
+    """A pytree as NumPy arrays that own their memory: on a CPU, `device_get` may return views of device buffers."""
+    return jax.tree.map(lambda array: array if array.flags.owndata else array.copy(), jax.device_get(tree))
+
+
+def state_to_host(state: TrainState, with_replay: bool) -> dict[str, Any]:
+    """The items of a whole training state, copied: the next chunk may overwrite its buffers."""
+    seeds = state.seeds
+    rest = state._replace(seeds=seeds._replace(learner=seeds.learner._replace(params=None), replay=None))
+    items = {PARAMS: seeds.learner.params, STATE: leaves_by_path(rest)}
+    if with_replay and seeds.replay is not None:
+        items[REPLAY] = leaves_by_path(seeds.replay)
+    return to_host(items)
+
+
+def state_from_host(items: dict[str, Any], shapes: TrainState) -> TrainState:
+    """The training state of these shapes from its items; a replay that was not saved starts empty.
+
+    Raises:
+        ConfigError: an array is missing or has another shape, as in a checkpoint of another version.
+    """
+    arrays = {
+        **items[STATE],
+        **leaves_by_path(items[PARAMS], "seeds/learner/params/"),
+        **leaves_by_path(items.get(REPLAY, {}), "seeds/replay/"),
+    }
+
+    def fill(path: Any, leaf: Any) -> Any:
+        name, plain = _name(path), jax.eval_shape(_key_data, leaf)
+        not_saved = name.startswith("seeds/replay/") and REPLAY not in items
+        array = np.zeros(plain.shape, plain.dtype) if not_saved or plain.size == 0 else arrays.get(name)
+        found = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
+        wanted = f"{plain.dtype}{list(plain.shape)}"
+        require(found == wanted, f"the checkpoint has {found} for {name} where this version needs {wanted}")
+        return jax.random.wrap_key_data(jnp.asarray(array)) if leaf.dtype != plain.dtype else array
+
+    state = jax.tree_util.tree_map_with_path(fill, shapes)
+    if REPLAY in items or shapes.seeds.replay is None:
+        return state
+    return state._replace(clock=state.clock._replace(replay_start=state.clock.iteration))
+
+
+def leaves_by_path(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The arrays of a pytree by their path, without empty ones, which Orbax does not store."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {prefix + _name(path): _key_data(leaf) for path, leaf in leaves if leaf.size}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _key_data(leaf: Any) -> Any:
+    """Random keys as plain integers; any other array as it is."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf

@@ -1,0 +1,122 @@
+"""A finished run for further use: its settings, its environment, and its agents with their parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qmix_jax.agents import Agents
+from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers
+from qmix_jax.config import Config, by_name
+from qmix_jax.console import warn
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.learning.trainer import Trainer
+from qmix_jax.run.checkpoint import Checkpoint, find
+from qmix_jax.run.snapshot import leaves_by_path
+from qmix_jax.settings import ConfigError, require
+from qmix_jax.types import Params
+from qmix_jax.untrusted import read_settings
+
+UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps")
+"""Settings, and groups of them, that make no difference to a trained team."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's settings, its environment, its agents and their parameters."""
+
+    config: Config
+    env: TeamEnv
+    all_params: Params
+    """{"agent": ..., "mixer": ...}; every leaf has a leading axis S of seeds."""
+    env_steps: int | None = None
+    """Environment steps of the checkpoint."""
+
+    @property
+    def agents(self) -> Agents:
+        """The team's networks; `agents.step` with `params(seed)["agent"]` is the decentralised policy."""
+        return make_agents(self.config.agent, self.env)
+
+    def agents_in(self, env: TeamEnv) -> Agents | None:
+        """The same networks in another environment; None where the parameters do not fit it."""
+        agents = make_agents(self.config.agent, env)
+        wanted = jax.eval_shape(agents.init, jax.random.key(0))
+        found = jax.tree.map(lambda leaf: leaf.shape[1:], self.all_params["agent"])
+        return agents if found == jax.tree.map(lambda leaf: leaf.shape, wanted) else None
+
+    def params(self, seed: int = 0) -> Params:
+        """The parameters of the run's seed number `seed`, counted from 0, as JAX arrays."""
+        count = self.config.num_seeds
+        require(0 <= seed < count, f"seed={seed}, but the run has {count}, numbered from 0")
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), self.all_params)
+
+
+def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
+    """A run from its folder, with the parameters of one checkpoint: `last`, `best`, or its environment steps.
+
+    The settings are those that the checkpoint was trained with; a warning names what differs in config.yaml. Neither
+    the replay nor the rest of the training state is read. A damaged checkpoint is skipped with a warning.
+
+    Raises:
+        ConfigError: the folder holds no run, a run of another version, or no such checkpoint that can be read.
+    """
+    folder = Path(folder)
+    written = read_config(folder)
+    chosen = find(folder, checkpoint)
+    config = read_config_of(chosen)
+    _warn_of_edits(folder, written, config)
+    params = jax.tree.map(jnp.asarray, chosen.params)  # which jax.jit can close over, unlike NumPy's
+    run = TrainedRun(config, make_team(config), params, chosen.env_steps)
+    require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
+    return run
+
+
+def read_config(folder: Path) -> Config:
+    """The settings in a run folder's config.yaml; raises ConfigError where this version cannot read them."""
+    return _to_config(read_settings(folder), folder)
+
+
+def read_config_of(checkpoint: Checkpoint) -> Config:
+    """The settings saved in a checkpoint, or else in config.yaml; raises ConfigError where they cannot be read."""
+    path, settings = checkpoint.path, checkpoint.settings
+    return read_config(path.parents[1]) if settings is None else _to_config(settings, path)
+
+
+def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
+    """The config of settings that were read from `path`."""
+    for group, choices in {"env": environments(), "algorithm": mixers()}.items():
+        _require_known(path, group, settings.get(group), list(choices))
+    try:
+        return from_mapping(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path} was made by another version of qmix_jax: {error}") from error
+
+
+def _require_known(path: Path, group: str, section: Any, choices: list[str]) -> None:
+    """Raise ConfigError where this installation does not have the run's environment or mixer."""
+    name = section.get("name") if isinstance(section, dict) else None
+    require(
+        not isinstance(name, str) or name in choices,
+        f"{path} was trained with {group}={name}, which this installation does not know (it has {', '.join(choices)}); "
+        f"use the installation that it was trained with, or add {name} to this one",
+    )
+
+
+def _warn_of_edits(folder: Path, written: Config, trained: Config) -> None:
+    """Name the settings that config.yaml says otherwise than the checkpoint and that matter to a trained team."""
+    now, before = by_name(written), by_name(trained)
+    edited = [name for name in now if now[name] != before.get(name) and name.split(".")[0] not in UNTRAINED]
+    if edited:
+        shown = ", ".join(f"{name}={now[name]} (trained with {before.get(name)})" for name in edited[:3])
+        warn(f"{folder / 'config.yaml'} was changed since; the checkpoint's settings are used: {shown}")
+
+
+def _fits(run: TrainedRun) -> bool:
+    """Whether the parameters have the names, shapes and types that this version makes from the run's settings."""
+    wanted = jax.eval_shape(Trainer(run.config, run.env).learner.init, jax.random.key(0)).params
+    found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), run.all_params)
+    return leaves_by_path(found) == leaves_by_path(wanted)

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from qmix_jax.cli.compose import compose
-from qmix_jax.cli.startup import start_jax
+from qmix_jax.run.startup import start_jax
 from qmix_jax.config import Config, from_mapping
 from qmix_jax.records import MetricsFile
 from qmix_jax.reporters.dashboard import make_dashboards

@@ -13,12 +13,11 @@ import pytest
 from conftest import TINY, merge, tiny
 
 from qmix_jax.cli import main as cli
-from qmix_jax.cli import startup
 from qmix_jax.config import CheckpointConfig, ConfigError
 from qmix_jax.console import accept_all_text, say
 from qmix_jax.envs import make_env
 from qmix_jax.reporters.display import PlainDisplay, make_display
-from qmix_jax.run import checkpoint, exits, experiment, memory
+from qmix_jax.run import checkpoint, exits, experiment, memory, startup
 from qmix_jax.run.checkpoint import Saver, Snapshot
 from qmix_jax.run.program import Program
 

@@ -10,11 +10,10 @@ import pytest
 from conftest import tiny
 
 from qmix_jax.cli import main as cli
-from qmix_jax.cli import train
 from qmix_jax.config import ConfigError, EnvConfig, SmaxConfig
 from qmix_jax.deployed_agent import narrow
 from qmix_jax.envs import make_env
-from qmix_jax.run import experiment
+from qmix_jax.run import experiment, startup
 
 OBSERVATION = np.arange(6.0).reshape(3, 2)
 AVAILABLE = np.array([[True, True, False], [False, True, True], [True, False, False]])
@@ -116,7 +115,7 @@ def test_a_wrong_shield_is_one_line_before_anything_runs(rules, shield, message)
 
 def test_the_command_line_finds_a_module_of_the_current_folder(tmp_path, monkeypatch, capsys):
     (tmp_path / "local_rules.py").write_text(RULES)
-    monkeypatch.setattr(train, "start_jax", lambda devices: None)
+    monkeypatch.setattr(startup, "start_jax", lambda devices: None)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "env=probe", "env.shield=local_rules:nothing"]) == 2
     assert "local_rules has no function nothing" in capsys.readouterr().err

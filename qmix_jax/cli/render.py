@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
-from qmix_jax.cli.startup import AUTO, start_jax
 from qmix_jax.config import require
+from qmix_jax.run import startup
 
 if TYPE_CHECKING:
     from qmix_jax.film.film import Recording
@@ -32,7 +32,7 @@ examples
 def main(arguments: list[str]) -> int:
     """Render as the command line says; returns the exit status."""
     options = parse(arguments)
-    start_jax([AUTO])
+    startup.start_jax([startup.AUTO])
     from qmix_jax.film import credit
     from qmix_jax.run.checkpoint import load_run
 
@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
     require(team is None or team < teams, f"--team {team}: the run has {teams} team{'s' * (teams > 1)}, counted from 0")
     team = best_team(run, Path(options.run)) if team is None else team
     with Progress() as progress:
-        progress.say("playing", is_stage=True)
+        progress.stage("playing")
         recordings = play(run, team, options.seed, options.episodes)
-        progress.say("painting", is_stage=True)
+        progress.stage("painting")
         credit.write(run.config.env.name, recordings, out)
     for number, recording in enumerate(recordings, 1):
         print(f"episode {number}: {credit.Account(recording).verdict}")

@@ -17,7 +17,6 @@ from pathlib import Path
 import psutil
 
 from qmix_jax.cli.compose import compose
-from qmix_jax.run.startup import start_jax
 from qmix_jax.config import Config, from_mapping
 from qmix_jax.records import MetricsFile
 from qmix_jax.reporters.dashboard import make_dashboards
@@ -25,6 +24,7 @@ from qmix_jax.reporters.display import make_display
 from qmix_jax.run.checkpoint import Saver
 from qmix_jax.run.experiment import Run, check
 from qmix_jax.run.resume import Past
+from qmix_jax.run.startup import start_jax
 
 DASHBOARDS = {
     "none": [],

@@ -33,10 +33,11 @@ def refuse(why: str) -> NoReturn:
 
 def serve(part: str, turns: int, overrides: list[str]) -> None:
     """Compile, then answer every line of stdin with the milliseconds of an iteration."""
+    from qmix_jax.cli.startup import start_jax
+
     from qmix_jax.bench import parts
     from qmix_jax.bench.measure import Stand
     from qmix_jax.cli.compose import compose
-    from qmix_jax.cli.startup import start_jax
     from qmix_jax.config import ConfigError, from_mapping
     from qmix_jax.run import experiment
 

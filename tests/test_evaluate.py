@@ -373,7 +373,7 @@ WRONG = [
     ("RUN --replace 0.5,2", "between 0 and 1"),
     ("RUN --remove agent_7", "did you mean 'agent_"),
     ("RUN --remove --removed idle", "no action does nothing in probe"),
-    ("RUN --removed random", "wants --remove"),
+    ("RUN --removed random", "needs --remove"),
     ("RUN --map 3m", "has no maps"),
     ("RUN --json no/such.json", "no folder no"),
     ("RUN --mapp 3m", "--mapp"),

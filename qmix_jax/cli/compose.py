@@ -26,7 +26,12 @@ from qmix_jax.cli.overrides import OverrideChecker
 from qmix_jax.config import ConfigError, require
 from qmix_jax.sweep.jobs import Batch, Job
 
-FIXED = {"hydra/launcher": "basic", "hydra/sweeper": "basic", "hydra/job_logging": "none", "hydra/hydra_logging": "none"}
+FIXED = {
+    "hydra/launcher": "basic",
+    "hydra/sweeper": "basic",
+    "hydra/job_logging": "none",
+    "hydra/hydra_logging": "none",
+}
 """Hydra's groups of which only one choice works: the jobs are run by `qmix_jax.sweep`, and a run keeps its own log."""
 REFUSED = ("callbacks", "job.chdir", "verbose")
 """Hydra's settings that would have no effect."""
@@ -69,7 +74,9 @@ class _Composer:
         lines = [*lines, *([f"hydra.mode={mode.name}"] if mode != common.hydra.mode else [])]
         if mode == RunMode.MULTIRUN:
             return self._sweep(lines)
-        several = " ".join(line for line, override in zip(lines, overrides, strict=False) if override.is_sweep_override())
+        several = " ".join(
+            line for line, override in zip(lines, overrides, strict=False) if override.is_sweep_override()
+        )
         require(not several, f"{several} has several values: add -m to run each, or put a list in [ ]")
         return Batch((_job(self._compose(lines)),))
 
@@ -163,7 +170,9 @@ def _records(config: DictConfig, folder: Path) -> dict[Path, str]:
         "hydra": HydraConfig.instance().cfg,
         "overrides": config.hydra.overrides.task,
     }
-    return {folder / config.hydra.output_subdir / f"{name}.yaml": OmegaConf.to_yaml(it) for name, it in contents.items()}
+    return {
+        folder / config.hydra.output_subdir / f"{name}.yaml": OmegaConf.to_yaml(it) for name, it in contents.items()
+    }
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:

@@ -267,9 +267,9 @@ from jax._src import xla_bridge
 from qmix_jax.cli.compose import compose_jobs
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.sweep import jobs
-batch = compose_jobs(parse_flags(["-m", "env=smax", "seed=0,1", "hydra.sweep.dir=many"]).options)
-configs = jobs.check(batch, resumes=False)
-assert pickle.loads(pickle.dumps(batch)) == batch
+job_list = compose_jobs(parse_flags(["-m", "env=smax", "seed=0,1", "hydra.sweep.dir=many"]).options)
+configs = jobs.check(job_list, resumes=False)
+assert pickle.loads(pickle.dumps(job_list)) == job_list
 assert [config.seed for config in configs] == [0, 1]
 assert not xla_bridge.backends_are_initialized()
 """

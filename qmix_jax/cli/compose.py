@@ -1,6 +1,6 @@
 """From the command line to the jobs that run: Hydra composes each of them once, before the first starts.
 
-Whatever is wrong (an override, a choice, a value that does not resolve) becomes a `ConfigError`, one line that names the
+Every mistake (an override, a choice, a value that does not resolve) becomes a `ConfigError`: one line that names the
 mistake and the nearest right name.
 """
 
@@ -24,7 +24,7 @@ from qmix_jax.cli.conf import conf_dir
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.overrides import OverrideChecker
 from qmix_jax.config import ConfigError, require
-from qmix_jax.sweep.jobs import Batch, Job
+from qmix_jax.sweep.jobs import Job, JobList
 
 FIXED = {
     "hydra/launcher": "basic",
@@ -43,10 +43,10 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     return job.settings
 
 
-def compose_jobs(options: argparse.Namespace) -> Batch:
+def compose_jobs(options: argparse.Namespace) -> JobList:
     """Every job of a command line, in the order in which they run."""
     with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
-        return _Composer(options).batch()
+        return _Composer(options).job_list()
 
 
 class _Composer:
@@ -62,11 +62,12 @@ class _Composer:
             self._loader.repository.initialize_sources(search_path)
         self._checker = OverrideChecker(self._loader, self._compose)
 
-    def batch(self) -> Batch:
+    def job_list(self) -> JobList:
         """Every job."""
         lines = self._options.overrides
         overrides = self._checker.parse(lines)
-        shared = [line for line, override in zip(lines, overrides, strict=True) if not override.is_sweep_override()]
+        swept = [line for line, override in zip(lines, overrides, strict=True) if override.is_sweep_override()]
+        shared = [line for line in lines if line not in swept]
         self._checker.check(self._checker.parse(shared))  # what the jobs share must be right by itself
         common = self._compose(shared)
         _refuse_what_has_no_effect(common)
@@ -74,13 +75,10 @@ class _Composer:
         lines = [*lines, *([f"hydra.mode={mode.name}"] if mode != common.hydra.mode else [])]
         if mode == RunMode.MULTIRUN:
             return self._sweep(lines)
-        several = " ".join(
-            line for line, override in zip(lines, overrides, strict=False) if override.is_sweep_override()
-        )
-        require(not several, f"{several} has several values: add -m to run each, or put a list in [ ]")
-        return Batch((_job(self._compose(lines)),))
+        require(not swept, f"{' '.join(swept)} has several values: add -m to run each, or put a list in [ ]")
+        return JobList((_job(self._compose(lines)),))
 
-    def _sweep(self, lines: list[str]) -> Batch:
+    def _sweep(self, lines: list[str]) -> JobList:
         master = self._compose(lines, RunMode.MULTIRUN)
         hydras, own = list(master.hydra.overrides.hydra), list(master.hydra.overrides.task)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
@@ -97,7 +95,7 @@ class _Composer:
                 config.hydra.job.update({"num": number, "id": number})
             jobs.append(_job(config, is_swept=True))
         folder = Path(master.hydra.sweep.dir).absolute()
-        return Batch(tuple(jobs), {folder / "multirun.yaml": OmegaConf.to_yaml(master)})
+        return JobList(tuple(jobs), {folder / "multirun.yaml": OmegaConf.to_yaml(master)})
 
     def _compose(self, lines: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's composition, with its own part."""
@@ -145,7 +143,7 @@ def _job(config: DictConfig, is_swept: bool = False) -> Job:
             folder,
             tuple(config.hydra.overrides.task),
             _records(config, folder),
-            OmegaConf.to_container(config.hydra.job.env_set, resolve=True),  # pyright: ignore[reportArgumentType]
+            to_plain(config.hydra.job.env_set),
             f"hydra.{kind}.dir" if is_dated else "",
         )
     except OmegaConfBaseException as error:
@@ -170,9 +168,8 @@ def _records(config: DictConfig, folder: Path) -> dict[Path, str]:
         "hydra": HydraConfig.instance().cfg,
         "overrides": config.hydra.overrides.task,
     }
-    return {
-        folder / config.hydra.output_subdir / f"{name}.yaml": OmegaConf.to_yaml(it) for name, it in contents.items()
-    }
+    subfolder = folder / config.hydra.output_subdir
+    return {subfolder / f"{name}.yaml": OmegaConf.to_yaml(content) for name, content in contents.items()}
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from qmix_jax.cli.arguments import Parser, add_checkpoint
 from qmix_jax.run import startup
 
 DESCRIPTION = """\
-Make a portable folder of a trained team, whose agents act on their own observations with NumPy alone (docs/deploy.md)."""
+Make a portable folder of a trained team, whose agents act on their own observations with NumPy alone
+(docs/deploy.md)."""
 
 
 def main(arguments: list[str]) -> int:

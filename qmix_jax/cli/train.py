@@ -28,12 +28,12 @@ def main(arguments: list[str]) -> int:
         return show(flags)
     from qmix_jax.cli.compose import compose_jobs
 
-    batch = compose_jobs(flags.options)
+    job_list = compose_jobs(flags.options)
     if not flags.runs:
         return show(flags)
     from qmix_jax.sweep import jobs
 
-    return jobs.run(batch, resumes=resumed == "auto")
+    return jobs.run(job_list, resumes=resumed == "auto")
 
 
 def take_resume(arguments: list[str]) -> tuple[str, list[str]]:

@@ -37,7 +37,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Batch:
+class JobList:
     """The jobs of one command line."""
 
     jobs: tuple[Job, ...]
@@ -50,7 +50,7 @@ class Batch:
         return bool(self.files)
 
 
-def check(batch: Batch, resumes: bool) -> list[Config]:
+def check(job_list: JobList, resumes: bool) -> list[Config]:
     """The config of each job; raises ConfigError for the first job that can be refused without any device.
 
     Does not start JAX. What depends on devices is checked when a job runs.
@@ -58,8 +58,8 @@ def check(batch: Batch, resumes: bool) -> list[Config]:
     startup.import_jax()
     from qmix_jax.run import lock, plan, resume
 
-    configs = [job.config for job in batch.jobs]
-    for job, config in zip(batch.jobs, configs, strict=True):
+    configs = [job.config for job in job_list.jobs]
+    for job, config in zip(job_list.jobs, configs, strict=True):
         plan.check(config)
         needs_folder = resumes and job.dated
         require(not needs_folder, f"resume=auto needs a folder that is the same at every start: add {job.dated}=FOLDER")
@@ -71,7 +71,7 @@ def check(batch: Batch, resumes: bool) -> list[Config]:
     return configs
 
 
-def run(batch: Batch, resumes: bool = False) -> int:
+def run(job_list: JobList, resumes: bool = False) -> int:
     """Check all jobs, then run each; returns the worst exit status.
 
     A job that fails does not stop the others; a signal ends them all.
@@ -80,14 +80,14 @@ def run(batch: Batch, resumes: bool = False) -> int:
         ConfigError: a job cannot work; nothing has been written.
         OSError: the files of the sweep cannot be written.
     """
-    configs = check(batch, resumes)
+    configs = check(job_list, resumes)
     startup.start_jax([config.devices for config in configs])
-    _write(batch.files)
+    _write(job_list.files)
     worst = 0
-    for number, job in enumerate(batch.jobs, 1):
-        if batch.is_sweep:
-            say(f"job {number} of {len(batch.jobs)}: {' '.join(job.overrides)}")
-        status = _run_reported(job, resumes, is_only=len(batch.jobs) == 1)
+    for number, job in enumerate(job_list.jobs, 1):
+        if job_list.is_sweep:
+            say(f"job {number} of {len(job_list.jobs)}: {' '.join(job.overrides)}")
+        status = _run_reported(job, resumes, is_only=len(job_list.jobs) == 1)
         if status in STOPPED:
             return status
         worst = max(worst, status)

@@ -26,7 +26,7 @@ class Timing(NamedTuple):
     """What is timed, and how often."""
 
     part: str
-    """A part of training, a name of `qmix_jax.cli.bench.PARTS`."""
+    """A name of `qmix_jax.bench.probe.PARTS`."""
     iterations: int
     """Iterations (updates, rollouts, evaluations) that are timed together."""
     rounds: int

@@ -14,7 +14,8 @@ from typing import Any
 READY = "ready"
 USAGE_ERROR = 2
 WARM_UPS = 3
-PARTS = {"learner": "learning", "rollout": "playing", "evaluation": "evaluation"}
+PARTS = {"training": "training", "learner": "learning", "rollout": "playing", "evaluation": "evaluation"}
+"""Part of training -> its name in `qmix_jax.bench.parts`."""
 
 
 def find(*places: str) -> Any:
@@ -40,7 +41,7 @@ def prepare(part: str, overrides: list[str]) -> Any:
     run = benchmark.compile_training()
     if part == "training":
         return run
-    make = find(f"qmix_jax.bench.parts:{PARTS[part]}", f"qmix_jax.bench.parts:{part}")
+    make = find(f"qmix_jax.bench.parts:{PARTS[part]}")
     return benchmark.compile(part, make(benchmark.program.trainer))
 
 

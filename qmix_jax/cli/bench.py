@@ -4,11 +4,10 @@ import argparse
 import time
 from pathlib import Path
 
+from qmix_jax.bench.probe import PARTS
 from qmix_jax.cli.arguments import Parser, count_from
 from qmix_jax.config import from_mapping, require
 from qmix_jax.run import startup
-
-PARTS = ("training", "learner", "rollout", "evaluation")
 
 DESCRIPTION = """\
 Measure how fast training is, part by part, and how its cost grows with its sizes. Settings NAME=VALUE are those of
@@ -85,7 +84,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="CHECKOUT[@FLAGS]",
         help="the folder of another checkout (several: repeat the option), with XLA flags for it behind an @",
     )
-    group.add_argument("--part", choices=PARTS, default=PARTS[0], help="what to time (default training)")
+    group.add_argument("--part", choices=PARTS, default="training", help="what to time (default training)")
     group.add_argument("--iterations", type=count_from(1), default=30, metavar="N", help="timed at once (default 30)")
     group.add_argument(
         "--rounds", type=count_from(1), default=40, metavar="N", help="times that each checkout is timed (default 40)"

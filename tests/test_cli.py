@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 import qmix_jax
 from qmix_jax.cli import main as cli
+from qmix_jax.cli.arguments import Progress
 from qmix_jax.cli.conf import choices, conf_dir
 from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
 from qmix_jax.config import ENVIRONMENTS, NOT_OPTIONS, Config, ConfigError, build, by_name, from_mapping
@@ -442,6 +443,15 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_and_status_74(experiment
     monkeypatch.setattr("pathlib.Path.mkdir", full)  # Hydra makes the folder
     assert run("seed=2") == NOT_SAVED
     assert capsys.readouterr().err.splitlines() == ["qmix-jax: error: [Errno 28] No space left on device"] * 2
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    with Progress() as progress:
+        progress.stage("playing", 200)
+        progress.advance(50)
+        monkeypatch.setattr(Progress, "EVERY", 0.0)
+        progress.advance(50)
+    assert capsys.readouterr().err.splitlines() == ["playing", "playing: 100 of 200 (50 %)"]
 
 
 # --- help --------------------------------------------------------------------------------------------------------

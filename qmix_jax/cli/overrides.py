@@ -75,7 +75,7 @@ OTHER_ENVIRONMENTS = {
 
 
 def environment_of(name: str) -> str:
-    """The overrides that choose the environment with this map, task, game, or name in another program; '' if none has it."""
+    """The overrides for the environment with this map, task, game, or name elsewhere; '' where none has it."""
     from qmix_jax.envs.jaxmarl import MPE_TASKS, SMAX_MAPS
 
     lines = {

@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=f"qmix-jax {command}", formatter_class=raw, allow_abbrev=False, **arguments)
         self._takes_settings = takes_settings
         if takes_settings:
-            self.add_argument("overrides", nargs="*")
+            self.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings of the run")
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""

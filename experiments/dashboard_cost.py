@@ -18,7 +18,6 @@ import psutil
 
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
-from qmix_jax.cli.startup import start_jax
 from qmix_jax.config import Config
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import make_display
@@ -26,6 +25,7 @@ from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run.experiment import Run, check
 from qmix_jax.run.resume import ResumePoint
 from qmix_jax.run.saver import Saver
+from qmix_jax.run.startup import start_jax
 
 DASHBOARDS = {
     "none": [],

@@ -3,24 +3,27 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, tiny
+from conftest import QUICK_COMPILE, TINY, tiny
 
-from qmix_jax.bench import compare, measure, parts, scaling
+from qmix_jax.bench import against, compare, measure, parts, scaling
 from qmix_jax.bench.flops import matrix_product_flops, update_flops
 from qmix_jax.bench.measure import Figure
 from qmix_jax.bench.profile import Event, summarise
 from qmix_jax.bench.report import SHARES
 from qmix_jax.bench.scaling import axes_of_growth, slope
 from qmix_jax.build import from_mapping
-from qmix_jax.cli import bench
 from qmix_jax.cli import main as cli
 from qmix_jax.nn.gru import GruWeights, gru_unroll
+from qmix_jax.run import startup
 from qmix_jax.run.program import Program
+
+ROOT = Path(__file__).parents[1]
 
 # --- operations ----------------------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ def finished(tmp_path_factory):
     old.write_text(json.dumps(results(memory__replay_bytes=(1, 1, 1, 0))))
     options = ["--out", f"{folder / 'new'}", "--compare", f"{old}", "--profile", f"{folder / 'trace'}"]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(bench, "start_jax", lambda devices: None)
+        patch.setattr(startup, "start_jax", lambda devices: None)
         patch.setattr(measure, "SECONDS", 0.001)
         patch.setattr(scaling, "axes_of_growth", lambda config: {"agents": axes_of_growth(config)["agents"][:2]})
         status = cli.main(["bench", *SMALL.split(), *options])
@@ -260,6 +263,8 @@ def test_an_operations_time_is_without_what_lies_within_and_foreign_events_do_no
         ("--out", "--out", "--help"),
         ("learner.lr=1e-3", "learner.lr", "learner.learning_rate"),
         ("--compare nowhere.json", "nowhere.json", "No such file"),
+        ("--against nowhere", "nowhere", "no checkout"),
+        ("--against nowhere --quick", "--quick", "does not go with"),
     ],
 )
 def test_mistakes_are_one_clear_line(capsys, tmp_path, monkeypatch, line, mistake, right):
@@ -272,8 +277,32 @@ def test_mistakes_are_one_clear_line(capsys, tmp_path, monkeypatch, line, mistak
     assert not list(tmp_path.iterdir())
 
 
+def test_another_checkout_is_timed_alternately(capfd, monkeypatch):
+    checkout = f"{ROOT}@--xla_cpu_enable_fast_math=true"
+    monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)
+    options = ["--against", checkout, "--iterations", "2", "--rounds", "3", "--part", "learner"]
+    assert cli.main(["bench", *options, *SMALL.split()]) == 0
+    _, _, ours, theirs = capfd.readouterr().out.splitlines()
+    assert ours.startswith("| this code") and theirs.split()[1] == checkout
+    median, least, ratio, spread = (cell.strip() for cell in theirs.split("|")[2:6])
+    low, high = map(float, spread.split(" to "))
+    assert float(median) >= float(least) > 0 and 0 < low <= float(ratio) <= high
+
+
+def test_the_ratio_is_the_median_over_rounds_of_the_other_time_over_ours():
+    text = against.markdown(["../before"], [[1.0, 2.0, 4.0, 2.0], [1.1, 2.4, 4.4, 2.8]])
+    cells = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
+    assert cells == ["../before", "2.600", "1.100", "1.150", "1.100 to 1.350"]
+
+
+def test_a_checkout_in_which_the_settings_cannot_work_is_named(capfd):
+    assert cli.main(["bench", "--against", str(ROOT), "learner.lr=1"]) == 2
+    reason, error = capfd.readouterr().err.splitlines()
+    assert "did you mean 'learner.learning_rate'?" in reason and "cannot be timed" in error
+
+
 def test_help_names_every_option(capsys):
     assert cli.main(["bench", "--help"]) == 0
     text = capsys.readouterr().out
-    for option in bench.OPTIONS:
+    for option in ("--quick", "--compare", "--profile", "--out", "--against"):
         assert option in text

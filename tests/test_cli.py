@@ -1,5 +1,7 @@
 """The command line: what composes, what is refused and how, and what runs. No training, no JAX devices."""
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -10,14 +12,16 @@ from omegaconf import OmegaConf
 import qmix_jax
 from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
-from qmix_jax.cli import train
+from qmix_jax.cli.arguments import Progress
 from qmix_jax.cli.conf import choices
 from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
 from qmix_jax.config import Config, by_name
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
+from qmix_jax.run import startup
 from qmix_jax.run.exits import NOT_SAVED, STOPPED
 from qmix_jax.settings import ConfigError
+from qmix_jax.sweep import jobs
 
 PRESETS = list(choices("preset"))
 
@@ -51,8 +55,8 @@ class Experiment(types.ModuleType):
 def experiment(monkeypatch, tmp_path):
     fake = Experiment()
     monkeypatch.setitem(sys.modules, "qmix_jax.run.experiment", fake)
-    monkeypatch.setattr("qmix_jax.run.experiment", fake, raising=False)
-    monkeypatch.setattr(train, "start_jax", fake.devices.extend)
+    monkeypatch.setattr(qmix_jax.run, "experiment", fake, raising=False)
+    monkeypatch.setattr(startup, "start_jax", fake.devices.extend)
     monkeypatch.chdir(tmp_path)
     return fake
 
@@ -170,6 +174,8 @@ WRONG = [
     ("~env", "~env", "env=NAME"),
     ("hydra.foo=1", "hydra.foo", "foo"),
     ("hydra.run.dir=/dev/null/x", "/dev/null/x", "hydra.run.dir=FOLDER"),
+    ("hydra.job.chdir=true", "hydra.job.chdir", "no effect"),
+    ("-m seed=interval(0,1)", "seed=interval(0,1)", "list of values"),
     ("--seed=3", "--seed", "seed=3"),
     ("--cfg job -m", "--cfg", "only one"),
     ("-m seed=0,-1", "seed=-1", "negative"),
@@ -227,8 +233,55 @@ def test_sweep_runs_every_job_in_turn(experiment, capsys, tmp_path):
     ]  # fmt: skip
     names = [folder.relative_to(tmp_path).parts[2] for _, folder, _ in experiment.runs]
     assert names == ["0_two_step-qmix_seed0", "1_two_step-qmix_seed1", "2_two_step-vdn_seed0", "3_two_step-vdn_seed1"]
-    assert len(experiment.checks) == 2, "seeds make no difference to what the machine can do"
+    assert experiment.checks == [config for config, _, _ in experiment.runs], "each job is checked when it begins"
     assert "job 3 of 4: algorithm=vdn seed=0 env=two_step\n" in capsys.readouterr().out
+
+
+def test_the_jobs_of_a_sweep_can_be_pickled_and_are_checked_without_starting_jax(tmp_path):
+    script = """
+import pickle
+from jax._src import xla_bridge
+from qmix_jax.cli.compose import compose_jobs
+from qmix_jax.cli.flags import parse_flags
+from qmix_jax.sweep import jobs
+job_list = compose_jobs(parse_flags(["-m", "env=smax", "seed=0,1", "hydra.sweep.dir=many"]).options)
+configs = jobs.check(job_list, resumes=False)
+assert pickle.loads(pickle.dumps(job_list)) == job_list
+assert [config.seed for config in configs] == [0, 1]
+assert not xla_bridge.backends_are_initialized()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_job_keeps_a_sweep_from_starting_but_one_that_does_not_fit_the_machine_only_itself(
+    experiment, monkeypatch, capsys, tmp_path
+):
+    assert run("-m total_env_steps=1e6,10") == 2
+    assert "nothing would be learnt: total_env_steps=10" in capsys.readouterr().err
+    assert not experiment.runs and not list(tmp_path.iterdir())
+
+    def refuse_vdn(config):
+        if config.algorithm.name == "vdn":
+            raise ConfigError("too large")
+        return types.SimpleNamespace(config=config)
+
+    monkeypatch.setattr(experiment, "check", refuse_vdn)
+    assert run("-m env=two_step algorithm=vdn,qmix hydra.sweep.dir=many") == 2
+    assert [config.algorithm.name for config, _, _ in experiment.runs] == ["qmix"]
+    assert capsys.readouterr().err == "qmix-jax: error: too large\n"
+    assert not (tmp_path / "many" / "0_two_step-vdn_seed0").exists()
+
+
+def test_hydras_records_stand_in_the_folders(experiment, tmp_path):
+    assert run("-m env=probe seed=3,4 hydra.sweep.dir=many +hydra.job.env_set.COLOUR=blue") == 0
+    assert (tmp_path / "many" / "multirun.yaml").is_file()
+    records = tmp_path / "many" / "1_probe-qmix_seed4" / ".hydra"
+    assert OmegaConf.load(records / "overrides.yaml") == ["env=probe", "seed=4"]
+    assert OmegaConf.to_container(OmegaConf.load(records / "config.yaml"), resolve=True) == experiment.runs[1][2]
+    written = OmegaConf.load(records / "hydra.yaml").hydra
+    assert (written.job.num, written.runtime.output_dir) == (1, str(records.parent))
 
 
 def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment):
@@ -243,22 +296,20 @@ def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment):
 
 
 def test_a_sweep_tries_every_job_also_where_one_cannot_be_written_or_breaks(experiment, monkeypatch, capsys):
-    """The second job's files cannot be written by Hydra, the third fails in a way that nobody foresaw."""
-    import hydra.core.utils
+    """The files of the second job cannot be written, the third fails with an unforeseen error."""
+    write, finished = jobs._write, experiment.run
 
-    save, finished = hydra.core.utils._save_config, experiment.run
-
-    def save_most(config, filename, output_dir):
-        if "seed1" in str(output_dir):
+    def write_most(files):
+        if "seed1" in str(list(files)):
             raise OSError(28, "No space left on device")
-        save(config, filename, output_dir)
+        write(files)
 
     def run_most(config, *rest, **named):
         if config.seed == 2:
             raise LookupError("a defect")
         return finished(config, *rest, **named)
 
-    monkeypatch.setattr(hydra.core.utils, "_save_config", save_most)
+    monkeypatch.setattr(jobs, "_write", write_most)
     monkeypatch.setattr(experiment, "run", run_most)
     assert run("-m seed=0,1,2,3 env=two_step") == NOT_SAVED
     assert [config.seed for config, _, _ in experiment.runs] == [0, 3]
@@ -368,6 +419,15 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_and_status_74(experiment
     monkeypatch.setattr("pathlib.Path.mkdir", full)  # Hydra makes the folder
     assert run("seed=2") == NOT_SAVED
     assert capsys.readouterr().err.splitlines() == ["qmix-jax: error: [Errno 28] No space left on device"] * 2
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, monkeypatch):
+    with Progress() as progress:
+        progress.stage("playing", 200)
+        progress.advance(50)
+        monkeypatch.setattr(Progress, "EVERY", 0.0)
+        progress.advance(50)
+    assert capsys.readouterr().err.splitlines() == ["playing", "playing: 100 of 200 (50 %)"]
 
 
 # --- help --------------------------------------------------------------------------------------------------------

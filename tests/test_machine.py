@@ -14,11 +14,10 @@ from conftest import TINY, merge, tiny
 
 from qmix_jax.build import make_env
 from qmix_jax.cli import main as cli
-from qmix_jax.cli import startup
 from qmix_jax.config import CheckpointConfig
 from qmix_jax.console import accept_all_text, say
 from qmix_jax.reporters.display import PlainDisplay, make_display
-from qmix_jax.run import exits, experiment, memory, pictures, saver
+from qmix_jax.run import exits, experiment, memory, pictures, saver, startup
 from qmix_jax.run.program import Program
 from qmix_jax.run.saver import Saver
 from qmix_jax.run.snapshot import Snapshot

@@ -11,11 +11,10 @@ from conftest import tiny
 
 from qmix_jax.build import make_env
 from qmix_jax.cli import main as cli
-from qmix_jax.cli import train
 from qmix_jax.config import EnvConfig
 from qmix_jax.deployed_agent import narrow
 from qmix_jax.envs.smax.settings import SmaxConfig
-from qmix_jax.run import experiment
+from qmix_jax.run import experiment, startup
 from qmix_jax.settings import ConfigError
 
 OBSERVATION = np.arange(6.0).reshape(3, 2)
@@ -118,7 +117,7 @@ def test_a_wrong_shield_is_one_line_before_anything_runs(rules, shield, message)
 
 def test_the_command_line_finds_a_module_of_the_current_folder(tmp_path, monkeypatch, capsys):
     (tmp_path / "local_rules.py").write_text(RULES)
-    monkeypatch.setattr(train, "start_jax", lambda devices: None)
+    monkeypatch.setattr(startup, "start_jax", lambda devices: None)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "env=probe", "env.shield=local_rules:nothing"]) == 2
     assert "local_rules has no function nothing" in capsys.readouterr().err

@@ -11,8 +11,8 @@ import pytest
 from conftest import TINY, merge, untrained_run
 from omegaconf import OmegaConf
 
-from qmix_jax.cli import evaluate, render, train
 from qmix_jax.cli.main import main
+from qmix_jax.run import startup
 from qmix_jax.run.checkpoint import find
 from qmix_jax.settings import ConfigError
 from qmix_jax.untrusted import read_settings, read_yaml
@@ -118,8 +118,7 @@ def stranger(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     settings = merge(TINY, {"env": {"shield": SHIELD}})
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
-    for module in (evaluate, render, train):
-        monkeypatch.setattr(module, "start_jax", lambda devices: None)
+    monkeypatch.setattr(startup, "start_jax", lambda devices: None)
     for name in ("planted_rules", "json", "numpy", "jax", "matplotlib", "wandb", "torch", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text(PLANTED)
     monkeypatch.chdir(tmp_path)

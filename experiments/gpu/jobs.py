@@ -61,17 +61,17 @@ def tests(arguments: list[str]) -> dict:
 
 def speed(overrides: list[str]) -> dict:
     """Environment steps/s of training without evaluation, in the steady state, over all seeds."""
-    from qmix_jax.bench.measure import FEW_REPEATS, Stand, peak_bytes, time_repeatedly, update_period
+    from qmix_jax.bench.measure import FEW_REPEATS, Benchmark, peak_bytes, time_repeatedly, update_period
 
     shorten_repeats()
     program = compare_measure.our_program(overrides)
-    config, stand = program.config, Stand.make(program, say=print)
-    seconds = time_repeatedly(stand.compile_training(), update_period(config), FEW_REPEATS)
+    config, benchmark = program.config, Benchmark.make(program, say=print)
+    seconds = time_repeatedly(benchmark.compile_training(), update_period(config), FEW_REPEATS)
     name, env_steps = "training_without_evaluation", config.iteration_env_steps * config.num_seeds
-    stand.rate(name, env_steps, "env_steps", seconds)
+    benchmark.rate(name, env_steps, "env_steps", seconds)
     return {
-        "env_steps_per_second": stand.figures[f"{name}/env_steps_per_second"]._asdict(),
-        "compile_seconds": stand.figures[f"{name}/compile_seconds"].median,
+        "env_steps_per_second": benchmark.figures[f"{name}/env_steps_per_second"]._asdict(),
+        "compile_seconds": benchmark.figures[f"{name}/compile_seconds"].median,
         "peak_bytes": peak_bytes(program),
         "env_steps_an_iteration": env_steps,
     }
@@ -126,9 +126,9 @@ def kernels(overrides: list[str]) -> dict:
     import gpu_kernels
     import jax
 
-    from qmix_jax.bench.measure import Stand
+    from qmix_jax.bench.measure import Benchmark
 
-    run = Stand.make(compare_measure.our_program(overrides), say=print).compile_training()
+    run = Benchmark.make(compare_measure.our_program(overrides), say=print).compile_training()
     program, env_steps = gpu_kernels.ours(overrides, jax.devices()[0])
     counted, waits = gpu_kernels.of_an_iteration(gpu_kernels.read_program(program))
     with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +184,7 @@ def precision(overrides: list[str]) -> dict:
     import numpy as np
 
     from qmix_jax.bench import parts
-    from qmix_jax.bench.measure import Stand
+    from qmix_jax.bench.measure import Benchmark
     from qmix_jax.build import from_mapping, make_env
     from qmix_jax.cli.compose import compose
     from qmix_jax.run.program import Program
@@ -196,14 +196,14 @@ def precision(overrides: list[str]) -> dict:
         return Program.make(config, make_env(config.env), [places[place]])
 
     with jax.default_device(places["cpu"]):
-        stand = Stand.make(program("cpu"), say=print)
-        stand.compile_training()  # fills replay
+        benchmark = Benchmark.make(program("cpu"), say=print)
+        benchmark.compile_training()  # fills replay
 
     def losses(place: str, precision: str) -> dict[str, float]:
         chosen = jax.default_matmul_precision(None if precision == "default" else precision)
         with jax.default_device(places[place]), chosen:
             one = program(place)
-            placed = one.place(jax.tree.map(jax.numpy.copy, stand.state))  # it will be taken over
+            placed = one.place(jax.tree.map(jax.numpy.copy, benchmark.state))  # it will be taken over
             updates = one.compile_loop(*parts.learning(one.trainer), placed)
             _, (_, metrics) = updates(placed, np.int32(1))
         return {name: float(np.mean(value)) for name, value in jax.device_get(metrics)._asdict().items()}

@@ -1,1 +1,1 @@
-"""How fast training is, part by part, and how its cost grows: measured, compared, drawn."""
+"""How fast training is, part by part, and how its cost grows."""

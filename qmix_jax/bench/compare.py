@@ -1,4 +1,4 @@
-"""A bench against an earlier one: ratios, and what became worse beyond the spread of both."""
+"""A bench against an earlier one: ratios, and figures that became worse beyond the spread of both."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ from qmix_jax.bench.report import show, table
 from qmix_jax.settings import ConfigError
 
 MARGINS = {0: 0.0, 1: 0.25}
-"""How much worse still counts as noise, by the number of repeats: what is counted never changes by itself, what is
-measured once (compiling, peak memory) changes much."""
-MARGIN = 0.05  # of what is measured repeatedly: processes differ by more than the repeats in one
+"""Relative change that counts as noise, by the number of repeats: a counted figure has no noise, one that is measured
+once (compiling, peak memory) has much."""
+MARGIN = 0.05  # of repeated measurements: two processes differ by more than the repeats within one
 
 
 class Change(NamedTuple):
@@ -38,7 +38,7 @@ def read(path: Path) -> dict:
 
 
 def is_more_better(name: str) -> bool | None:
-    """Whether more of a figure is better, or less; None where it is neither good nor bad by itself."""
+    """Whether more of a figure is better, or less; None where neither is."""
     measure = name.rpartition("/")[2]
     if measure.endswith("_per_second"):
         return True
@@ -93,7 +93,7 @@ def markdown(old: dict, new: dict) -> str:
 
 
 def _differences(old: dict, new: dict) -> list[str]:
-    """What makes the two hard to compare, in a line each."""
+    """A line for each difference that makes the two hard to compare."""
     machine = [key for key in ("cpu", "cpu_cores", "devices") if old["machine"][key] != new["machine"][key]]
     lines = [f"Another machine ({', '.join(machine)} differ): only ratios within one bench mean something."] * bool(
         machine

@@ -1,4 +1,4 @@
-"""Training on the test stand: each of its parts run alone, with the sizes, the mesh and the donation of training."""
+"""Measures each part of training alone, with the sizes, the mesh and the donation of training."""
 
 import math
 import resource
@@ -26,8 +26,8 @@ from qmix_jax.nn import linear
 from qmix_jax.run.devices import DATA, SEED
 from qmix_jax.run.program import Program, TrainState, describe_memory
 
-SECONDS, REPEATS = 0.5, 5  # a repeat takes as many turns as make half a second, or one
-LONG_SECONDS, FEW_REPEATS = 2.0, 3  # where one takes so long already, three must do
+SECONDS, REPEATS = 0.5, 5  # a repeat executes as often as fits half a second, at least once
+LONG_SECONDS, FEW_REPEATS = 2.0, 3  # fewer repeats where one execution takes this long
 TRACED_ITERATIONS = 4  # a whole chunk would be hundreds of megabytes
 
 
@@ -42,26 +42,26 @@ class Figure(NamedTuple):
 
 
 Figures = dict[str, Figure]
-"""By `part/measure`, where the measure's last words are its unit: `rollout/env_steps_per_second`."""
+"""By `part/measure`, where the measure ends with its unit: `rollout/env_steps_per_second`."""
 
 
 def counted(value: float) -> Figure:
-    """A figure that is the same every time, or follows from others."""
+    """A figure that is the same every time, or is computed from others."""
     return Figure(value, value, value, 0)
 
 
 def once(value: float) -> Figure:
-    """A figure that was measured a single time."""
+    """A figure that was measured once."""
     return Figure(value, value, value, 1)
 
 
 def summarise(values: list[float]) -> Figure:
-    """The median and the whole range of what was measured repeatedly."""
+    """The median and the whole range of repeated measurements."""
     return Figure(median(values), min(values), max(values), len(values))
 
 
 def rate(amount: float, seconds: Figure) -> Figure:
-    """`amount` per second, from the seconds that it took."""
+    """`amount` per second, from its seconds."""
     return Figure(amount / seconds.median, amount / seconds.high, amount / seconds.low, seconds.repeats)
 
 
@@ -71,12 +71,12 @@ def multiply(figure: Figure, factor: float) -> Figure:
 
 
 def time_repeatedly(run: Callable[[int], Any], period: int = 1, repeats: int = REPEATS) -> Figure:
-    """Seconds of one turn, where `run(count)` takes `count` turns and returns when they are done.
+    """Seconds of one execution, where `run(count)` executes `count` times and returns when all are done.
 
-    First comes a warm-up, which says how many turns make a repeat of `SECONDS`, in whole multiples of `period`.
+    A warm-up determines how many executions make a repeat of `SECONDS`, in whole multiples of `period`.
     """
     warm_up = _seconds(run, period)
-    if warm_up < SECONDS:  # short enough for the very first to mislead
+    if warm_up < SECONDS:  # so short that the first execution is not typical
         warm_up = _seconds(run, period)
     count = period * math.ceil(SECONDS / warm_up)
     repeats = repeats if warm_up < LONG_SECONDS else FEW_REPEATS
@@ -89,37 +89,36 @@ def _seconds(run: Callable[[int], Any], count: int) -> float:
     return time.perf_counter() - begun
 
 
-# --- the test stand ------------------------------------------------------------------------------------------------
+# --- the benchmark -------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Stand:
-    """A program under measurement. Its state goes on from one measurement to the next, as in a run."""
+class Benchmark:
+    """A program under measurement. Each measurement starts from the state that the one before left."""
 
     program: Program
     say: Callable[[str], None]
     state: TrainState
     figures: Figures = field(default_factory=dict)
     compiled: dict[str, Any] = field(default_factory=dict)
-    """The executables of what was compiled so far."""
+    """The executables so far, by part."""
 
     @classmethod
-    def make(cls, program: Program, say: Callable[[str], None]) -> "Stand":
-        """Before the first step."""
+    def make(cls, program: Program, say: Callable[[str], None]) -> "Benchmark":
+        """The benchmark of a program, with the state before the first step."""
         return cls(program, say, jax.block_until_ready(program.init()))
 
     def compile(self, name: str, part: Part) -> Callable[[int], None]:
-        """`run(count)` for a part, compiled."""
-        begin, turn = part
-        turns = self._compiled(name, lambda: self.program.compile_loop(begin, turn, self.state))
+        """`run(count)`, compiled, which executes a part `count` times."""
+        loop = self._compiled(name, lambda: self.program.compile_loop(*part, self.state))
 
         def run(count: int) -> None:
-            self.state, _ = jax.block_until_ready(turns(self.state, np.int32(count)))
+            self.state, _ = jax.block_until_ready(loop(self.state, np.int32(count)))
 
         return run
 
     def compile_training(self) -> Callable[[int], None]:
-        """Iterations without evaluation; afterwards the state is the steady one: replay full, learning begun."""
+        """Iterations without evaluation. Fills the replay buffer and runs until updates are made."""
         run = self.compile("training_without_evaluation", parts.training(self.program.trainer))
         run(iterations_to_steady_state(self.program.config))
         return run
@@ -135,7 +134,7 @@ class Stand:
         return run
 
     def _compiled(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns; how long it takes is one of the figures."""
+        """The executable that `make` returns; its compile time becomes a figure."""
         begun = time.perf_counter()
         compiled = make()
         self.figures[f"{name}/compile_seconds"] = once(time.perf_counter() - begun)
@@ -143,7 +142,7 @@ class Stand:
         return compiled
 
     def rate(self, name: str, amount: float, unit: str, seconds: Figure) -> Figure:
-        """Record and tell how often a second `amount` units are done; returns the seconds."""
+        """Record and print the rate of `amount` units in so many seconds; returns the seconds."""
         figure = self.figures[f"{name}/{unit}_per_second"] = rate(amount, seconds)
         compiled = self.figures.get(f"{name}/compile_seconds")
         after = f" (compiled in {compiled.median:.1f} s)" if compiled else ""
@@ -152,36 +151,36 @@ class Stand:
 
 
 def iterations_to_steady_state(config: Config) -> int:
-    """Iterations until replay is full and updates fall due."""
+    """Iterations until the replay buffer is full and updates are made."""
     rollouts = config.replay_sequences // config.rollout.num_envs
     return max(rollouts, math.ceil(config.learner.start_env_steps / config.iteration_env_steps))
 
 
 def update_period(config: Config) -> int:
-    """The fewest iterations that are sure to have an update among them."""
+    """The fewest iterations that always contain an update."""
     return math.ceil(config.learner.env_steps_per_update / config.iteration_env_steps)
 
 
 def measure(program: Program, say: Callable[[str], None], trace: Path | None = None) -> tuple[Figures, Profile | None]:
-    """Every figure of one program; `trace` names a folder for a profiler's trace, which is summed up too."""
+    """Every figure of one program, and the summary of a profiler's trace if `trace` names a folder for it."""
     config, trainer = program.config, program.trainer
-    stand = Stand.make(program, say)
+    benchmark = Benchmark.make(program, say)
     env_steps = config.iteration_env_steps * config.num_seeds
     episodes = config.evaluation.episodes * config.num_seeds
 
-    run = stand.compile_training()
+    run = benchmark.compile_training()
     iteration = time_repeatedly(run, update_period(config))
-    stand.rate("training_without_evaluation", env_steps, "env_steps", iteration)
-    chunk = time_repeatedly(stand.compile_chunk())
-    stand.rate("training", env_steps * config.iterations_per_chunk, "env_steps", chunk)
-    stand.figures["memory/peak_bytes"] = once(peak_bytes(program))
-    stand.figures["memory/replay_bytes"] = counted(describe_memory(program.shapes)["replay"])
+    benchmark.rate("training_without_evaluation", env_steps, "env_steps", iteration)
+    chunk = time_repeatedly(benchmark.compile_chunk())
+    benchmark.rate("training", env_steps * config.iterations_per_chunk, "env_steps", chunk)
+    benchmark.figures["memory/peak_bytes"] = once(peak_bytes(program))
+    benchmark.figures["memory/replay_bytes"] = counted(describe_memory(program.shapes)["replay"])
     profile = None
     if trace:
         traced = max(update_period(config), TRACED_ITERATIONS)
         with jax.profiler.trace(str(trace)):
             run(traced)
-        text = stand.compiled["training_without_evaluation"].as_text()
+        text = benchmark.compiled["training_without_evaluation"].as_text()
         profile = read_trace(trace, text, program.mesh.size)
         say(f"trace of {traced} iterations: {trace}")
     alone = {
@@ -191,16 +190,16 @@ def measure(program: Program, say: Callable[[str], None], trace: Path | None = N
         "evaluation": (parts.evaluation, episodes, "episodes"),
     }
     seconds = {
-        name: stand.rate(name, amount, unit, time_repeatedly(stand.compile(name, make(trainer))))
+        name: benchmark.rate(name, amount, unit, time_repeatedly(benchmark.compile(name, make(trainer))))
         for name, (make, amount, unit) in alone.items()
     }
     product, flops = matrix_product(program)
-    stand.rate("matrix_product", flops, "flops", time_repeatedly(product))
-    return stand.figures | derive(program, stand.figures, seconds | {"training": chunk}), profile
+    benchmark.rate("matrix_product", flops, "flops", time_repeatedly(product))
+    return benchmark.figures | derive(program, benchmark.figures, seconds | {"training": chunk}), profile
 
 
 def derive(program: Program, figures: Figures, seconds: dict[str, Figure]) -> Figures:
-    """What follows from the measured: the learner's arithmetic, the shares of the whole, the distance to the bounds.
+    """Figures computed from others: the learner's arithmetic, shares of training's time, distances to the bounds.
 
     `seconds`: of a rollout, an update, an evaluation, and a chunk of training.
     """
@@ -234,7 +233,7 @@ def derive(program: Program, figures: Figures, seconds: dict[str, Figure]) -> Fi
 
 
 def peak_bytes(program: Program) -> int:
-    """The most memory taken so far: by the arrays on the devices, or by the whole process where they are a CPU's."""
+    """The peak of memory so far: of the arrays on the devices, or of the whole process on a CPU."""
     if jax.default_backend() == "cpu":
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -243,7 +242,7 @@ def peak_bytes(program: Program) -> int:
 
 
 def matrix_product(program: Program) -> tuple[Callable[[int], None], int]:
-    """`run(count)` for products of square matrices, one on each device at once, and one turn's operations."""
+    """`run(count)` for products of square matrices, one on each device at once, and the operations of one execution."""
     size, count = 1024 if jax.default_backend() == "cpu" else 8192, program.mesh.size
     spec = P((SEED, DATA))
 
@@ -252,7 +251,7 @@ def matrix_product(program: Program) -> tuple[Callable[[int], None], int]:
             return lax.fori_loop(0, count, lambda _, x: linear.multiply(x, right), left)
 
     mapped = jax.shard_map(device, mesh=program.mesh, in_specs=(spec, P(), P()), out_specs=spec, check_vma=False)
-    right = jax.random.normal(jax.random.key(0), (size, size)) / math.sqrt(size)  # keeps the size of what it multiplies
+    right = jax.random.normal(jax.random.key(0), (size, size)) / math.sqrt(size)  # keeps the scale
     left = jax.device_put(jnp.ones((count * size, size)), NamedSharding(program.mesh, spec))
     compiled = jax.jit(mapped).lower(left, right, np.int32(1)).compile()
 

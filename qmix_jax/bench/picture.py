@@ -1,4 +1,4 @@
-"""A bench as a picture: speeds and bounds, where the time goes, and how the cost grows."""
+"""The picture of a bench: speeds and bounds, shares of the time, and how the cost grows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ SPEEDS = {
     "learner/env_steps_per_second": ("learner alone", LIGHT),
     "learner/limit_env_steps_per_second": ("learner at the rate of a matrix product", LIGHT),
 }
-"""The bars from above: figure, words, colour."""
+"""The bars from top to bottom: figure -> (label, colour)."""
 UPPER, LOWER = 4.1, 3.4  # inches
 
 
@@ -44,7 +44,7 @@ def draw(results: dict, path: Path) -> None:
 
 
 def _inches_down(figure: "Figure", inches: float) -> float:
-    """The height in the figure that lies so many inches below its top."""
+    """The relative height in the figure at so many inches below its top."""
     return 1 - inches / figure.get_figheight()
 
 
@@ -91,7 +91,7 @@ def _draw_speeds(axes: "Axes", figures: dict[str, dict]) -> None:
 
 
 def _draw_shares(axes: "Axes", figures: dict[str, dict]) -> None:
-    """What each part takes of training's time."""
+    """Each part's share of training's time."""
     _tidy(axes, "Share of training's time")
     for row, (share, colour) in enumerate(zip(SHARES, SHARE_COLOURS, strict=True)):
         value = figures[f"share_of_training/{share}"]["median"]

@@ -1,4 +1,4 @@
-"""What a profiler's trace says: how busy the devices were, and which operations took longest."""
+"""Sums up a profiler's trace: how busy the devices were, and which operations took longest."""
 
 import re
 from collections import defaultdict
@@ -12,7 +12,7 @@ LONGEST = 12  # operations that are named
 
 
 class Event(NamedTuple):
-    """Something that one thread or stream did, in nanoseconds."""
+    """One event of a thread or stream, in nanoseconds."""
 
     name: str
     start: float
@@ -20,20 +20,20 @@ class Event(NamedTuple):
 
     @property
     def end(self) -> float:
-        """When it was over."""
+        """When the event ended."""
         return self.start + self.duration
 
 
 class Operation(NamedTuple):
-    """All runs of one operation of the compiled program."""
+    """All executions of one operation of the compiled program."""
 
     name: str
-    """What the compiler calls it."""
+    """The compiler's name of it."""
     origin: str
-    """What it was made of: the names of transformations, modules and JAX's primitive."""
+    """Where it comes from: transformations, modules and JAX's primitive."""
     runs: int
     seconds: float
-    """Together, without the operations within (a loop's are its turns)."""
+    """Of all executions, without the operations nested in it, such as a loop's body."""
     share: float
     """Of all operations' time."""
 
@@ -44,14 +44,14 @@ class Profile(NamedTuple):
     busy: float
     """Share of the time in which a device computes, on average over devices; at most 1."""
     operations: list[Operation]
-    """The longest, together."""
+    """The operations with the longest total time."""
 
 
 def read_trace(folder: Path, program: str, devices: int) -> Profile:
     """Sum up the newest trace below `folder`.
 
     Args:
-        folder: what `jax.profiler.trace` was given.
+        folder: the argument of `jax.profiler.trace`.
         program: the text of the compiled program that ran (`compiled.as_text()`); only its operations count.
         devices: how many devices ran it.
     """
@@ -63,19 +63,19 @@ def read_trace(folder: Path, program: str, devices: int) -> Profile:
 
 
 def _lines(plane: Any) -> list[Any]:
-    """A GPU's streams, without summaries of them that may stand beside; a CPU's threads."""
+    """A GPU's streams, without the summary lines of the plane; a CPU's threads."""
     lines = list(plane.lines)
     return [line for line in lines if line.name.startswith("Stream")] or lines
 
 
 def _event(event: Any) -> Event:
-    """On a GPU a kernel has a name of its own, and says which operation it belongs to."""
+    """The event under its operation's name, which differs from the kernel's on a GPU."""
     name = dict(event.stats).get("hlo_op", event.name)
     return Event(str(name), event.start_ns, event.duration_ns)
 
 
 def origins(program: str) -> dict[str, str]:
-    """Of every instruction of a compiled program, what it was made of."""
+    """The origin of each instruction of a compiled program."""
     found = re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = (?:.*?op_name="([^"]*)")?', program, re.MULTILINE)
     return {name: without_loops(origin) or origin for name, origin in found}
 
@@ -86,7 +86,7 @@ def without_loops(origin: str) -> str:
 
 
 def summarise(lines: Iterable[list[Event]], known: dict[str, str], devices: int) -> Profile:
-    """Sum up what threads or streams did, each event of a `known` operation; those within others are nested in time."""
+    """Sum up the events of threads or streams that belong to `known` operations; nested events overlap in time."""
     seconds, runs = defaultdict[str, float](float), defaultdict[str, int](int)
     first, last = float("inf"), 0.0
     for events in lines:

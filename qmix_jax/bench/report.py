@@ -1,7 +1,7 @@
-"""What was measured, in words and tables: the Markdown of a bench.
+"""The Markdown report of a bench.
 
-`results` is what bench.json holds: title, started, seconds, load, machine, program, settings, figures, growth, and
-profile where a trace was asked for.
+`results` is the content of bench.json: title, started, seconds, load, machine, program, settings, figures, growth, and
+profile where a trace was made.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ AXES = {
     "hidden_size": "hidden size",
     "num_steps": "sequence length",
 }
-"""What each axis of growth is called."""
-LOAD_IN_PEACE = 0.25  # of each core, on average over the minute before
+"""The name of each axis of growth."""
+IDLE_LOAD = 0.25  # of each core, on average over the minute before
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
 def quantity(value: float) -> str:
-    """Three digits, with M, G or T for what is large; whole numbers in between."""
+    """Three digits with M, G or T from ten million on; whole numbers from 100 on."""
     for least, unit, letter in ((1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e7, 1e6, "M")):
         if value >= least:
             return f"{value / unit:.3g} {letter}"
@@ -45,7 +45,7 @@ def seconds(value: float) -> str:
 
 
 def show(name: str, value: float) -> str:
-    """A figure's value as its name says it is to be read."""
+    """A figure's value in the unit that its name implies."""
     measure = name.rpartition("/")[2]
     if "share_of" in name:
         return f"{value:.1%}"
@@ -56,7 +56,7 @@ def show(name: str, value: float) -> str:
     return f"{value:.2f}" if measure == "slope" else quantity(value)
 
 
-def words(name: str) -> str:
+def plain_name(name: str) -> str:
     """`env_steps_per_second` as `env steps/s`."""
     return name.replace("_per_second", "/s").replace("_", " ").replace("flops", "FLOP").replace("limit ", "limit, ")
 
@@ -65,7 +65,7 @@ def words(name: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also stand straight as plain text; the first is words, the others numbers."""
+    """A Markdown table, also aligned as plain text: the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -100,7 +100,7 @@ def markdown(results: dict) -> str:
 
 
 def _circumstances(results: dict) -> str:
-    """What was measured, on what, and whether in peace."""
+    """The program, the machine, and a warning where the machine was busy."""
     machine, versions = results["machine"], results["machine"]["versions"]
     devices = machine["devices"]
     commit = (machine["git"] or {}).get("commit", "")[:10]
@@ -110,7 +110,7 @@ def _circumstances(results: dict) -> str:
         f"jax {versions['jax']}, Python {machine['python']}{', commit ' + commit if commit else ''}, "
         f"{results['started']}, {results['seconds']:.0f} s",
     ]
-    if results["load"] > LOAD_IN_PEACE * machine["cpu_cores"]:
+    if results["load"] > IDLE_LOAD * machine["cpu_cores"]:
         lines.append(
             f"**Other work was running** (load {results['load']:.1f} before the start, {machine['cpu_cores']} cores): "
             "trust no figure."
@@ -125,14 +125,14 @@ def _speeds(figures: dict[str, dict]) -> str:
         compiling = seconds(compiled["median"]) if compiled else ""
         for name, figure in figures.items():
             if name.startswith(f"{part}/") and not name.endswith("compile_seconds") and "share_of" not in name:
-                measure = words(name.removeprefix(f"{part}/"))
-                rows.append([words(part), measure, show(name, figure["median"]), spread(name, figure), compiling])
-                compiling = ""  # said once
+                measure = plain_name(name.removeprefix(f"{part}/"))
+                rows.append([plain_name(part), measure, show(name, figure["median"]), spread(name, figure), compiling])
+                compiling = ""  # in the first row only
     return table(["part", "measure", "median", "spread", "compiling"], rows)
 
 
 def spread(name: str, figure: dict) -> str:
-    """The lowest and the highest repeat; nothing where there was one only."""
+    """The lowest and the highest repeat; empty where there was only one."""
     if figure["repeats"] < 2:
         return ""
     return f"{show(name, figure['low'])} to {show(name, figure['high'])}"
@@ -162,7 +162,7 @@ def _operations(profile: dict) -> str:
 
 
 def label_of(point: dict) -> str:
-    """A point of growth: its size, and its name where that says more."""
+    """A point of growth: its size, and its name where that differs."""
     return point["label"] if point["label"] == str(point["size"]) else f"{point['size']} ({point['label']})"
 
 

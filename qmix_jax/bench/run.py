@@ -17,8 +17,8 @@ from qmix_jax.run.program import Program
 from qmix_jax.settings import ConfigError
 
 
-class Wishes(NamedTuple):
-    """What a bench is to do besides measuring the parts of training."""
+class BenchOptions(NamedTuple):
+    """What a bench does besides measuring the parts of training, and where it writes."""
 
     out: Path
     """The folder of its files."""
@@ -27,31 +27,31 @@ class Wishes(NamedTuple):
     against: dict | None = None
     """The results of an earlier bench, to compare with."""
     profile: Path | None = None
-    """Where a profiler's trace goes."""
+    """The folder for a profiler's trace; None: no trace."""
 
 
-def bench(config: Config, settings: dict, wishes: Wishes) -> None:
-    """Measure, tell about it meanwhile and at the end, and leave bench.json, bench.md and bench.png behind.
+def bench(config: Config, settings: dict, options: BenchOptions) -> None:
+    """Measure, print each figure and the report, and write bench.json, bench.md and bench.png.
 
     Raises:
-        ConfigError: before anything is measured, where the config cannot work or the folder cannot be made.
+        ConfigError: the config cannot work, or the folder cannot be made; nothing has been measured.
     """
     begun, load = time.perf_counter(), os.getloadavg()[0]
     program = experiment.check(config)
-    _make_folder(wishes.out)
+    _make_folder(options.out)
 
     def say(line: str) -> None:
         print(f"[{time.perf_counter() - begun:4.0f} s] {line}", flush=True)
 
     start = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), "load": load, **_subject(program), "settings": settings}
     print(f"{start['title']}: {start['program']}", flush=True)
-    figures, profile = measure(program, say, wishes.profile)
-    axes = measure_growth(config, say) if wishes.with_growth else {}
+    figures, profile = measure(program, say, options.profile)
+    axes = measure_growth(config, say) if options.with_growth else {}
     results = start | {"seconds": time.perf_counter() - begun} | _to_plain(figures, axes)
     if profile:
         operations = [operation._asdict() for operation in profile.operations]
         results["profile"] = {"busy": profile.busy, "operations": operations}
-    _write(results, wishes)
+    _write(results, options)
 
 
 def _make_folder(folder: Path) -> None:
@@ -62,7 +62,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _subject(program: Program) -> dict:
-    """What is measured, on what."""
+    """The program and the machine that are measured."""
     config = program.config
     rollout, learner = config.rollout, config.learner
     sizes = (
@@ -77,7 +77,7 @@ def _subject(program: Program) -> dict:
 
 
 def _to_plain(figures: Figures, axes: dict[str, list[Measured]]) -> dict:
-    """The measured as plain containers."""
+    """The measurements as plain containers."""
     figures = figures | growth_figures(axes)
     return {
         "figures": {name: figure._asdict() for name, figure in figures.items()},
@@ -88,12 +88,12 @@ def _to_plain(figures: Figures, axes: dict[str, list[Measured]]) -> dict:
     }
 
 
-def _write(results: dict, wishes: Wishes) -> None:
-    """The files, and the tables on the terminal."""
+def _write(results: dict, options: BenchOptions) -> None:
+    """Write the files, and print the tables."""
     text = report.markdown(results)
-    if wishes.against:
-        text += "\n" + compare.markdown(wishes.against, results)
-    write_json(wishes.out / "bench.json", results, indent=2)
-    write_file(wishes.out / "bench.md", text)
-    draw(results, wishes.out / "bench.png")
-    print(f"\n{text}\nbench.json, bench.md, bench.png: {wishes.out}")
+    if options.against:
+        text += "\n" + compare.markdown(options.against, results)
+    write_json(options.out / "bench.json", results, indent=2)
+    write_file(options.out / "bench.md", text)
+    draw(results, options.out / "bench.png")
+    print(f"\n{text}\nbench.json, bench.md, bench.png: {options.out}")

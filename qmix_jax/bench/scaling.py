@@ -1,4 +1,4 @@
-"""How the cost of training grows with its sizes: one setting enlarged at a time, everything else as it is."""
+"""How the cost of training grows with its sizes: one setting is enlarged at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,25 +6,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qmix_jax.bench.measure import FEW_REPEATS, Figure, Figures, Stand, counted, time_repeatedly, update_period
+from qmix_jax.bench.measure import FEW_REPEATS, Benchmark, Figure, Figures, counted, time_repeatedly, update_period
 from qmix_jax.build import environments
 from qmix_jax.config import Config, ReplayConfig
 from qmix_jax.run import experiment
 from qmix_jax.settings import ConfigError
 
 FACTORS = (1, 2, 4)
-REPLAY_ROLLOUTS = 8  # replay is small here, to be full soon and to fit with large teams; its size costs no time
+REPLAY_ROLLOUTS = 8  # a small buffer fills soon and fits large teams; its size costs no time
 
 
 class Point(NamedTuple):
-    """One size of what is enlarged."""
+    """One size of an enlarged setting."""
 
     label: str
     config: Config
 
 
 def axes_of_growth(config: Config) -> dict[str, list[Point]]:
-    """What is enlarged, and the configs for it. Teams grow where the environment has teams of several sizes."""
+    """The configs of each enlarged setting. Teams grow where the environment has several sizes of them."""
     rollout, agent = config.rollout, config.agent
     axes: dict[str, list[Point]] = {"num_envs": [], "num_seeds": [], "agents": [], "hidden_size": [], "num_steps": []}
 
@@ -50,11 +50,11 @@ def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 class Measured(NamedTuple):
-    """A point, measured."""
+    """The measurement of a point."""
 
     label: str
     size: int
-    """What the axis counts; for maps the agents of the team."""
+    """The size along the axis; for maps the number of agents."""
     env_steps: int
     """Environment steps of an iteration, of all seeds together."""
     seconds: Figure
@@ -62,7 +62,7 @@ class Measured(NamedTuple):
 
 
 def measure_growth(config: Config, say: Callable[[str], None]) -> dict[str, list[Measured]]:
-    """Every axis, point by point; a point that this machine cannot hold is left out, and told."""
+    """Measure each axis, point by point; a point that this machine cannot hold is left out with a message."""
     axes: dict[str, list[Measured]] = {}
     known: list[tuple[Config, Measured]] = []  # the axes share the point where nothing is enlarged
     for axis, points in axes_of_growth(config).items():
@@ -83,7 +83,7 @@ def measure_growth(config: Config, say: Callable[[str], None]) -> dict[str, list
 def _measure(config: Config) -> Measured:
     """One point, with its number of agents as its size."""
     program = experiment.check(config)
-    run = Stand.make(program, say=lambda _: None).compile_training()
+    run = Benchmark.make(program, say=lambda _: None).compile_training()
     seconds = time_repeatedly(run, update_period(config), FEW_REPEATS)
     return Measured("", program.env.spec.num_agents, config.iteration_env_steps * config.num_seeds, seconds)
 

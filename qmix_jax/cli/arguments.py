@@ -1,38 +1,45 @@
-"""What the commands that use a finished run share: their arguments, and how they say how far they are."""
+"""What the commands share: the parser of their arguments, and a progress line."""
 
 import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
-from qmix_jax.settings import ConfigError
+from qmix_jax.settings import ConfigError, nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose mistakes are one line, as everywhere."""
+    """The parser of a command's arguments. Every mistake is a ConfigError of one line.
+
+    With `takes_settings`, settings NAME=VALUE may stand anywhere among the options; they become `overrides`.
+    """
+
+    def __init__(self, command: str, takes_settings: bool = False, **arguments: Any):
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=f"qmix-jax {command}", formatter_class=raw, allow_abbrev=False, **arguments)
+        self._takes_settings = takes_settings
+        if takes_settings:
+            self.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings of the run")
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        _, is_unknown, words = message.partition("unrecognized arguments: ")
+        if not (is_unknown and words.startswith("-")):
+            raise ConfigError(f"{message}; see {self.prog} --help")
+        option = words.split()[0]
+        name, _, value = option.partition("=")
+        hint = nearest(name, [known for known in self._option_string_actions if known.startswith("--")])
+        setting = f"{name.lstrip('-').replace('-', '_')}={value or 'VALUE'}"
+        advice = f"settings have no dashes: {setting}" if self._takes_settings else f"see {self.prog} --help"
+        raise ConfigError(f"unknown option '{option}'{hint}; {advice}")
 
 
 def run_parser(command: str, description: str, examples: str) -> Parser:
-    """A parser with the arguments that every such command has."""
-    parser = Parser(
-        prog=f"qmix-jax {command}",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """A parser with the arguments of every command that plays episodes of a finished run."""
+    parser = Parser(command, description=description, epilog=examples)
     parser.add_argument("run", metavar="RUN", help="the folder of a run, such as runs/2s3z-qmix/2026-01-31_12-00-00")
-    parser.add_argument(
-        "--checkpoint",
-        default="last",
-        metavar="best|last|STEP",
-        help="which parameters: the best, the last (default), or those of an environment step",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--seed",
         type=count_from(0),
@@ -43,8 +50,18 @@ def run_parser(command: str, description: str, examples: str) -> Parser:
     return parser
 
 
+def add_checkpoint(parser: Parser) -> None:
+    """Add --checkpoint, which chooses the parameters of a run."""
+    parser.add_argument(
+        "--checkpoint",
+        default="last",
+        metavar="best|last|STEP",
+        help="which parameters: the best, the last (default), or those of an environment step",
+    )
+
+
 def count_from(least: int) -> Any:
-    """An argument's type: a whole number of at least `least`; 1e4 is one too."""
+    """An argument's type: a whole number of at least `least`, also written as 1e4."""
 
     def count(text: str) -> int:
         try:
@@ -69,34 +86,43 @@ def output(text: str) -> Path:
 
 
 class Progress:
-    """How far the work is, on stderr: one line that is rewritten on a terminal, now and then a new one elsewhere."""
+    """The progress of a command on stderr: a live line of rich on a terminal, elsewhere a line now and then."""
 
     EVERY = 5.0
     """Seconds between lines where there is no terminal."""
 
-    def __init__(self, stream: TextIO | None = None):
-        self._stream = stream or sys.stderr
-        self._is_terminal = self._stream.isatty()
-        self._last = -self.EVERY
+    def __init__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Live
 
-    def say(self, text: str, *, is_stage: bool = False) -> None:
-        """Say where the work stands; the beginning of a stage is always told."""
-        now = time.monotonic()
-        if self._is_terminal:
-            self._stream.write(f"\r\x1b[2K{text}")
-            self._stream.flush()
-        elif is_stage or now - self._last >= self.EVERY:
-            self._last = now
-            print(text, file=self._stream, flush=True)
+        console = Console(stderr=True)
+        self._is_terminal = console.is_terminal
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._live = Live(*columns, console=console, transient=True, disable=not self._is_terminal)
+        self._task = self._live.add_task("")
+        self._printed = 0.0
 
-    def close(self) -> None:
-        """Leave a terminal's line empty."""
-        if self._is_terminal:
-            self._stream.write("\r\x1b[2K")
-            self._stream.flush()
+    def stage(self, text: str, total: int | None = None) -> None:
+        """Begin a stage of the work, of `total` steps where they can be counted."""
+        self._live.reset(self._task, description=text, total=total)
+        self._print(text)
+
+    def advance(self, steps: int) -> None:
+        """Note that more steps of the stage are done."""
+        self._live.advance(self._task, steps)
+        task = self._live.tasks[0]
+        if time.monotonic() - self._printed >= self.EVERY:
+            self._print(f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} ({task.percentage:.0f} %)")
+
+    def _print(self, text: str) -> None:
+        self._printed = time.monotonic()
+        if not self._is_terminal:
+            print(text, file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":
+        self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._live.stop()

@@ -1,99 +1,53 @@
-"""From Hydra's command line to the settings of every job, before anything runs.
+"""From the command line to the jobs that run: Hydra composes each of them once, before the first starts.
 
-Whatever is wrong (a flag, an override, a choice, a value that does not resolve) becomes a `ConfigError`, one line that
-names the mistake and the nearest right name. Hydra runs the jobs afterwards, from the same command line.
+Every mistake (an override, a choice, a value that does not resolve) becomes a `ConfigError`: one line that names the
+mistake and the nearest right name.
 """
 
 import argparse
+import copy
+import itertools
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from qmix_jax.cli.conf import conf_dir, fill_store
+from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.overrides import OverrideChecker
 from qmix_jax.settings import ConfigError, require
+from qmix_jax.sweep.jobs import Job, JobList
 
-# --- the command line --------------------------------------------------------------------------------------------
-
-
-class Flags(NamedTuple):
-    """A command line in Hydra's grammar."""
-
-    options: argparse.Namespace
-    argv: list[str]
-    """The same, in an order that Hydra's own parser understands."""
-
-    @property
-    def composes(self) -> bool:
-        """Whether settings matter at all."""
-        return not (self.options.hydra_help or self.options.shell_completion)
-
-    @property
-    def runs(self) -> bool:
-        """Whether jobs are to run, rather than something to be shown."""
-        return self.composes and not (self.options.cfg or self.options.info)
-
-
-def parse_flags(arguments: list[str]) -> Flags:
-    """Read Hydra's flags; overrides may stand anywhere among them."""
-    parser = get_args_parser()
-    parser.error = _refuse_flag
-    options = parser.parse_intermixed_args(arguments)
-    modes = [name for name in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(options, name)]
-    require(len(modes) <= 1, f"only one of {' and '.join('--' + name for name in modes)} can be given")
-    require(options.cfg or not options.resolve, "--resolve goes with --cfg")
-    require(options.experimental_rerun is None, "--experimental-rerun is not supported")
-    require(options.config_path is None, "--config-path would lose all settings; --config-dir FOLDER adds to them")
-    folder = options.config_dir
-    require(folder is None or Path(folder).is_dir(), f"--config-dir {folder}: there is no such folder")
-    flags = [argument for argument in arguments if argument not in options.overrides]
-    return Flags(options, [*options.overrides, *flags])
-
-
-def _refuse_flag(message: str) -> NoReturn:
-    word = message.removeprefix("unrecognized arguments: ").split()[0]
-    if word.startswith("-"):
-        name, _, value = word.lstrip("-").partition("=")
-        raise ConfigError(
-            f"unknown option '{word}'; settings have no dashes: {name.replace('-', '_')}={value or 'VALUE'}"
-        )
-    raise ConfigError(" ".join(message.split()))
+FIXED = {
+    "hydra/launcher": "basic",
+    "hydra/sweeper": "basic",
+    "hydra/job_logging": "none",
+    "hydra/hydra_logging": "none",
+}
+"""Hydra's groups of which only one choice works: the jobs are run by `qmix_jax.sweep`, and a run keeps its own log."""
+REFUSED = ("callbacks", "job.chdir", "verbose")
+"""Hydra's settings that would have no effect."""
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
     """The settings, as plain containers, of one job from its overrides: `["env=mpe", "seed=3"]`."""
-    (job,) = compose_jobs(parse_flags(overrides).options)
+    (job,) = compose_jobs(parse_flags(overrides).options).jobs
     return job.settings
 
 
-# --- jobs --------------------------------------------------------------------------------------------------------
-
-
-class Job(NamedTuple):
-    """What one job of a command line will do."""
-
-    settings: dict[str, Any]
-    """As plain containers."""
-    folder: Path
-    dated: str
-    """The setting that makes its folder another one at every start; '' where none does."""
-
-
-def compose_jobs(options: argparse.Namespace) -> list[Job]:
-    """Every job of a command line, in the order in which Hydra will run them."""
+def compose_jobs(options: argparse.Namespace) -> JobList:
+    """Every job of a command line, in the order in which they run."""
     fill_store()
     with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
-        return _Composer(options).jobs()
+        return _Composer(options).job_list()
 
 
 class _Composer:
@@ -102,60 +56,121 @@ class _Composer:
     def __init__(self, options: argparse.Namespace):
         self._options = options
         self._name = options.config_name or "config"
-        loader: Any = GlobalHydra.instance().config_loader()
+        self._loader: Any = GlobalHydra.instance().config_loader()
         if options.config_dir:
-            search_path, schema = loader.get_search_path(), SearchPathQuery(provider="schema")
+            search_path, schema = self._loader.get_search_path(), SearchPathQuery(provider="schema")
             search_path.prepend("command-line", f"file://{Path(options.config_dir).resolve()}", anchor=schema)
-            loader.repository.initialize_sources(search_path)
-        self._load = loader.load_configuration
-        self._checker = OverrideChecker(loader, self._compose)
+            self._loader.repository.initialize_sources(search_path)
+        self._checker = OverrideChecker(self._loader, self._compose)
 
-    def jobs(self) -> list[Job]:
+    def job_list(self) -> JobList:
         """Every job."""
         lines = self._options.overrides
         overrides = self._checker.parse(lines)
-        shared = [line for line, override in zip(lines, overrides, strict=True) if not override.is_sweep_override()]
-        master = self._checked(shared)  # as Hydra does: what the jobs share must be right by itself
-        if not self._options.multirun and master.hydra.mode != RunMode.MULTIRUN:
-            several = " ".join(line for line in lines if line not in shared)
-            require(not several, f"{several} has several values: add -m to run each, or put a list in [ ]")
-            return [self._job(master)]
-        hydras = [line for line, override in zip(lines, overrides, strict=True) if override.is_hydra_override()]
+        swept = [line for line, override in zip(lines, overrides, strict=True) if override.is_sweep_override()]
+        shared = [line for line in lines if line not in swept]
+        self._checker.check(self._checker.parse(shared))  # what the jobs share must be right by itself
+        common = self._compose(shared)
+        _refuse_what_has_no_effect(common)
+        mode = RunMode.MULTIRUN if self._options.multirun else common.hydra.mode or RunMode.RUN
+        lines = [*lines, *([f"hydra.mode={mode.name}"] if mode != common.hydra.mode else [])]
+        if mode == RunMode.MULTIRUN:
+            return self._sweep(lines)
+        require(not swept, f"{' '.join(swept)} has several values: add -m to run each, or put a list in [ ]")
+        return JobList((_job(self._compose(lines)),))
+
+    def _sweep(self, lines: list[str]) -> JobList:
+        master = self._compose(lines, RunMode.MULTIRUN)
+        hydras, own = list(master.hydra.overrides.hydra), list(master.hydra.overrides.task)
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
-        swept = self._checker.parse([*params, *(line for line in lines if line not in hydras)])
-        combinations = BasicSweeper.split_arguments(swept, None)[0]
+        combinations = _combinations(self._checker.parse([*params, *own]))
         require(bool(combinations), "this sweep has no job: one of its settings has no value")
-        return [self._job(self._checked([*hydras, *own]), number) for number, own in enumerate(combinations)]
+        jobs = []
+        for number, own in enumerate(combinations):
+            self._checker.check(self._checker.parse([*hydras, *own]))
+            try:
+                config = self._loader.load_sweep_config(master, own)
+            except Exception as error:
+                raise ConfigError(one_line(error)) from error
+            with open_dict(config):
+                config.hydra.job.update({"num": number, "id": number})
+            jobs.append(_job(config, is_swept=True))
+        folder = Path(master.hydra.sweep.dir).absolute()
+        return JobList(tuple(jobs), {folder / "multirun.yaml": OmegaConf.to_yaml(master)})
 
-    def _checked(self, lines: list[str]) -> DictConfig:
-        self._checker.check(self._checker.parse(lines))
-        return self._compose(lines)
-
-    def _compose(self, lines: list[str]) -> DictConfig:
+    def _compose(self, lines: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's composition, with its own part."""
         try:
-            return self._load(self._name, lines, RunMode.RUN, from_shell=False)
-        except Exception as error:  # whatever it is, it is Hydra's answer to what it was told
+            return self._loader.load_configuration(self._name, lines, mode, from_shell=False)
+        except Exception as error:  # Hydra raises errors of many types for a wrong command line
             raise ConfigError(one_line(error)) from error
 
-    @staticmethod
-    def _job(config: DictConfig, number: int | None = None) -> Job:
-        """A job; also looks whether its folder can be made."""
-        with open_dict(config):
-            config.hydra.job.update({"num": number or 0, "id": str(number or 0)})
-        try:
-            HydraConfig.instance().set_config(config)
-            kind = "run" if number is None else "sweep"
-            paths = config.hydra[kind]
-            dated = "${now" in str(OmegaConf.to_container(paths))
-            folder = Path(paths.dir) / (paths.subdir if number is not None else "")
-            _require_writable(folder)
-            own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            return Job(to_plain(own), folder, f"hydra.{kind}.dir" if dated else "")
-        except OmegaConfBaseException as error:
-            raise ConfigError(one_line(error)) from error
-        finally:
-            HydraConfig.instance().cfg = None
+
+def _refuse_what_has_no_effect(config: DictConfig) -> None:
+    chosen = config.hydra.runtime.choices
+    wrong = [f"{group}={chosen[group]}" for group, name in FIXED.items() if chosen.get(group) != name]
+    wrong += [f"hydra.{name}" for name in REFUSED if OmegaConf.select(config.hydra, name)]
+    require(not wrong, f"{', '.join(wrong)} has no effect: a sweep's jobs run one after the other in this process")
+
+
+def _combinations(overrides: list[Override]) -> list[list[str]]:
+    """Every combination of the values that the overrides give, the last override varying fastest."""
+    lines: dict[str, list[str]] = {}
+    for override in overrides:
+        key, is_swept = override.get_key_element(), override.is_sweep_override()
+        is_list = not is_swept or override.is_discrete_sweep()
+        require(is_list, f"{override.input_line}: a sweep takes a list of values")
+        values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
+        lines[key] = [f"{key}={value}" for value in values]
+    return [list(combination) for combination in itertools.product(*lines.values())]
+
+
+def _job(config: DictConfig, is_swept: bool = False) -> Job:
+    """The job of a whole composition, Hydra's part included; also looks whether its folder can be made."""
+    kind = "sweep" if is_swept else "run"
+    hydra_config = HydraConfig.instance()
+    try:
+        hydra_config.set_config(config)
+        paths = config.hydra[kind]
+        folder = Path(paths.dir, paths.subdir if is_swept else "")
+        _require_writable(folder)
+        folder = folder.absolute()
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            config.hydra.runtime.output_dir = str(folder)
+        hydra_config.set_config(config)
+        is_dated = "${now" in str(OmegaConf.to_container(paths))
+        return Job(
+            to_plain(_without_hydra(config)),
+            folder,
+            tuple(config.hydra.overrides.task),
+            _records(config, folder),
+            to_plain(config.hydra.job.env_set),
+            f"hydra.{kind}.dir" if is_dated else "",
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    finally:
+        hydra_config.cfg = None
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    own = copy.deepcopy(config)
+    with read_write(own), open_dict(own):
+        del own["hydra"]
+    return own
+
+
+def _records(config: DictConfig, folder: Path) -> dict[Path, str]:
+    """The files that Hydra leaves in the folder of a job."""
+    if config.hydra.output_subdir is None:
+        return {}
+    contents = {
+        "config": _without_hydra(config),
+        "hydra": HydraConfig.instance().cfg,
+        "overrides": config.hydra.overrides.task,
+    }
+    subfolder = folder / config.hydra.output_subdir
+    return {subfolder / f"{name}.yaml": OmegaConf.to_yaml(content) for name, content in contents.items()}
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
@@ -170,7 +185,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What Hydra and OmegaConf say in many lines, without their advice, which is not for here."""
+    """What Hydra and OmegaConf say in many lines, without their advice, which is about Python code."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     lines = [str(each).strip().splitlines()[0] for each in (error, cause) if each is not None and str(each).strip()]
     key = getattr(cause or error, "full_key", None)

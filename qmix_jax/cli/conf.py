@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from qmix_jax.build import NOT_OPTIONS, environments, mixers
-from qmix_jax.cli.startup import import_jax
 from qmix_jax.config import Config, EnvConfig
+from qmix_jax.run.startup import import_jax
 from qmix_jax.settings import defaults
 
 PACKAGE = Path(__file__).resolve().parents[1]

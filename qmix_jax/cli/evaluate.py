@@ -1,19 +1,19 @@
-"""`qmix-jax evaluate RUN`: scores of a trained team, and what they become when something goes wrong."""
+"""`qmix-jax evaluate RUN`: scores of a trained team, also under disturbances."""
 
 import argparse
 import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from qmix_jax.build import environments, make_env
 from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
-from qmix_jax.cli.startup import AUTO, start_jax
-from qmix_jax.settings import ConfigError, require, require_one_of
+from qmix_jax.cli.disturbances import Kind, add_disturbances, idle_action, kinds_of
+from qmix_jax.run import startup
+from qmix_jax.settings import ConfigError, require_one_of
 
 if TYPE_CHECKING:
     from qmix_jax.agents import Agents
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from qmix_jax.types import TeamSpec
 
 STDOUT = Path("-")
-EACH = "each"
-NOISE, REPLACED = (0.05, 0.1, 0.2, 0.5), (0.1, 0.25, 0.5, 1.0)
 
 DESCRIPTION = """\
 Score a trained team: greedy episodes, one an environment, exactly as many as asked for, with the mean and its 95 %
@@ -48,39 +46,24 @@ examples
 def main(arguments: list[str]) -> int:
     """Evaluate as the command line says; returns the exit status."""
     options = parse(arguments)
-    start_jax([AUTO])
-    from qmix_jax.analysis.scores import agents_to_plain, format_agents, to_plain
-    from qmix_jax.learning.robustness import ParallelEvaluator
+    startup.start_jax([startup.AUTO])
+    from qmix_jax.analysis.scores import agents_to_plain, format_agents
     from qmix_jax.run.trained import load_run
 
+    began = time.perf_counter()
     run = load_run(options.run, options.checkpoint)
     env, agents = (run.env, run.agents) if options.map is None else on_map(run, options.map)
-    kinds, idle, seeds = kinds_of(options, env.spec), idle_action(options, env.spec), run.config.num_seeds
+    kinds, idle = kinds_of(options, env.spec), idle_action(options, env.spec)
     examination = ParallelEvaluator(env, agents, options.episodes, bool(kinds), idle)
-    plays = 1 + sum(len(kind.trials) for kind in kinds)
-    began = time.perf_counter()
     with Progress() as progress:
-        scorer = Scorer(run, examination, options.seed, progress, total=plays * options.episodes * seeds)
+        scorer = Scorer(run, examination, options.seed, progress)
         scores, tables = score_all(scorer, kinds)
         behaviour = watch_agents(scorer) if options.agents else None
-    document = {
-        "run": options.run,
-        "checkpoint": options.checkpoint,
-        "algorithm": run.config.algorithm.name,
-        "trained_on": run.env.spec.name,
-        "tested_on": env.spec.name,
-        "episodes": options.episodes,
-        "seed": options.seed,
-        "trained_seeds": [run.config.seed + i for i in range(seeds)],
-        "seconds": round(time.perf_counter() - began, 2),
-        "scores": to_plain(scores),
-        "tables": {
-            table.name: [{"severity": row.severity, **to_plain(row.scores)} for row in table.rows] for table in tables
-        },
-        **({"agents": agents_to_plain(behaviour, env.spec.agent_names)} if behaviour else {}),
-    }
+    document = to_document(options, scorer, scores, tables) | {"seconds": round(time.perf_counter() - began, 2)}
+    if behaviour:
+        document["agents"] = agents_to_plain(behaviour, env.spec.agent_names)
     if options.json != STDOUT:
-        print(in_words(document, scores, tables))
+        print(to_text(document, scores, tables))
         if behaviour:
             print("\n" + format_agents(behaviour, env.spec.agent_names))
     if options.json:
@@ -110,68 +93,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="a table of what each agent does: Q-value, credit dQ_tot / dQ_i, share of each action (plays once more)",
     )
-    wrong = parser.add_argument_group("when something goes wrong (a table of scores against severity each)")
-    wrong.add_argument(
-        "--noise",
-        nargs="?",
-        const=NOISE,
-        default=(),
-        type=severities(None),
-        metavar="STD,...",
-        help=f"normal noise on every number of every observation (default {_list(NOISE)})",
-    )
-    wrong.add_argument(
-        "--replace",
-        nargs="?",
-        const=REPLACED,
-        default=(),
-        type=severities(1.0),
-        metavar="SHARE,...",
-        help=f"this share of the actions replaced by random legal ones (default {_list(REPLACED)})",
-    )
-    wrong.add_argument(
-        "--remove",
-        nargs="?",
-        const=EACH,
-        metavar="AGENT",
-        help="one agent takes no part: the one named, or each in turn (default)",
-    )
-    wrong.add_argument(
-        "--removed",
-        choices=("idle", "random"),
-        help="what a removed agent does: nothing (the default where that is an action) or random legal actions",
-    )
+    add_disturbances(parser)
     return parser.parse_args(arguments)
-
-
-def severities(most: float | None) -> Callable[[str], tuple[float, ...]]:
-    """An argument's type: numbers from 0 (to `most`) with commas between."""
-
-    def numbers(text: str) -> tuple[float, ...]:
-        try:
-            values = tuple(float(part) for part in text.split(","))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"'{text}' must be numbers with commas between, such as 0.1,0.5"
-            ) from error
-        top = float("inf") if most is None else most
-        if not all(0 <= value <= top and value < float("inf") for value in values):
-            bounds = "0 or more" if most is None else f"between 0 and {most:g}"
-            raise argparse.ArgumentTypeError(f"'{text}' must be {bounds}")
-        return values
-
-    return numbers
-
-
-def _list(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 # --- another map -------------------------------------------------------------------------------------------------
 
 
 def on_map(run: "TrainedRun", name: str) -> "tuple[TeamEnv, Agents]":
-    """The run's environment on another map, and the team there; raises ConfigError where it could not play."""
+    """The run's environment on another map, with the team; raises ConfigError where the team does not fit."""
     config = run.config.env
     known = environments()[config.name]
     if known.variant is None:
@@ -187,69 +117,13 @@ def on_map(run: "TrainedRun", name: str) -> "tuple[TeamEnv, Agents]":
 
 
 def shape_differences(trained: "TeamSpec", other: "TeamSpec") -> str:
-    """What keeps a team from acting in the other environment, in words; empty where nothing does."""
+    """The sizes of the other environment that do not fit the team, as text; empty where all fit."""
     sizes = {
         "{} agents": (other.num_agents, trained.num_agents),
         "observations of {} numbers": (other.obs_size, trained.obs_size),
         "{} actions": (other.num_actions, trained.num_actions),
     }
-    return ", ".join(f"{words.format(new)} instead of {old}" for words, (new, old) in sizes.items() if new != old)
-
-
-# --- what goes wrong ---------------------------------------------------------------------------------------------
-
-
-class Kind(NamedTuple):
-    """One kind of disturbance, at several severities."""
-
-    name: str
-    title: str
-    severity: str
-    zero: float | str
-    """The severity of the undisturbed team."""
-    trials: "list[tuple[float | str, Disturbance]]"
-
-
-def kinds_of(options: argparse.Namespace, spec: "TeamSpec") -> list[Kind]:
-    """What the command line asks for."""
-    import jax.numpy as jnp
-
-    from qmix_jax.learning.robustness import undisturbed
-
-    calm, names = undisturbed(spec.num_agents), spec.agent_names
-    kinds = [
-        Kind("observation_noise", "Noise on observations", "deviation", 0.0, [
-            (std, calm._replace(noise=jnp.array(std))) for std in options.noise if std
-        ]),
-        Kind("replaced_actions", "Actions replaced by random legal ones", "share", 0.0, [
-            (share, calm._replace(replaced=jnp.array(share))) for share in options.replace if share
-        ]),
-        Kind("removed_agent", f"One agent removed ({_what_it_does(options, spec)})", "agent", "none", [
-            (name, calm._replace(removed=jnp.arange(len(names)) == names.index(name)))
-            for name in removed_agents(options, spec)
-        ]),
-    ]  # fmt: skip
-    return [kind for kind in kinds if kind.trials]
-
-
-def removed_agents(options: argparse.Namespace, spec: "TeamSpec") -> tuple[str, ...]:
-    """The names of the agents that are removed in turn."""
-    require(options.remove or not options.removed, f"--removed={options.removed} wants --remove with it")
-    if options.remove in (None, EACH):
-        return spec.agent_names if options.remove else ()
-    require_one_of("--remove", options.remove, [EACH, *spec.agent_names])
-    return (options.remove,)
-
-
-def idle_action(options: argparse.Namespace, spec: "TeamSpec") -> int | None:
-    """What a removed agent does; None: random legal actions."""
-    is_possible = options.removed != "idle" or spec.idle_action is not None
-    require(is_possible, f"--removed=idle: no action does nothing in {spec.name}; write --removed random")
-    return None if options.removed == "random" else spec.idle_action
-
-
-def _what_it_does(options: argparse.Namespace, spec: "TeamSpec") -> str:
-    return "it acts at random" if idle_action(options, spec) is None else "it does nothing"
+    return ", ".join(f"{text.format(new)} instead of {old}" for text, (new, old) in sizes.items() if new != old)
 
 
 # --- playing -----------------------------------------------------------------------------------------------------
@@ -257,52 +131,35 @@ def _what_it_does(options: argparse.Namespace, spec: "TeamSpec") -> str:
 
 @dataclass
 class Scorer:
-    """Scores the teams of all the run's seeds, and tells how far it is."""
+    """Scores the teams of all the run's seeds, and reports its progress."""
 
     run: "TrainedRun"
     examination: "ParallelEvaluator"
     seed: int
     progress: Progress
-    total: int
-    """Episodes to play, over all severities and seeds."""
-    done: int = 0
-    began: float = 0.0
 
     def score(self, disturbance: "Disturbance | None" = None) -> "Scores":
         """The scores under a disturbance."""
         from qmix_jax.analysis.scores import scores_of
         from qmix_jax.learning.evaluate import team_key
 
-        if not self.done:
-            self.progress.say(f"compiling; {self.total:,} episodes to play", is_stage=True)
         played = [
-            self.examination.play(self.run.params(i)["agent"], team_key(self.seed, i), disturbance, self._tell)
+            self.examination.play(
+                self.run.params(i)["agent"], team_key(self.seed, i), disturbance, self.progress.advance
+            )
             for i in range(self.run.config.num_seeds)
         ]
         wins = {"win_rate": [one.won for one in played]} if self.examination.env.spec.has_wins else {}
         return scores_of({**wins, "return": [one.total for one in played], "length": [one.length for one in played]})
 
-    def _tell(self, episodes: int) -> None:
-        self.began = self.began or time.monotonic()
-        self.done += episodes
-        self.progress.say(f"{self.done:,} of {self.total:,} episodes ({self.done / self.total:.0%}){self._left()}")
-
-    def _left(self) -> str:
-        """The time left at the speed since the first batch, which compiled."""
-        from qmix_jax.console import duration
-
-        share = self.done / self.total
-        seconds = (time.monotonic() - self.began) * (1 - share) / share
-        return f", {duration(seconds)} left" if seconds > 1 else ""
-
 
 def watch_agents(scorer: Scorer) -> "Behaviour":
-    """What the agents of all the run's seeds do in the undisturbed episodes."""
+    """The behaviour of the agents of all the run's seeds in the undisturbed episodes."""
     from qmix_jax.build import make_mixer
     from qmix_jax.learning.behaviour import observe
     from qmix_jax.learning.evaluate import team_key
 
-    scorer.progress.say("watching the agents", is_stage=True)
+    scorer.progress.stage("watching the agents")
     run, examination = scorer.run, scorer.examination
     teams = [(run.params(i), team_key(scorer.seed, i)) for i in range(run.config.num_seeds)]
     mixer = make_mixer(run.config.algorithm, examination.env)
@@ -313,6 +170,9 @@ def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Severity
     """The undisturbed scores, and a table for each kind that begins with them."""
     from qmix_jax.analysis.scores import SeverityRow, SeverityTable
 
+    plays = 1 + sum(len(kind.trials) for kind in kinds)
+    episodes = plays * scorer.examination.episodes * scorer.run.config.num_seeds
+    scorer.progress.stage(f"playing {episodes:,} episodes", episodes)
     calm = scorer.score()
     tables = [
         SeverityTable(
@@ -326,11 +186,34 @@ def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Severity
     return calm, tables
 
 
-# --- telling -----------------------------------------------------------------------------------------------------
+# --- results -----------------------------------------------------------------------------------------------------
 
 
-def in_words(document: dict[str, Any], scores: "Scores", tables: "list[SeverityTable]") -> str:
-    """The document for people."""
+def to_document(
+    options: argparse.Namespace, scorer: Scorer, scores: "Scores", tables: "list[SeverityTable]"
+) -> dict[str, Any]:
+    """The results as plain containers."""
+    from qmix_jax.analysis.scores import to_plain
+
+    run, config = scorer.run, scorer.run.config
+    return {
+        "run": options.run,
+        "checkpoint": options.checkpoint,
+        "algorithm": config.algorithm.name,
+        "trained_on": run.env.spec.name,
+        "tested_on": scorer.examination.env.spec.name,
+        "episodes": options.episodes,
+        "seed": options.seed,
+        "trained_seeds": [config.seed + i for i in range(config.num_seeds)],
+        "scores": to_plain(scores),
+        "tables": {
+            table.name: [{"severity": row.severity, **to_plain(row.scores)} for row in table.rows] for table in tables
+        },
+    }
+
+
+def to_text(document: dict[str, Any], scores: "Scores", tables: "list[SeverityTable]") -> str:
+    """The results as text."""
     from qmix_jax.analysis.scores import format_scores, format_table
 
     place, trained = document["tested_on"], document["trained_on"]
@@ -348,7 +231,7 @@ def _on_one_line(found: re.Match[str]) -> str:
 
 
 def write_json(document: dict[str, Any], target: Path) -> None:
-    """To stdout or a file, which is written whole; lists of numbers stand on one line."""
+    """Write the document to stdout or, atomically, to a file; lists of numbers stand on one line."""
     text = re.sub(r'\[\n\s*([^][{}"]*?)\s*\]', _on_one_line, json.dumps(document, indent=2))
     if target == STDOUT:
         print(text)

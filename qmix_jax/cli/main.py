@@ -1,4 +1,4 @@
-"""`qmix-jax COMMAND`: finds the command, and turns what is wrong with its settings into one line."""
+"""`qmix-jax COMMAND`: finds the command, and reports its errors in one line."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from qmix_jax import __version__
-from qmix_jax.cli.startup import hush_libraries, report, require_current_folder
 from qmix_jax.console import accept_all_text
 from qmix_jax.run.exits import INTERRUPTED, limit_shutdown
+from qmix_jax.run.startup import hush_libraries, report, require_current_folder
 from qmix_jax.settings import ConfigError, nearest
 
 COMMANDS = {
@@ -20,7 +20,7 @@ COMMANDS = {
     "render": ("qmix_jax.cli.render", "film a trained team, with what each agent adds to its value"),
     "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }
-"""Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, so that --help is instant."""
+"""Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, which keeps --help fast."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,12 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _current_folder_for_shield(command, rest):
             status = _dispatch(command, rest)
+    except SystemExit as stop:  # argparse's, after --help
+        status = int(stop.code or 0)
     except Exception as error:
         status = report(error)
     except KeyboardInterrupt:
         status = INTERRUPTED
     finally:
-        _let_go_of_stdout()
+        _drop_unwritable_stdout()
     if arguments is None:  # the process has nothing else to do
         limit_shutdown(status)
     return status
@@ -44,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _current_folder_for_shield(command: str, rest: list[str]) -> Iterator[None]:
-    """Let Python find modules of the current folder, after all others, where the command line itself names a shield.
+    """Add the current folder to the end of Python's search path where the command line itself names a shield.
 
-    Never for a shield that a run's settings name: the folder may be untrusted (docs/trust.md).
+    A shield that a run's settings name never adds it: the folder may be untrusted (docs/trust.md).
     """
     names_shield = command in ("train", "bench") and any(word.lstrip("+").startswith("env.shield=") for word in rest)
     if names_shield:
@@ -58,8 +60,8 @@ def _current_folder_for_shield(command: str, rest: list[str]) -> Iterator[None]:
             sys.path.remove("")
 
 
-def _let_go_of_stdout() -> None:
-    """Drop what cannot be written any more: or else Python's own attempt at exit would change the exit status."""
+def _drop_unwritable_stdout() -> None:
+    """Drop output that cannot be written any more: Python's own attempt at exit would change the exit status."""
     if sys.stdout is None:  # closed from the start
         return
     try:

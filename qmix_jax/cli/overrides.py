@@ -1,4 +1,4 @@
-"""What can be wrong with the names in overrides, said in one line before Hydra says it in many."""
+"""Checks the names in overrides before Hydra does, whose errors take many lines."""
 
 import difflib
 import re
@@ -62,13 +62,11 @@ OTHER_NAMES = {
     "total_timesteps": "total_env_steps",
     "use_tensorboard": "logging.tensorboard",
 }
-"""What other programs (PyMARL, JaxMARL, ...) call a setting, in small letters."""
+"""Names of settings in other programs (PyMARL, JaxMARL, ...), in lower case -> ours."""
 
 
 def environment_of(name: str) -> str:
-    """The overrides that choose the environment of which `name` is a map, a task, a game, or another program's name for
-    it; '' where it is none of these.
-    """
+    """The overrides for the environment with this map, task, game, or name elsewhere; '' where none has it."""
     lines: dict[str, str] = {}
     for env, known in environments().items():
         lines |= dict.fromkeys(known.other_names, f"env={env}")
@@ -79,7 +77,7 @@ def environment_of(name: str) -> str:
 
 
 class OverrideChecker:
-    """Knows every name that an override may use: groups, their choices, and the settings of those chosen.
+    """Knows each name that an override may use: groups, their choices, and the settings of the chosen ones.
 
     `loader` is Hydra's config loader; `compose` makes a config from overrides.
     """
@@ -91,13 +89,13 @@ class OverrideChecker:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """The groups, with their choices."""
+        """Group -> its choices."""
         names = [group for group in self._loader.list_groups("") if group != "hydra"]
         return {name: self._loader.get_group_options(name) for name in names}
 
     @cached_property
     def default_groups(self) -> list[str]:
-        """The groups of which something is always chosen; others want a `+`."""
+        """The groups of which one choice is always made; the others need a `+`."""
         chosen = self._compose([]).hydra.runtime.choices
         return [group for group in self.groups if group in chosen]
 
@@ -125,7 +123,7 @@ class OverrideChecker:
         return "+" if name in self.groups and name not in self.default_groups else ""
 
     def check(self, overrides: list[Override]) -> None:
-        """Raise for the first name that is not known."""
+        """Raise ConfigError for the first unknown name."""
         chosen = [override for override in overrides if override.key_or_group in self.groups]
         for override in chosen:
             self._check_choice(override)
@@ -196,7 +194,7 @@ def _flatten(config: DictConfig, path: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _suggest(key: str, known: list[str]) -> str:
-    """` (did you mean ...?)`: the likeliest in the same section, then anywhere, then by initials or as a part."""
+    """` (did you mean ...?)`: the most similar name in the section, else anywhere, by initials, or as a part."""
     section, _, last = key.rpartition(".")
     leaves = {name.rpartition(".")[2]: name for name in known}
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
-from qmix_jax.cli.startup import AUTO, start_jax
+from qmix_jax.run import startup
 from qmix_jax.settings import require
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ examples
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(arguments)
-    start_jax([AUTO])
+    startup.start_jax([startup.AUTO])
     from qmix_jax.film.credit import EpisodeValues
     from qmix_jax.film.painter import painter_of
     from qmix_jax.run.trained import load_run
@@ -48,9 +48,9 @@ def main(arguments: list[str]) -> int:
     require(team is None or team < teams, f"--team {team}: the run has {teams} team{'s' * (teams > 1)}, counted from 0")
     team = best_team(run, Path(options.run)) if team is None else team
     with Progress() as progress:
-        progress.say("playing", is_stage=True)
+        progress.stage("playing")
         recordings = play(run, team, options.seed, options.episodes)
-        progress.say("painting", is_stage=True)
+        progress.stage("painting")
         write(painter_of(run.env), recordings, out)
     for number, recording in enumerate(recordings, 1):
         print(f"episode {number}: {EpisodeValues(recording).summary}")

@@ -1,4 +1,4 @@
-"""What every command shares: how JAX is started, and how a mistake is reported."""
+"""How JAX is started, and how an error becomes one line and an exit status."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ def report(error: Exception) -> int:
     """Say on stderr, in one line, what is wrong; returns the exit status.
 
     Raises:
-        Exception: the error itself, where it is neither a mistake in the settings nor the machine's.
+        Exception: the error itself, where neither the settings nor the machine are its cause.
     """
     if is_out_of_memory(error):
         status, text = OUT_OF_MEMORY, f"out of memory: {first_line(error)}; take fewer episodes or smaller settings"
@@ -35,7 +35,7 @@ def report(error: Exception) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; its type where it says nothing."""
+    """The first line of an error's message; its type where the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
@@ -56,9 +56,9 @@ def import_jax() -> None:
 
 
 def start_jax(devices: Iterable[str]) -> None:
-    """Make CPU cores devices, enough for every one of the settings `devices`, and keep compiled programs on disk.
+    """Start JAX with 32-bit numbers, and with enough CPU cores as devices for each of the settings `devices`.
 
-    Whatever JAX_ENABLE_X64 says, numbers are of 32 bits.
+    Compiled programs are kept on disk.
 
     Raises:
         ConfigError: JAX does not start with the environment variables as they are.
@@ -87,19 +87,19 @@ def start_jax(devices: Iterable[str]) -> None:
 
 @cache
 def refuse_xla_flags(flags: str) -> None:
-    """Raise ConfigError where XLA does not know one of its flags, for which it would end the process itself."""
+    """Raise ConfigError where XLA does not know one of the flags; XLA itself would end the process."""
     if not flags:
         return
-    try_them = "from jaxlib import _jax; _jax.CompileOptions()"  # 0.2 s
-    tried = subprocess.run([sys.executable, "-P", "-c", try_them], capture_output=True, text=True, check=False)
+    script = "from jaxlib import _jax; _jax.CompileOptions()"  # 0.2 s
+    tried = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
     reason = tried.stderr.strip().rpartition("\n")[2].partition("] ")[2]
     require(tried.returncode == 0 or not reason, f"XLA_FLAGS='{flags}': {reason}; correct it, or unset it")
 
 
 def keep_compiled_programs() -> None:
-    """Switch on JAX's compilation cache on disk, unless JAX_COMPILATION_CACHE_DIR says where it is already.
+    """Switch on JAX's compilation cache on disk, in JAX_COMPILATION_CACHE_DIR if that is set.
 
-    Where nothing can be kept, that is said once, and programs are compiled anew.
+    A folder that is not writable is a warning, and programs are compiled anew.
     """
     import jax
 
@@ -111,10 +111,10 @@ def keep_compiled_programs() -> None:
         return
     try:
         Path(place).mkdir(parents=True, exist_ok=True)
-        kept = os.access(place, os.W_OK | os.X_OK)
+        is_kept = os.access(place, os.W_OK | os.X_OK)
     except OSError:
-        kept = False
-    if not kept:
+        is_kept = False
+    if not is_kept:
         say(
             f"warning: compiled programs are not kept, {place} is not writable; JAX_COMPILATION_CACHE_DIR=FOLDER "
             "names another place",
@@ -130,5 +130,5 @@ def _cache_home() -> Path:
 
 
 def hush_libraries() -> None:
-    """Keep matplotlib from telling that it found no folder of its own: it makes one that lasts as long as it needs."""
+    """Silence matplotlib's warning that it has no writable folder for its settings: it makes a temporary one."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

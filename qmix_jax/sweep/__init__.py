@@ -1,0 +1,1 @@
+"""Many runs: the jobs of one command line."""

@@ -1,0 +1,145 @@
+"""The jobs of a command line: checked together, then run one after the other."""
+
+import traceback
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qmix_jax.build import from_mapping
+from qmix_jax.config import Config
+from qmix_jax.console import say
+from qmix_jax.run import startup
+from qmix_jax.run.exits import FAILED, STOPPED
+from qmix_jax.settings import require
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to make. It holds plain data only: it can be pickled, and run by another process."""
+
+    settings: dict[str, Any]
+    """The settings as plain containers."""
+    folder: Path
+    """Where the run goes; absolute."""
+    overrides: tuple[str, ...] = ()
+    """The overrides of the command line that are this job's, for messages."""
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """Path -> text of the files that record how Hydra composed the job; written when it starts."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables set while the job runs."""
+    dated: str = ""
+    """The setting that gives the job a new folder at every start; '' where none does."""
+
+    @property
+    def config(self) -> Config:
+        """The job's settings, checked."""
+        return from_mapping(self.settings)
+
+
+@dataclass(frozen=True)
+class JobList:
+    """The jobs of one command line."""
+
+    jobs: tuple[Job, ...]
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """Path -> text of the files of a sweep that belong to no single job; empty for a single run."""
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the jobs are those of a sweep, be it a sweep of one job."""
+        return bool(self.files)
+
+
+def check(job_list: JobList, resumes: bool) -> list[Config]:
+    """The config of each job; raises ConfigError for the first job that can be refused without any device.
+
+    Does not start JAX. What depends on devices is checked when a job runs.
+    """
+    startup.import_jax()
+    from qmix_jax.run import lock, plan, resume
+
+    configs = [job.config for job in job_list.jobs]
+    for job, config in zip(job_list.jobs, configs, strict=True):
+        plan.check(config)
+        needs_folder = resumes and job.dated
+        require(not needs_folder, f"resume=auto needs a folder that is the same at every start: add {job.dated}=FOLDER")
+        folder = _short(job.folder)
+        lock.require_unlocked(folder)
+        resume.require_place(folder, resumes)
+        if resumes:
+            resume.changes(folder, config)
+    return configs
+
+
+def run(job_list: JobList, resumes: bool = False) -> int:
+    """Check all jobs, then run each; returns the worst exit status.
+
+    A job that fails does not stop the others; a signal ends them all.
+
+    Raises:
+        ConfigError: a job cannot work; nothing has been written.
+        OSError: the files of the sweep cannot be written.
+    """
+    configs = check(job_list, resumes)
+    startup.start_jax([config.devices for config in configs])
+    _write(job_list.files)
+    worst = 0
+    for number, job in enumerate(job_list.jobs, 1):
+        if job_list.is_sweep:
+            say(f"job {number} of {len(job_list.jobs)}: {' '.join(job.overrides)}")
+        status = _run_reported(job, resumes, is_only=len(job_list.jobs) == 1)
+        if status in STOPPED:
+            return status
+        worst = max(worst, status)
+    return worst
+
+
+def run_job(job: Job, resumes: bool = False) -> int:
+    """Check the job on the devices at hand and run it; returns the exit status.
+
+    Raises:
+        ConfigError: the settings cannot work on this machine or in this folder; nothing has been written.
+        OSError: the folder cannot be written to.
+    """
+    from qmix_jax.run import experiment
+
+    with _environment(job.environment):
+        program = experiment.check(job.config)
+        _write(job.files)
+        return experiment.run(program.config, job.folder, job.settings, resumes, program)
+
+
+def _run_reported(job: Job, resumes: bool, is_only: bool) -> int:
+    """The job's exit status, also where it raises; an unforeseen error of an only job is raised again."""
+    try:
+        return run_job(job, resumes)
+    except Exception as error:
+        try:
+            return startup.report(error)
+        except Exception:
+            if is_only:
+                raise
+            traceback.print_exc()
+            return FAILED
+
+
+def _short(folder: Path) -> Path:
+    """The folder relative to the current one, where it lies below it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _environment(variables: Mapping[str, str]) -> Any:
+    """A context in which the environment variables are set."""
+    if not variables:
+        return nullcontext()
+    from hydra.core.utils import env_override
+
+    return env_override(dict(variables))
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

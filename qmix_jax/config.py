@@ -228,7 +228,7 @@ class EnvConfig:
     settings: EnvSettings
     starts_per_rollout: Count | None = None
     """Fresh episodes prepared for each environment before a rollout; one that needs more takes its first again. null:
-    as many as can be needed (`rollout.starts_needed`)."""
+    as many as can be needed (`rollout.fresh_episodes_needed`)."""
     shield: str | None = None
     """A function, as `package.module:function`, that narrows the legal actions (see docs/shield.md)."""
 
@@ -328,6 +328,8 @@ class LearnerConfig:
     gamma: Share = 0.99
     td_lambda: Share = 0.8
     double_q: bool = True
+    loss: Literal["squared", "huber"] = "squared"
+    """Of each temporal-difference error (`qmix_jax.learning.losses`)."""
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
     learning_rate: Positive = 1e-3
     final_learning_rate: NotNegative | Literal["share"] | None = "share"

@@ -12,7 +12,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-CHECKED = "agents envs evaluate exploration learner mixers replay rollout targets trainer transformer types"
+CHECKED = "actions agents envs learning mixers nn types"
 install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 from pathlib import Path  # noqa: E402
@@ -26,7 +26,7 @@ from qmix_jax.config import Config, from_mapping  # noqa: E402
 from qmix_jax.envs import make_env  # noqa: E402
 from qmix_jax.run.checkpoint import PARAMS, Snapshot, to_host, write  # noqa: E402
 from qmix_jax.run.program import Program  # noqa: E402
-from qmix_jax.types import Joint  # noqa: E402
+from qmix_jax.types import MixerInput  # noqa: E402
 
 
 def merge(base: dict, changes: dict) -> dict:
@@ -73,9 +73,9 @@ def untrained_run(folder: Path, settings: dict) -> Path:
     return folder
 
 
-def joint_of(q, action, state, hidden):
-    """The record of a joint action (B, N) for Q-values (B, N, A), all of them legal."""
-    return Joint(
+def input_of(q, action, state, hidden):
+    """What a mixer sees of a joint action (B, N), for Q-values (B, N, A) of actions that are all legal."""
+    return MixerInput(
         chosen_q=jnp.take_along_axis(q, action[..., None], -1)[..., 0],
         greedy_q=q.max(-1),
         action=jax.nn.one_hot(action, q.shape[-1]),

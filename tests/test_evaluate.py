@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from conftest import TINY, merge, untrained_run
 
-from qmix_jax.agents import AgentInput, make_agents
+from qmix_jax.actions import random_action
+from qmix_jax.agents import make_agents
 from qmix_jax.analysis import scores
 from qmix_jax.analysis.statistics import share_interval
 from qmix_jax.cli import main as cli
@@ -22,10 +23,10 @@ from qmix_jax.envs import make_env
 from qmix_jax.learning import robustness
 from qmix_jax.learning.behaviour import Behaviour
 from qmix_jax.learning.evaluate import Episodes, episode_keys, evaluate, play_episodes, record, team_key
-from qmix_jax.learning.exploration import random_action
-from qmix_jax.learning.robustness import Examination, disturbed, plan, undisturbed
+from qmix_jax.learning.robustness import ParallelEvaluator, disturbed, plan, undisturbed
 from qmix_jax.mixers import make_mixer
 from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.types import AgentInput
 
 SEEDS = 2
 
@@ -49,14 +50,14 @@ PLAYED, KEY = 32, 1
 def plain(team):
     """The episodes that nothing disturbs."""
     run, params = team
-    return Examination(run.env, run.agents, PLAYED).play(params, jax.random.key(KEY))
+    return ParallelEvaluator(run.env, run.agents, PLAYED).play(params, jax.random.key(KEY))
 
 
 @pytest.fixture(scope="module")
 def under(team):
     """The same episodes under a disturbance: one program for all."""
     run, params = team
-    exam = Examination(run.env, run.agents, PLAYED, is_disturbed=True)
+    exam = ParallelEvaluator(run.env, run.agents, PLAYED, is_disturbed=True)
     return lambda disturbance: exam.play(params, jax.random.key(KEY), disturbance)
 
 
@@ -74,8 +75,8 @@ def test_batches_are_equal_and_hold_every_episode(episodes, devices, largest, ba
 
 def test_exactly_so_many_episodes_are_counted_and_batches_make_no_difference(team, plain):
     run, params = team
-    exam, told = Examination(run.env, run.agents, 21, largest=8), []
-    played = exam.play(params, jax.random.key(KEY), tell=told.append)
+    exam, told = ParallelEvaluator(run.env, run.agents, 21, largest=8), []
+    played = exam.play(params, jax.random.key(KEY), on_batch=told.append)
     assert exam.plan.batches == 3 and told == [8, 8, 5]
     assert played.is_over.all()
     jax.tree.map(lambda few, all_: np.testing.assert_array_equal(few, all_[:21]), played, plain)
@@ -90,7 +91,7 @@ def test_the_sums_of_training_are_those_of_the_single_episodes(team, plain):
     run, params = team
     sums = jax.jit(lambda params: evaluate(run.env, run.agents, params, jax.random.key(KEY), PLAYED))(params)
     assert (sums.episodes, sums.total_length) == (PLAYED, plain.length.sum())
-    assert (sums.total_return, sums.wins) == (plain.total.sum(), plain.won.sum())
+    assert (sums.total_return, sums.metrics["win_rate"]) == (plain.total.sum(), plain.metrics["win_rate"].sum())
 
 
 # --- intervals ---------------------------------------------------------------------------------------------------
@@ -119,7 +120,9 @@ def test_the_interval_of_several_seeds_holds_the_differences_between_them():
 def episodes_of(won, total=(1.0, 2.0)):
     """One seed's episodes."""
     count = len(won)
-    return Episodes(np.ones(count, bool), np.resize(total, count), np.full(count, 5), np.array(won, bool))
+    return Episodes(
+        np.ones(count, bool), np.resize(total, count), np.full(count, 5), {"win_rate": np.array(won, float)}
+    )
 
 
 @pytest.mark.parametrize("won", [False, True])
@@ -197,7 +200,7 @@ def test_a_removed_agent_only_idles_and_the_others_play_on(keys):
 def test_noise_has_the_given_deviation_and_reaches_only_what_the_agents_see(keys):
     seen = []
 
-    def policy(hidden, inputs, available, given):
+    def policy(hidden, inputs, available, per_step):
         seen.append(inputs)
         return hidden, jnp.zeros(inputs.last_action.shape, int)
 
@@ -286,10 +289,10 @@ def test_the_document_holds_every_episode_of_every_seed_on_a_line(folder, capsys
     _, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json")
     found = json.loads(out)["scores"]
     for i in range(SEEDS):
-        played = Examination(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i))
+        played = ParallelEvaluator(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i))
         assert found["return"]["episodes"][i] == played.total.tolist()
         assert found["length"]["episodes"][i] == played.length.tolist()
-        assert found["win_rate"]["episodes"][i] == played.won.tolist()
+        assert found["win_rate"]["episodes"][i] == played.metrics["win_rate"].tolist()
     assert {each["interval_method"].split(",")[0] for each in found.values()} == {
         "bootstrap over seeds and their episodes"
     }
@@ -355,7 +358,7 @@ def test_the_scores_are_those_of_each_seeds_own_episodes(folder, capsys):
     run = load_run(folder)
     _, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json")
     expected = [
-        Examination(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i)).length.mean()
+        ParallelEvaluator(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i)).length.mean()
         for i in range(SEEDS)
     ]
     assert json.loads(out)["scores"]["length"]["seeds"] == pytest.approx(expected)

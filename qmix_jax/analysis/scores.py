@@ -75,7 +75,7 @@ def scores_of(played: "Sequence[Episodes]", has_wins: bool) -> Scores:
     """The scores of each seed's episodes, an equal number of each."""
     measures = {RETURN: [one.total for one in played], LENGTH: [one.length for one in played]}
     if has_wins:
-        measures = {WIN_RATE: [one.won for one in played], **measures}
+        measures = {WIN_RATE: [one.metrics[WIN_RATE] for one in played], **measures}
     values = np.stack([np.asarray(each, np.float64) for each in measures.values()], axis=-1)
     lows, highs = bootstrap(values)
     scores = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qmix_jax.analysis.scores import Scores, Table
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.learning.behaviour import Behaviour
-    from qmix_jax.learning.robustness import Disturbance, Examination
+    from qmix_jax.learning.robustness import Disturbance, ParallelEvaluator
     from qmix_jax.run.checkpoint import TrainedRun
     from qmix_jax.types import TeamSpec
 
@@ -49,13 +49,13 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     start_jax([AUTO])
     from qmix_jax.analysis.scores import agents_to_plain, format_agents, to_plain
-    from qmix_jax.learning.robustness import Examination
+    from qmix_jax.learning.robustness import ParallelEvaluator
     from qmix_jax.run.checkpoint import load_run
 
     run = load_run(options.run, options.checkpoint)
     env, agents = (run.env, run.agents) if options.map is None else on_map(run, options.map)
     kinds, idle, seeds = kinds_of(options, env.spec), idle_action(options, env.spec), run.config.num_seeds
-    examination = Examination(env, agents, options.episodes, bool(kinds), idle)
+    examination = ParallelEvaluator(env, agents, options.episodes, bool(kinds), idle)
     plays = 1 + sum(len(kind.trials) for kind in kinds)
     began = time.perf_counter()
     with Progress() as progress:
@@ -268,7 +268,7 @@ class Scorer:
     """Scores the teams of all the run's seeds, and tells how far it is."""
 
     run: "TrainedRun"
-    examination: "Examination"
+    examination: "ParallelEvaluator"
     seed: int
     progress: Progress
     total: int
@@ -287,7 +287,7 @@ class Scorer:
             self.examination.play(self.run.params(i)["agent"], team_key(self.seed, i), disturbance, self._tell)
             for i in range(self.run.config.num_seeds)
         ]
-        return scores_of(played, self.examination.env.spec.has_wins)
+        return scores_of(played, "win_rate" in played[0].metrics)
 
     def _tell(self, episodes: int) -> None:
         self.began = self.began or time.monotonic()

@@ -104,6 +104,8 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     result = jax.device_get(compile_quickly(played.lower(params, keys))(params, keys))
     spec, title = run.env.spec, f"{run.config.algorithm.name.upper()} on {run.env.spec.name}"
     return [
-        Recording.cut(result, episode, has_wins=spec.has_wins, title=title, agent_names=spec.agent_names)
+        Recording.cut(
+            result, episode, has_wins="win_rate" in result.episodes.metrics, title=title, agent_names=spec.agent_names
+        )
         for episode in range(episodes)
     ]

@@ -43,7 +43,7 @@ class Matrix(RemembersObservations):
         num_agents, num_actions = self.payoff.ndim, max(self.payoff.shape)
         self._available = jnp.arange(num_actions) < jnp.array(self.payoff.shape)[:, None]
         names = tuple(f"agent_{i}" for i in range(num_agents))
-        self.spec = TeamSpec(name, names, 1, num_actions, 1, episode_limit=1, has_wins=False)
+        self.spec = TeamSpec(name, names, 1, num_actions, 1, episode_limit=1)
 
     def layout(self) -> Layout:
         """The constant, and as many actions as the payoff's axis is long."""
@@ -65,7 +65,7 @@ class Matrix(RemembersObservations):
         """The payoff of the joint action; the episode ends."""
         del key, state
         reward = self.payoff[tuple(action)]
-        outcome = Outcome(reward, jnp.array(True), jnp.array(False), jnp.array(False))
+        outcome = Outcome(reward, terminated=jnp.array(True), truncated=jnp.array(False))
         return MatrixState(action.astype(int)), self._observation(), outcome
 
     def scene(self, state: MatrixState) -> dict[str, Any]:
@@ -95,9 +95,7 @@ class TwoStep(RemembersObservations):
 
     def __init__(self, config: TwoStepConfig):
         del config
-        self.spec = TeamSpec(
-            "two-step game", ("agent_0", "agent_1"), 4, 2, 4, episode_limit=2, has_wins=False, shortest_episode=2
-        )
+        self.spec = TeamSpec("two-step game", ("agent_0", "agent_1"), 4, 2, 4, episode_limit=2, shortest_episode=2)
 
     def _observation(self, stage: Int[Array, ""]) -> Observation:
         one_hot = jax.nn.one_hot(stage, 4)
@@ -116,7 +114,7 @@ class TwoStep(RemembersObservations):
         payoff = jnp.where(state.stage == 1, self.payoff_a[tuple(action)], self.payoff_b[tuple(action)])
         stage = jnp.where(is_first, 1 + action[0].astype(int), 3)
         reward = jnp.where(is_first, 0.0, payoff)
-        outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False), won=jnp.array(False))
+        outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False))
         return TwoStepState(stage, action.astype(int)), self._observation(stage), outcome
 
     def scene(self, state: TwoStepState) -> dict[str, Any]:
@@ -149,9 +147,7 @@ class Probe(RemembersObservations):
         names = tuple(f"agent_{i}" for i in range(config.num_agents))
         limit = config.episode_length
         self._shortest = 1 if config.ends == "random" else limit
-        self.spec = TeamSpec(
-            "probe", names, 3, 4, 3, episode_limit=limit, has_wins=True, shortest_episode=self._shortest
-        )
+        self.spec = TeamSpec("probe", names, 3, 4, 3, episode_limit=limit, shortest_episode=self._shortest)
 
     def _observation(self, state: ProbeState) -> Observation:
         agent, action = jnp.arange(self.spec.num_agents), jnp.arange(self.spec.num_actions)
@@ -174,7 +170,10 @@ class Probe(RemembersObservations):
         ended = state.time >= state.length
         is_cut = {"terminated": False, "truncated": True, "random": state.length % 2 == 0}[self.config.ends]
         outcome = Outcome(
-            state.time.astype(float), ended & ~jnp.array(is_cut), ended & is_cut, ended & (action[0] == 0)
+            reward=state.time.astype(float),
+            terminated=ended & ~jnp.array(is_cut),
+            truncated=ended & is_cut,
+            metrics={"win_rate": ended & (action[0] == 0)},
         )
         return state, self._observation(state), outcome
 

@@ -77,7 +77,6 @@ class Smax:
             num_actions=env.num_ally_actions,
             state_size=env.state_size,
             episode_limit=env.max_steps + 1,
-            has_wins=True,
             idle_action=STOP,
             shortest_episode=self._battle.shortest,
         )
@@ -92,7 +91,7 @@ class Smax:
     ) -> tuple[BattleState, Observation, Outcome]:
         """One step: eight of the simulator's."""
         step = self._battle.step(key, state, action)
-        outcome = Outcome(step.reward, step.terminated, step.truncated, step.won)
+        outcome = Outcome(step.reward, step.terminated, step.truncated, {"win_rate": step.won})
         return step.state, Observation(step.agents, step.available, step.world / self._state_range), outcome
 
     def remember(self, state: BattleState, observation: Observation) -> Moment:
@@ -199,7 +198,6 @@ class Mpe:
             num_actions=num_actions,
             state_size=obs_size * len(names),
             episode_limit=self._env.max_steps + 1,
-            has_wins=False,
             idle_action=0 if config.task == "simple_spread" else None,  # elsewhere every action says something
             shortest_episode=self._env.max_steps + 1,
         )
@@ -214,8 +212,8 @@ class Mpe:
         actions = {name: action[i] for i, name in enumerate(self.spec.agent_names)}
         obs, state, rewards, dones, _ = self._env.step_env(key, state, actions)
         reward = jnp.sum(jnp.stack([rewards[name] for name in self.spec.agent_names]))
-        no = jnp.array(False)
-        return state, self._observation(obs), Outcome(reward, terminated=no, truncated=dones["__all__"], won=no)
+        outcome = Outcome(reward, terminated=jnp.array(False), truncated=dones["__all__"])
+        return state, self._observation(obs), outcome
 
     def _observation(self, obs: dict) -> Observation:
         padded = [

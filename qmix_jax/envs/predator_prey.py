@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from qmix_jax.actions import random_action
 from qmix_jax.config import PredatorPreyConfig
-from qmix_jax.learning.exploration import random_action
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 SIZE, NUM_AGENTS, NUM_PREY, REACH, LIMIT = 10, 8, 8, 2, 200
@@ -66,7 +66,6 @@ class PredatorPrey:
             num_actions=NUM_ACTIONS,
             state_size=2 * SIZE * SIZE,
             episode_limit=LIMIT,
-            has_wins=False,
             idle_action=STAY,
             shortest_episode=7,  # of 20,000 hunts one took 5 steps, but no three in a row fewer than 32 each
         )
@@ -91,7 +90,6 @@ class PredatorPrey:
             reward=CAPTURE_REWARD * captures + self.punishment * failures,
             terminated=terminated,
             truncated=~terminated & (time >= LIMIT),
-            won=jnp.array(False),
         )
         return PredatorPreyState(board, is_capturing, time), observe(board), outcome
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from qmix_jax.learning.evaluate import Record
-    from qmix_jax.types import Values
+    from qmix_jax.learning.evaluate import RecordedEpisodes
+    from qmix_jax.types import TeamValues
 
 SIZE = 480
 """Size and height of every frame."""
@@ -61,7 +61,7 @@ class Recording(NamedTuple):
     """None where the environment has no wins."""
     title: str
     """What the film shows, such as `QMIX on SMAX 2s3z`."""
-    values: "Values | None" = None
+    values: "TeamValues | None" = None
     """(L, ...) what the team made of each step's joint action; see `qmix_jax.film.credit`."""
     colours: tuple[Colour, ...] = ()
     """Each agent's colour in worlds that move; empty: the painter's own."""
@@ -70,7 +70,7 @@ class Recording(NamedTuple):
 
     @classmethod
     def cut(
-        cls, record: "Record", episode: int, *, has_wins: bool, title: str, agent_names: tuple[str, ...] = ()
+        cls, record: "RecordedEpisodes", episode: int, *, has_wins: bool, title: str, agent_names: tuple[str, ...] = ()
     ) -> "Recording":
         """One episode out of a record (of NumPy arrays)."""
         length = int(record.episodes.length[episode])
@@ -78,7 +78,7 @@ class Recording(NamedTuple):
         return cls(
             scene={name: np.asarray(value[: length + 1, episode]) for name, value in record.scene.items()},
             reward=np.asarray(record.reward[:length, episode]),
-            won=bool(record.episodes.won[episode]) if has_wins else None,
+            won=bool(record.episodes.metrics["win_rate"][episode]) if has_wins else None,
             title=title,
             values=record.values._replace(q=q, q_tot=q_tot, credit=credit),
             agent_names=agent_names,

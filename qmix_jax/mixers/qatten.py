@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from qmix_jax.config import Few, NotNegative, Scale, Size
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class Qatten(Mixer):
@@ -41,7 +41,7 @@ class Qatten(Mixer):
     init_scale: Scale = 0.01
 
     @nn.compact
-    def mix(self, joint: Joint) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch heads N"]]:
+    def mix(self, joint: MixerInput) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch heads N"]]:
         """Q_tot of the joint action, and the attention's logits before they are divided by sqrt(embed_size)."""
         state = normalise_state(joint.state, self.state_norm)
         scale, heads, num_agents = self.init_scale, self.num_heads, joint.chosen_q.shape[-1]
@@ -54,11 +54,11 @@ class Qatten(Mixer):
         value = MLP(self.embed_size, 1, scale, name="value")(state)
         return jnp.sum(head_q, axis=-1, keepdims=True) + value, logits
 
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         return self.mix(joint)[0]
 
-    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
+    def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
         """Large logits cost."""
         del best
         _, logits = self.mix(chosen)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from qmix_jax.config import NotNegative, Scale, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class QTRAN(Mixer):
@@ -35,7 +35,7 @@ class QTRAN(Mixer):
     promises_igm: ClassVar[bool] = False  # only where the penalties are zero
 
     @nn.compact
-    def values(self, joint: Joint) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    def values(self, joint: MixerInput) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
         """Q_jt of the joint action, and V of the state."""
         state = normalise_state(joint.state, self.state_norm)
         agents = jnp.concatenate([joint.hidden, joint.action], axis=-1)
@@ -46,11 +46,11 @@ class QTRAN(Mixer):
         v = MLP(self.embed_size, 1, self.init_scale, num_layers=3, name="v")(state)
         return q[..., 0], v[..., 0]
 
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_jt of the joint action."""
         return self.values(joint)[0][..., None]
 
-    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
+    def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
         """The weighted sum of L_opt and L_nopt."""
         q, v = self.values(chosen)
         best_q, _ = self.values(best)

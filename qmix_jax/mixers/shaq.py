@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from qmix_jax.config import Few, Scale, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
 from qmix_jax.nn.linear import Dense
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class SHAQ(Mixer):
@@ -45,12 +45,12 @@ class SHAQ(Mixer):
     init_scale: Scale = 0.01
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         weight = jnp.where(joint.is_greedy, 1.0, self._weight(joint))
         return jnp.sum(weight * joint.chosen_q, axis=-1, keepdims=True)
 
-    def _weight(self, joint: Joint) -> Float[Array, "*batch N"]:
+    def _weight(self, joint: MixerInput) -> Float[Array, "*batch N"]:
         """alpha_i of every agent."""
         state, q = normalise_state(joint.state, self.state_norm), joint.chosen_q
         size, embed, scale = self.hypernet_size, self.embed_size, self.init_scale

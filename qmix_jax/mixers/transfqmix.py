@@ -14,7 +14,7 @@ from qmix_jax.envs.entities import Entities, state_of
 from qmix_jax.mixers.base import Mixer, StateNorm, elu, normalise_state, weigh
 from qmix_jax.nn.linear import Dense
 from qmix_jax.nn.transformer import Transformer
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class TransfQMix(Mixer):
@@ -48,7 +48,7 @@ class TransfQMix(Mixer):
         return self.clone(entities=state_of(env))
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         embed, num_agents = self.embed_size, joint.chosen_q.shape[-1]
         state = normalise_state(joint.state, self.state_norm)

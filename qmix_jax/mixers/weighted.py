@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from qmix_jax.config import Share, Size
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qmix import QMIX
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class Central(Mixer):
@@ -22,7 +22,7 @@ class Central(Mixer):
     state_norm: StateNorm = "layer_norm"
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q* of the joint action."""
         state = normalise_state(joint.state, self.state_norm)
         inputs = jnp.concatenate([state, joint.chosen_q], axis=-1)

@@ -20,6 +20,7 @@ from qmix_jax.analysis.curve import draw_curve
 from qmix_jax.config import Config, ConfigError, require, to_mapping
 from qmix_jax.console import say, warn
 from qmix_jax.envs import make_team
+from qmix_jax.envs.base import metric_names
 from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.records import (
@@ -63,7 +64,7 @@ def check(config: Config) -> Program:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
     metric = config.checkpoint.metric
     require(
-        env.spec.has_wins or "win_rate" not in metric,
+        "win_rate" in metric_names(env) or "win_rate" not in metric,
         f"checkpoint.metric={metric}, but {env.spec.name} cannot be won; set checkpoint.metric=auto",
     )
     program = Program.make(config, env)
@@ -233,7 +234,7 @@ class Run:
     @property
     def _metric(self) -> str:
         """What the best checkpoint is chosen by."""
-        auto = "eval/win_rate" if self.program.env.spec.has_wins else "eval/return"
+        auto = "eval/win_rate" if "win_rate" in metric_names(self.program.env) else "eval/return"
         return auto if self.config.checkpoint.metric == "auto" else self.config.checkpoint.metric
 
     def _score(self, row: dict) -> float | None:
@@ -280,9 +281,7 @@ class Run:
 
     def _episodes(self, prefix: str, sums: EpisodeSums) -> dict[str, list[float | None]]:
         """Means over finished episodes, per seed (None where none finished), and how many they were."""
-        totals = {"return": sums.total_return, "episode_length": sums.total_length}
-        if self.program.env.spec.has_wins:
-            totals["win_rate"] = sums.wins
+        totals = {"return": sums.total_return, "episode_length": sums.total_length, **sums.metrics}
         means = {f"{prefix}/{name}": _ratio(total, sums.episodes) for name, total in totals.items()}
         return {**means, f"{prefix}/episodes": [int(count) for count in sums.episodes]}
 
@@ -359,7 +358,7 @@ class Run:
         play = self.program.compile_record(params, FILM_CANDIDATES)
         record = jax.device_get(play(params, jax.random.key(self.config.seed)))
         chosen = int(np.argsort(record.episodes.total)[FILM_CANDIDATES // 2])
-        recording = Recording.cut(record, chosen, has_wins=self.program.env.spec.has_wins, title=self.title)
+        recording = Recording.cut(record, chosen, has_wins="win_rate" in record.episodes.metrics, title=self.title)
         film(self.config.env.name, recording, self.folder / "policy.gif")
 
     def summary(self, status: int, received: list[signal.Signals]) -> str:
@@ -495,7 +494,7 @@ def _run(program: Program, folder: Path, settings: dict, go_on: bool) -> int:
             title=title,
             total_env_steps=the_run.last_env_steps,
             num_seeds=config.num_seeds,
-            has_wins=program.env.spec.has_wins,
+            has_wins="win_rate" in metric_names(program.env),
             rows=the_run.rows,
         )
         with display:

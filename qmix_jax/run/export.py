@@ -22,14 +22,14 @@ from jax import export as jax_export
 
 from qmix_jax import __version__
 from qmix_jax import deployed_agent as runtime
-from qmix_jax.agents.gru import AgentInput
+from qmix_jax.actions import greedy
 from qmix_jax.config import ConfigError, require
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.envs.layout import Layout, layout_of
-from qmix_jax.learning.exploration import greedy
 from qmix_jax.records import best_seed, describe_machine, read_manifest, read_metrics, to_json
 from qmix_jax.run.checkpoint import TrainedRun, load_run
+from qmix_jax.types import AgentInput
 
 COMPILED, PLATFORMS = "policy.jaxexport", ("cpu", "cuda", "tpu")
 
@@ -135,8 +135,8 @@ def compile_policy(run: TrainedRun, params: dict[str, np.ndarray]) -> bytes:
     agents, weights = run.agents, jax.tree.map(jnp.asarray, params)
 
     def policy(hidden, last_action, first, observation, available):
-        hidden, q = agents.step(weights, hidden, AgentInput(observation, last_action, first))
-        return hidden, q, greedy(q, available).astype(jnp.int32)
+        hidden, output = agents.step(weights, hidden, AgentInput(observation, last_action, first))
+        return hidden, output.q, greedy(output.q, available).astype(jnp.int32)
 
     spec, size = run.env.spec, run.config.agent.hidden_size
     (batch,) = jax_export.symbolic_shape("batch")

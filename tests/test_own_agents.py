@@ -58,9 +58,10 @@ def states(request, probe):
     step, states = jax.jit(trainer.step), [jax.jit(trainer.init)(jnp.array(0))]
     for i in range(ITERATIONS):
         state, metrics = step(Clock(jnp.array(i)), states[-1])
+        assert int(metrics.updates) == 2 * (i > 0) and all(np.isfinite(leaf) for leaf in metrics.losses)
         states.append(state)
-    assert int(metrics.updates) == 2 and all(np.isfinite(leaf) for leaf in metrics.losses)
-    assert int(jax.jit(trainer.evaluate)(Clock(jnp.array(ITERATIONS)), state).episodes) == config.evaluation.episodes
+    evaluation = jax.jit(trainer.evaluate)(Clock(jnp.array(ITERATIONS)), states[-1])
+    assert int(evaluation.episodes) == config.evaluation.episodes
     return states
 
 

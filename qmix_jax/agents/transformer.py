@@ -55,8 +55,8 @@ class TransformerAgents(NamedTuple):
     """The team's networks as pure functions over `Params`, like `RecurrentAgents`.
 
     The parameters know features and not entities, so that they fit a team of any size whose entities have the same
-    features. Here unlike in the authors' code, whose agents this equals otherwise: which numbers are an entity's is
-    the environment's layout (`qmix_jax.envs.entities`), so that entities unseen are zero but for their marks.
+    features. They equal the agents of the authors' code, except that the environment's layout says which numbers
+    describe an entity (`qmix_jax.envs.entities`): an entity that is not seen is zero but for its marks.
     """
 
     config: AgentConfig

@@ -26,7 +26,7 @@ class Qatten(Mixer):
     loss, there over padded ones too; the query's last layer has a bias, as in PyMARL2 and not as in QPLEX's copy, and
     the keys have none, as in that copy and not as in PyMARL2; the state is normalised first; the w_h start at
     N / num_heads, so that Q_tot starts near the sum of the Q_i. The variant whose keys see the Q_i is left out: it
-    gives individual-global-max up.
+    loses individual-global-max.
     """
 
     is_monotonic: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class Qatten(Mixer):
         return self.mix(joint)[0]
 
     def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
-        """Large logits cost."""
+        """A cost of large logits."""
         del best
         _, logits = self.mix(chosen)
         return self.attention_penalty * magnitude(logits)

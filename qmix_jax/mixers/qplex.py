@@ -49,7 +49,7 @@ class QPLEX(Mixer):
 
     @nn.compact
     def mix(self, joint: MixerInput) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch"]]:
-        """Q_tot of the joint action, and what the transformation costs in the loss."""
+        """Q_tot of the joint action, and what the transformation adds to the loss."""
         state = normalise_state(joint.state, self.state_norm)
         weight, value, cost = self._transformation(state, joint)
         advantage = lax.stop_gradient(weight * (joint.chosen_q - joint.greedy_q))
@@ -105,6 +105,6 @@ class QPLEXQatten(QPLEX):
         return jnp.sum(attention, axis=-2) + TINY, value, self.attention_penalty * magnitude(logits)
 
     def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
-        """Large logits cost."""
+        """A cost of large logits."""
         del best
         return self.mix(chosen)[1]

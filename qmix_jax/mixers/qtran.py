@@ -13,7 +13,7 @@ from qmix_jax.types import MixerInput
 
 
 class QTRAN(Mixer):
-    """QTRAN-base (Son et al. 2019, equations 4 and 8 to 10): an unrestricted Q_jt, followed by the agents.
+    """QTRAN-base (Son et al. 2019, equations 4 and 8 to 10): an unrestricted Q_jt, which the agents follow.
 
         Q_jt(s, h, u) = MLP(s, sum_i encode(h_i, u_i)),    L_td = (Q_jt - target)^2
         L_opt  = (sum_i Q_i(best) - Q_jt(best) + V(s))^2

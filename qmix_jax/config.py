@@ -149,6 +149,8 @@ class LearnerConfig:
     """Lambda of the targets; 0: one-step targets; 1: returns to the end of the sequence."""
     double_q: bool = True
     """The online network chooses the next action, the target network values it."""
+    loss: Literal["squared", "huber"] = "squared"
+    """The loss of a temporal-difference error (`qmix_jax.learning.losses`)."""
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
     """The optimiser of agents and mixer."""
     learning_rate: Positive = 1e-3
@@ -224,7 +226,7 @@ class CheckpointConfig:
     """The newest checkpoints kept."""
     keep_best: Steps = 1
     """The checkpoints kept for their score, besides the newest."""
-    metric: Literal["auto", "eval/win_rate", "eval/return", "train/win_rate", "train/return"] = "auto"
+    metric: str = "auto"
     """The score, averaged over seeds; auto: eval/win_rate where there is one, else eval/return."""
     replay: bool = True
     """Save the replay buffer too; false: small checkpoints, but a resumed run first gathers start_env_steps anew."""

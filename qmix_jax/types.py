@@ -1,4 +1,4 @@
-"""Every record that flows through training, and the legend of its axes.
+"""The records that environments, agents, mixers and the learner exchange, and the names of their axes.
 
 Axes stand always in this order, and a leading axis that a function does not mention is added by `jax.vmap`:
 
@@ -19,6 +19,8 @@ EnvState = Any
 """A pytree that only its environment understands."""
 CompactObservation = Any
 """What the replay buffer keeps of an observation, in which form its environment decides (see `envs.base.TeamEnv`)."""
+RecurrentState = Any
+"""A pytree (B, ...) that only its agents understand: what they carry from step to step."""
 
 
 class TeamSpec(NamedTuple):
@@ -36,8 +38,6 @@ class TeamSpec(NamedTuple):
     """Length of the global state, also where it is only the concatenated observations."""
     episode_limit: int
     """The largest number of steps an episode can take."""
-    has_wins: bool
-    """Whether an episode can be won, so that a win rate means something."""
     idle_action: int | None = None
     """The action that does nothing, always legal; None where there is none."""
     shortest_episode: int = 1
@@ -55,13 +55,13 @@ class Observation(NamedTuple):
     agents: Float[Array, "*batch N O"]
     """Each agent's own observation: all that it may act on."""
     available: Bool[Array, "*batch N A"]
-    """True where the action is legal; at least one a row."""
+    """True where the action is legal; every agent has a legal action."""
     state: Float[Array, "*batch Z"] | None
     """The global state for the mixer; None where it is the concatenated observations."""
 
 
 class Outcome(NamedTuple):
-    """What a step brought."""
+    """The result of a step, besides the next state and observation."""
 
     reward: Float[Array, "*batch"]
     """The team's one reward."""
@@ -69,8 +69,29 @@ class Outcome(NamedTuple):
     """The task itself ended: nothing follows."""
     truncated: Bool[Array, "*batch"]
     """The time limit cut the episode: something would have followed. Never true with `terminated`."""
-    won: Bool[Array, "*batch"]
-    """The episode ended with this step, and the team won it."""
+    metrics: dict[str, Array] = {}  # noqa: RUF012  (never changed)
+    """Further scores (*batch,) by name, such as {"win_rate": won}: summed over the steps of an episode, then averaged
+    over the episodes that finished. Every step has the same names.
+    """
+
+
+class AgentInput(NamedTuple):
+    """What the agents get at one time, or at T times (a leading axis)."""
+
+    obs: Float[Array, "*T B N O"]
+    last_action: Int[Array, "*T B N"]
+    """Ignored where `first` is true; num_actions stands for none."""
+    first: Bool[Array, "*T B"]
+    """The episode begins here: the recurrent state is reset before this step."""
+
+
+class AgentOutput(NamedTuple):
+    """What the agents make of an `AgentInput`."""
+
+    q: Float[Array, "*T B N A"]
+    """Each agent's value of each of its actions."""
+    features: Float[Array, "*T B N H"]
+    """What mixers see of each agent: its recurrent state as one vector, after its observation."""
 
 
 class Sequence(NamedTuple):
@@ -81,7 +102,7 @@ class Sequence(NamedTuple):
     """
 
     observation: Observation | CompactObservation
-    """(T+1, ...); from the rollout until a batch is drawn, in compact form."""
+    """(T+1, ...); in its compact form from the rollout until a batch is drawn."""
     action: Int[Array, "*batch T N"]
     reward: Float[Array, "*batch T"]
     first: Bool[Array, "*batch T"]
@@ -90,7 +111,7 @@ class Sequence(NamedTuple):
     truncated: Bool[Array, "*batch T"]
     last_action: Int[Array, "*batch N"]
     """The action before the sequence's first step (num_actions: none)."""
-    hidden: Float[Array, "*batch N H"]
+    hidden: RecurrentState
     """The recurrent state before the sequence's first step, as the rollout had it (R2D2's stored state)."""
 
 
@@ -101,8 +122,8 @@ def swap_time_and_batch(sequences: Sequence) -> Sequence:
     return timed._replace(last_action=sequences.last_action, hidden=sequences.hidden)
 
 
-class Joint(NamedTuple):
-    """Everything that a mixer of the family may look at, for one joint action each of `*batch` times."""
+class MixerInput(NamedTuple):
+    """What a mixer sees of one joint action, at each of `*batch` times."""
 
     chosen_q: Float[Array, "*batch N"]
     """Each agent's value of its own action in the joint action."""
@@ -111,15 +132,15 @@ class Joint(NamedTuple):
     action: Float[Array, "*batch N A"]
     """The joint action, one-hot."""
     is_greedy: Bool[Array, "*batch N"]
-    """Whether the agent's action is the one that the network that chooses (the online one with double Q-learning) finds
-    best: everywhere so in the joint action that makes a target."""
+    """Whether the agent's action is the best one by the network that selects actions (the online network with double
+    Q-learning): true throughout the joint action that makes a target."""
     hidden: Float[Array, "*batch N H"]
-    """Each agent's recurrent state after its observation."""
+    """Each agent's features (`AgentOutput.features`)."""
     state: Float[Array, "*batch Z"]
 
 
-class Values(NamedTuple):
-    """What the team makes of the joint action that it takes."""
+class TeamValues(NamedTuple):
+    """The team's values of the joint action that it takes."""
 
     q: Float[Array, "*batch N"]
     """Each agent's value of its own action."""
@@ -135,11 +156,11 @@ class Clock(NamedTuple):
     iteration: Int[Array, ""]
     """Iterations completed; every other time is derived from it."""
     replay_start: Int[Array, ""] | int = 0
-    """The iteration that began with an empty replay: 0, or where a run went on without its replay."""
+    """The iteration that began with an empty replay: 0, or where a run was resumed without its replay."""
 
 
 def action_dtype(spec: TeamSpec) -> Any:
-    """The smallest integer that counts the actions and `num_actions`, which stands for none."""
+    """The smallest integer type that holds every action and `num_actions`, which stands for none."""
     return jnp.int8 if spec.num_actions < 127 else jnp.int16
 
 
@@ -148,8 +169,8 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def choose(condition: Bool[Array, "*batch"], yes: Any, no: Any) -> Any:
-    """`yes` where the condition holds, else `no`, leaf by leaf; the condition's axes lead in every leaf."""
+def tree_where(condition: Bool[Array, "*batch"], yes: Any, no: Any) -> Any:
+    """`jnp.where` leaf by leaf; the condition's axes lead in every leaf."""
 
     def of_leaf(a: Array, b: Array) -> Array:
         return jnp.where(jnp.reshape(condition, condition.shape + (1,) * (a.ndim - condition.ndim)), a, b)

@@ -30,7 +30,7 @@ from qmix_jax.config import Config  # noqa: E402
 from qmix_jax.run.checkpoint import write  # noqa: E402
 from qmix_jax.run.program import Program  # noqa: E402
 from qmix_jax.run.snapshot import PARAMS, Snapshot, to_host  # noqa: E402
-from qmix_jax.types import Joint  # noqa: E402
+from qmix_jax.types import MixerInput  # noqa: E402
 
 
 def merge(base: dict, changes: dict) -> dict:
@@ -109,9 +109,9 @@ def untrained_run(folder: Path, settings: dict) -> Path:
     return folder
 
 
-def joint_of(q, action, state, hidden):
-    """The record of a joint action (B, N) for Q-values (B, N, A), all of them legal."""
-    return Joint(
+def input_of(q, action, state, hidden):
+    """What a mixer sees of a joint action (B, N), for Q-values (B, N, A) of actions that are all legal."""
+    return MixerInput(
         chosen_q=jnp.take_along_axis(q, action[..., None], -1)[..., 0],
         greedy_q=q.max(-1),
         action=jax.nn.one_hot(action, q.shape[-1]),

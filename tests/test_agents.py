@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from jax import lax
 
-from qmix_jax.agents import gru
-from qmix_jax.agents.gru import AgentInput, RecurrentAgents
+from qmix_jax.agents.gru import RecurrentAgents
 from qmix_jax.config import AgentConfig
+from qmix_jax.nn import gru
 from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.nn.linear import linear, matmul_dtype
-from qmix_jax.types import TeamSpec
+from qmix_jax.types import AgentInput, TeamSpec
 
 T, B, N, OBS, A, H = 6, 3, 2, 5, 4, 8
-SPEC = TeamSpec("test", ("a", "b"), OBS, A, 3, 10, False)
+SPEC = TeamSpec("test", ("a", "b"), OBS, A, 3, 10)
 
 
 def sigmoid(x):
@@ -132,12 +132,16 @@ def inputs():
 
 
 def step_by_step(agents, params, inputs, hidden):
-    hiddens, qs = [], []
+    outputs = []
     for t in range(inputs.first.shape[0]):
-        hidden, q = agents.step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
-        hiddens.append(hidden)
-        qs.append(q)
-    return jnp.stack(hiddens), jnp.stack(qs)
+        hidden, output = agents.step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
+        outputs.append(output)
+    return hidden, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+
+def q_of(agents, params, inputs, hidden=None):
+    """Q at every time, from a recurrent state or from the start of an episode."""
+    return agents.unroll(params, agents.initial_state(B) if hidden is None else hidden, inputs)[1].q
 
 
 def test_unrolling_equals_stepping(agents, inputs):
@@ -154,8 +158,8 @@ def test_an_episodes_start_forgets_everything_before_it(agents, inputs):
     since = jax.tree.map(lambda leaf: leaf[3:], inputs)
     since = since._replace(last_action=since.last_action.at[0].set(A), first=since.first.at[0].set(True))
     hidden = jax.random.normal(jax.random.key(4), (B, N, H))
-    _, q = agents.unroll(params, hidden, inputs)
-    _, fresh_q = agents.unroll(params, agents.initial_hidden(B), since)
+    q = q_of(agents, params, inputs, hidden)
+    fresh_q = q_of(agents, params, since)
     np.testing.assert_allclose(q[3:, 1], fresh_q[:, 1], atol=1e-5)
     assert not np.allclose(q[3:, 0], fresh_q[:, 0], atol=1e-3)  # no start there: what came before still counts
 
@@ -164,19 +168,19 @@ def test_agents_differ_by_id_and_by_last_action_only_if_asked(inputs):
     same_obs = inputs._replace(obs=jnp.broadcast_to(inputs.obs[:, :, :1], inputs.obs.shape))
     for config, differs in [(AgentConfig(hidden_size=H), True), (AgentConfig(H, use_agent_id=False), True)]:
         agents = RecurrentAgents(config, SPEC)
-        _, q = agents.unroll(agents.init(jax.random.key(5)), agents.initial_hidden(B), same_obs)
+        q = q_of(agents, agents.init(jax.random.key(5)), same_obs)
         assert np.allclose(q[:, :, 0], q[:, :, 1]) != differs
     bare = RecurrentAgents(AgentConfig(H, use_agent_id=False, use_last_action=False), SPEC)
-    _, q = bare.unroll(bare.init(jax.random.key(5)), bare.initial_hidden(B), same_obs)
+    q = q_of(bare, bare.init(jax.random.key(5)), same_obs)
     np.testing.assert_allclose(q[:, :, 0], q[:, :, 1], atol=1e-6)
 
 
 def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_recurrent_state(inputs):
     agents = RecurrentAgents(AgentConfig(hidden_size=H, layer_norm=True), SPEC)
     params = agents.init(jax.random.key(5))
-    q = agents.unroll(params, agents.initial_hidden(B), inputs)[1]
+    q = q_of(agents, params, inputs)
     first_layer = {name: 10 * params[name] for name in ("obs", "bias", "agent_id", "last_action")}
-    np.testing.assert_allclose(agents.unroll(params | first_layer, agents.initial_hidden(B), inputs)[1], q, atol=1e-3)
+    np.testing.assert_allclose(q_of(agents, params | first_layer, inputs), q, atol=1e-3)
     assert jnp.abs(q).max() <= jnp.sqrt(H) * jnp.linalg.norm(params["q"], axis=0).max() + 1e-5
 
 
@@ -184,7 +188,7 @@ def test_separate_parameters_are_independent(inputs):
     agents = RecurrentAgents(AgentConfig(H, share_parameters=False), SPEC)
     params = agents.init(jax.random.key(6))
     changed = jax.tree.map(lambda leaf: leaf.at[1].add(1.0), params)
-    before = agents.unroll(params, agents.initial_hidden(B), inputs)[1]
-    after = agents.unroll(changed, agents.initial_hidden(B), inputs)[1]
+    before = q_of(agents, params, inputs)
+    after = q_of(agents, changed, inputs)
     np.testing.assert_array_equal(before[:, :, 0], after[:, :, 0])
     assert not np.allclose(before[:, :, 1], after[:, :, 1])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qmix_jax.actions import random_action
 from qmix_jax.build import make_env
 from qmix_jax.config import EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
@@ -24,7 +25,6 @@ from qmix_jax.envs.smax.env import MAP_NAME_TO_SCENARIO
 from qmix_jax.envs.smax.settings import MAPS, SmaxConfig
 from qmix_jax.envs.two_step import TwoStepConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
-from qmix_jax.learning.exploration import random_action
 from qmix_jax.settings import ConfigError, convert
 from qmix_jax.types import Observation, Outcome, action_dtype
 
@@ -113,7 +113,7 @@ def test_an_episode_ends_by_the_limit_at_the_latest_and_for_one_reason(played):
     first_end = ended.argmax(0)
     one = np.arange(EPISODES)
     assert not (outcome.terminated & outcome.truncated)[first_end, one].any()
-    assert not outcome.won[~ended].any()
+    assert not outcome.metrics.get("win_rate", np.zeros_like(ended))[~ended].any()
     assert first_end.max() < env.spec.episode_limit
     assert first_end.min() >= env.spec.shortest_episode - 1
 
@@ -183,7 +183,7 @@ def test_smax_is_truncated_after_101_steps_as_jaxmarls_is():
     for t in range(101):
         state, _, outcome = step(jax.random.key(t), state)
         assert bool(outcome.truncated) == (t == 100)
-        assert not outcome.terminated and not outcome.won
+        assert not outcome.terminated and not outcome.metrics["win_rate"]
 
 
 def test_agents_of_different_sizes_are_padded_and_masked():

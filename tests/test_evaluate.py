@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import TINY, merge, untrained_run
 
-from qmix_jax.agents import AgentInput
+from qmix_jax.actions import random_action
 from qmix_jax.analysis import scores
 from qmix_jax.build import from_mapping, make_agents, make_env, make_mixer
 from qmix_jax.cli import main as cli
@@ -20,11 +20,11 @@ from qmix_jax.cli.evaluate import on_map
 from qmix_jax.learning import robustness
 from qmix_jax.learning.behaviour import Behaviour
 from qmix_jax.learning.evaluate import episode_keys, evaluate, play_episodes, record, team_key
-from qmix_jax.learning.exploration import random_action
 from qmix_jax.learning.robustness import ParallelEvaluator, disturbed, plan, undisturbed
 from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError
 from qmix_jax.statistics import nested_bootstrap, share_interval
+from qmix_jax.types import AgentInput
 
 SEEDS = 2
 
@@ -74,7 +74,7 @@ def test_batches_are_equal_and_hold_every_episode(episodes, devices, largest, ba
 def test_exactly_so_many_episodes_are_counted_and_batches_make_no_difference(team, plain):
     run, params = team
     exam, told = ParallelEvaluator(run.env, run.agents, 21, largest=8), []
-    played = exam.play(params, jax.random.key(KEY), tell=told.append)
+    played = exam.play(params, jax.random.key(KEY), on_batch=told.append)
     assert exam.plan.batches == 3 and told == [8, 8, 5]
     assert played.is_over.all()
     jax.tree.map(lambda few, all_: np.testing.assert_array_equal(few, all_[:21]), played, plain)
@@ -89,7 +89,7 @@ def test_the_sums_of_training_are_those_of_the_single_episodes(team, plain):
     run, params = team
     sums = jax.jit(lambda params: evaluate(run.env, run.agents, params, jax.random.key(KEY), PLAYED))(params)
     assert (sums.episodes, sums.total_length) == (PLAYED, plain.length.sum())
-    assert (sums.total_return, sums.wins) == (plain.total.sum(), plain.won.sum())
+    assert (sums.total_return, sums.metrics["win_rate"]) == (plain.total.sum(), plain.metrics["win_rate"].sum())
 
 
 # --- intervals ---------------------------------------------------------------------------------------------------
@@ -115,10 +115,12 @@ def test_the_interval_of_several_seeds_holds_the_differences_between_them():
     assert (low, high) == (0.0, 1.0)
 
 
-def episodes_of(won, total=(1.0, 2.0), seeds=1):
-    """The metrics of each seed's episodes."""
-    episodes = {"win_rate": np.array(won, bool), "return": np.resize(total, len(won)), "length": np.full(len(won), 5)}
-    return {name: [values] * seeds for name, values in episodes.items()}
+def episodes_of(won, total=(1.0, 2.0)):
+    """One seed's episodes."""
+    count = len(won)
+    return Episodes(
+        np.ones(count, bool), np.resize(total, count), np.full(count, 5), {"win_rate": np.array(won, float)}
+    )
 
 
 @pytest.mark.parametrize("won", [False, True])
@@ -198,7 +200,7 @@ def test_a_removed_agent_only_idles_and_the_others_play_on(keys):
 def test_noise_has_the_given_deviation_and_reaches_only_what_the_agents_see(keys):
     seen = []
 
-    def policy(hidden, inputs, available, given):
+    def policy(hidden, inputs, available, per_step):
         seen.append(inputs)
         return hidden, jnp.zeros(inputs.last_action.shape, int)
 
@@ -290,7 +292,7 @@ def test_the_document_holds_every_episode_of_every_seed_on_a_line(folder, capsys
         played = ParallelEvaluator(run.env, run.agents, 9).play(run.params(i)["agent"], team_key(4, i))
         assert found["return"]["episodes"][i] == played.total.tolist()
         assert found["length"]["episodes"][i] == played.length.tolist()
-        assert found["win_rate"]["episodes"][i] == played.won.tolist()
+        assert found["win_rate"]["episodes"][i] == played.metrics["win_rate"].tolist()
     assert {each["interval_method"].split(",")[0] for each in found.values()} == {
         "bootstrap over seeds and their episodes"
     }

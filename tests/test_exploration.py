@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import best_legal, masks, strange_values
 
+from qmix_jax.actions import epsilon_greedy, greedy, legal_values, random_action
 from qmix_jax.config import ExplorationConfig
-from qmix_jax.learning.exploration import epsilon_at, epsilon_greedy, greedy, legal_values, random_action
-from qmix_jax.learning.learner import joint_of
+from qmix_jax.learning.exploration import epsilon_at
+from qmix_jax.mixers.base import mixer_input
 from qmix_jax.types import Observation
 
 LOWEST = np.finfo(np.float32).min
@@ -39,7 +40,7 @@ def test_where_no_legal_value_is_a_number_the_first_legal_action_is_taken(nothin
     q = jnp.where(AVAILABLE, nothing, 9.0)
     np.testing.assert_array_equal(greedy(q, AVAILABLE), AVAILABLE.argmax(-1))
     seen = Observation(agents=jnp.zeros((3, 1)), available=AVAILABLE, state=None)
-    joint = joint_of(q, jnp.zeros((3, 1)), jnp.zeros(3, int), greedy(q, AVAILABLE), seen)
+    joint = mixer_input(q, jnp.zeros((3, 1)), jnp.zeros(3, int), greedy(q, AVAILABLE), seen)
     np.testing.assert_array_equal(joint.greedy_q, np.full(3, LOWEST))
 
 

@@ -19,7 +19,6 @@ from exporting import LEGAL, OBS, TEAMS
 from safetensors.numpy import load_file
 
 from qmix_jax import deployed_agent
-from qmix_jax.agents.gru import AgentInput
 from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
 from qmix_jax.deployed_agent import DecentralisedAgent
@@ -30,6 +29,7 @@ from qmix_jax.run import experiment
 from qmix_jax.run.export import compile_policy, export_team
 from qmix_jax.run.trained import load_run
 from qmix_jax.settings import ConfigError
+from qmix_jax.types import AgentInput
 
 EPISODES = 2
 
@@ -89,7 +89,7 @@ def test_separate_processes_play_whole_episodes_as_the_team_in_the_graph(teams, 
     with processes(folder, env.spec.agent_names) as team:
         for episode in range(EPISODES):
             state, observation = reset(jax.random.key(episode))
-            hidden, action = agents.initial_hidden(1), jnp.full(env.spec.num_agents, env.spec.num_actions)
+            hidden, action = agents.initial_state(1), jnp.full(env.spec.num_agents, env.spec.num_actions)
             for process in team:
                 say(process, "reset")
             for t in range(env.spec.episode_limit):
@@ -161,10 +161,10 @@ def test_the_compiled_form_runs_without_this_package_for_any_number_of_teams(tea
         for batch in (1, 3):
             given, found = compiled_inputs(run, batch), np.load(folder / f"outputs{batch}.npz")
             inputs = AgentInput(given["observation"], given["last_action"], given["first"])
-            hidden, q = jax.jit(run.agents.step)(run.params(0)["agent"], given["hidden"], inputs)
-            np.testing.assert_allclose(found["q"], q, rtol=1e-5, atol=1e-5)
+            hidden, output = jax.jit(run.agents.step)(run.params(0)["agent"], given["hidden"], inputs)
+            np.testing.assert_allclose(found["q"], output.q, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(found["hidden"], hidden, rtol=1e-5, atol=1e-5)
-            best = np.where(given["available"], q, -np.inf).argmax(-1)
+            best = np.where(given["available"], output.q, -np.inf).argmax(-1)
             np.testing.assert_array_equal(found["action"], best)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pictures import colourful, pixels
 
-from qmix_jax.agents.gru import AgentInput
 from qmix_jax.build import from_mapping, make_env, make_team
 from qmix_jax.cli.compose import compose
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run.trained import TrainedRun
+from qmix_jax.types import AgentInput
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "games"
 
@@ -36,7 +36,7 @@ def q_by_unrolling(run, seed, obs, actions):
     """(T, N, A) of an episode without the experiment's code."""
     none = jnp.full((1, 1, 2), run.env.spec.num_actions)
     inputs = AgentInput(obs[:, None], jnp.concatenate([none, actions[:, None]]), jnp.arange(len(obs))[:, None] == 0)
-    return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_hidden(1), inputs)[1][:, 0]
+    return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_state(1), inputs)[1].q[:, 0]
 
 
 def test_tables_of_an_additive_mixer_are_sums_of_what_the_agents_think_of_unscaled_rewards(load):
@@ -66,7 +66,7 @@ def test_tables_of_the_joint_learner_have_an_axis_for_each_agent(load):
     inputs = AgentInput(obs[:, None, None], jnp.array([none, 2])[:, None, None], jnp.array([True, False])[:, None])
 
     def q(seed):
-        return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_hidden(1), inputs)[1][:, 0, 0]
+        return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_state(1), inputs)[1][:, 0, 0]
 
     expected = np.mean([q(0), q(1)], axis=0).reshape(2, 2, 2)
     np.testing.assert_allclose([first, table_2b], expected, rtol=1e-5, atol=1e-6)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from conftest import shaken, tiny
 
-from qmix_jax.agents.gru import AgentInput
-from qmix_jax.learning.learner import make_optimizer, pick
+from qmix_jax.learning.learner import make_optimizer
+from qmix_jax.learning.losses import LOSSES
 from qmix_jax.learning.targets import bootstrap_cuts
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.mixers import MIXERS
+from qmix_jax.mixers.base import pick
 from qmix_jax.mixers.weighted import CWQMIX, OWQMIX
-from qmix_jax.types import Clock, Joint
+from qmix_jax.types import AgentInput, Clock, MixerInput
 
 T, B = 8, 4
 
@@ -50,19 +51,19 @@ class Networks:
         step, hidden, steps = jax.jit(learner.agents.step), batch.hidden, []
         for t in range(T + 1):
             inputs = AgentInput(batch.observation.agents[t], action[t], first[t])
-            hidden, q = step(params["agent"], hidden, inputs)
-            steps.append((hidden, q))
-        self.hidden, self.q = (np.stack(parts) for parts in zip(*steps, strict=True))
+            hidden, output = step(params["agent"], hidden, inputs)
+            steps.append(output)
+        self.q, self.features = (np.stack(parts) for parts in zip(*steps, strict=True))
         self.legal_q = np.where(batch.observation.available, self.q, -np.inf)
 
     def joint(self, t, b, action):
         q = self.q[t, b]
-        joint = Joint(
+        joint = MixerInput(
             chosen_q=q[np.arange(q.shape[0]), action],
             greedy_q=self.legal_q[t, b].max(-1),
             action=np.eye(q.shape[-1], dtype=np.float32)[action],
             is_greedy=action == self.best[t, b],
-            hidden=self.hidden[t, b],
+            hidden=self.features[t, b],
             state=self.batch.observation.state[t, b],
         )
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], joint)
@@ -136,6 +137,21 @@ def test_the_loss_equals_a_loop(probe, batch, name, changes):
     assert batch.truncated.any() and batch.terminated.any()
     assert float(loss / sums.num_errors) == pytest.approx(loop_loss(learner, state, batch), rel=1e-4)
     assert float(sums.metrics.loss) == float(loss)
+
+
+def test_the_loss_of_an_error_is_its_square_or_hubers_which_large_errors_pull_no_harder():
+    errors = jnp.array([-3.0, -0.5, 0.0, 1.0, 2.0])
+    np.testing.assert_allclose(LOSSES["squared"](errors), [9.0, 0.25, 0.0, 1.0, 4.0])
+    np.testing.assert_allclose(LOSSES["huber"](errors), [2.5, 0.125, 0.0, 0.5, 1.5])
+
+
+@pytest.mark.parametrize("name", ["vdn", "ow_qmix"])
+def test_the_setting_chooses_the_loss_of_every_error(probe, batch, name, monkeypatch):
+    learner, state = learner_of(probe, name, loss="huber", reward_scale=0.1)
+    monkeypatch.setitem(LOSSES, "huber", lambda error: 3 * jnp.square(error))
+    tripled = learner.loss(state.params, state.target_params, batch)[0]
+    learner, _ = learner_of(probe, name, reward_scale=0.1)
+    assert float(tripled) == pytest.approx(3 * float(learner.loss(state.params, state.target_params, batch)[0]))
 
 
 def test_burn_in_leaves_its_steps_out_of_the_loss_but_not_out_of_the_state(probe, batch):

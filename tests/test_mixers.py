@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import joint_of, shaken
+from conftest import input_of, shaken
 from jaxtyping import Array
 
 from qmix_jax.mixers import MIXERS
@@ -37,7 +37,7 @@ class Case(NamedTuple):
     hidden: Array
 
     def joint(self, action, q=None):
-        return joint_of(self.q if q is None else q, action, self.state, self.hidden)
+        return input_of(self.q if q is None else q, action, self.state, self.hidden)
 
     def everywhere(self, function):
         """`function(joint)` of every joint action: (A^N, B, ...)."""
@@ -59,7 +59,7 @@ def case_of(name):
     keys = jax.random.split(jax.random.key(0), 5)
     q, state = 3 * jax.random.normal(keys[0], (B, N, A)), 10 * jax.random.normal(keys[1], (B, Z))
     action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
-    example = joint_of(q, action, state, hidden)
+    example = input_of(q, action, state, hidden)
     params = jax.jit(lambda key: shaken(key, mixer.init(key, example), 0.3))(keys[4])
     return Case(mixer, params, q, action, state, hidden)
 
@@ -124,7 +124,7 @@ def test_axes_before_the_agents_are_all_batch(case):
 def test_q_tot_starts_near_the_sum_of_the_agents_values(name):
     keys = jax.random.split(jax.random.key(4), 3)
     q, state = 0.2 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
-    joint = joint_of(q, q.argmin(-1), state, jnp.zeros((B, N, H)))
+    joint = input_of(q, q.argmin(-1), state, jnp.zeros((B, N, H)))
     mixer = MIXERS[name]()
     total = mixer.apply(mixer.init(keys[2], joint), joint)[:, 0]
     np.testing.assert_allclose(total, joint.chosen_q.sum(-1), atol=0.15)
@@ -136,7 +136,7 @@ def test_where_qtrans_penalties_are_zero_greedy_agents_find_the_best_joint_actio
     keys = jax.random.split(jax.random.key(5), 4)
     state, hidden = jax.random.normal(keys[0], (B, Z)), jax.random.normal(keys[1], (B, N, H))
     mixer, anything = QTRAN(), jnp.zeros((B, N, A))
-    params = shaken(keys[2], mixer.init(keys[3], joint_of(anything, jnp.zeros((B, N), int), state, hidden)), 0.3)
+    params = shaken(keys[2], mixer.init(keys[3], input_of(anything, jnp.zeros((B, N), int), state, hidden)), 0.3)
     case = Case(mixer, params, anything, anything, state, hidden)
     q_jt, v = case.everywhere(lambda joint: mixer.apply(params, joint, method="values"))
     best = JOINT_ACTIONS[q_jt.argmax(0)]
@@ -145,13 +145,13 @@ def test_where_qtrans_penalties_are_zero_greedy_agents_find_the_best_joint_actio
     is_best = jax.nn.one_hot(best, A, dtype=bool)
     q = share[:, None, None] - jnp.where(is_best, 0.0, gap[:, None, None] / N)
     penalty = case._replace(q=q).everywhere(
-        lambda joint: mixer.apply(params, joint, joint_of(q, best, state, hidden), method="penalty")
+        lambda joint: mixer.apply(params, joint, input_of(q, best, state, hidden), method="penalty")
     )
     np.testing.assert_allclose(penalty, 0.0, atol=1e-8)
     np.testing.assert_array_equal(q.argmax(-1), best)
     wrong = jnp.roll(q, 1, axis=-1)
-    chosen = joint_of(wrong, best, state, hidden)
-    raised = mixer.apply(params, chosen, joint_of(wrong, wrong.argmax(-1), state, hidden), method="penalty")
+    chosen = input_of(wrong, best, state, hidden)
+    raised = mixer.apply(params, chosen, input_of(wrong, wrong.argmax(-1), state, hidden), method="penalty")
     assert (raised > 1e-6).all()
 
 
@@ -168,6 +168,6 @@ def test_normalising_the_state_makes_its_scale_and_offset_harmless():
     q, state, hidden = jnp.ones((B, N, A)), jax.random.normal(jax.random.key(2), (B, Z)), jnp.zeros((B, N, H))
     action = jnp.zeros((B, N), int)
     mixer = QMIX()
-    params = mixer.init(jax.random.key(3), joint_of(q, action, state, hidden))
-    small, large = (mixer.apply(params, joint_of(q, action, s, hidden)) for s in (state, 32 * state + 16))
+    params = mixer.init(jax.random.key(3), input_of(q, action, state, hidden))
+    small, large = (mixer.apply(params, input_of(q, action, s, hidden)) for s in (state, 32 * state + 16))
     np.testing.assert_allclose(small, large, rtol=1e-3)

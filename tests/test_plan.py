@@ -7,7 +7,7 @@ from conftest import tiny
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.conf import choices
-from qmix_jax.learning.trainer import fires
+from qmix_jax.learning.trainer import multiples_passed
 from qmix_jax.run import experiment, plan
 from qmix_jax.settings import ConfigError
 
@@ -16,7 +16,7 @@ def updates(config) -> int:
     """The run's updates, iteration by iteration as the trainer counts them."""
     step, learner = config.iteration_env_steps, config.learner
     ends = jnp.arange(step, config.trained_env_steps + 1, step)
-    due = fires(learner.env_steps_per_update, ends - step, ends)
+    due = multiples_passed(learner.env_steps_per_update, ends - step, ends)
     return int(jnp.sum(jnp.where(ends >= learner.start_env_steps, due, 0)))
 
 

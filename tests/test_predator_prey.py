@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qmix_jax.actions import random_action
 from qmix_jax.envs import predator_prey as game
 from qmix_jax.envs.predator_prey import Board, PredatorPrey, PredatorPreyConfig, PredatorPreyState
-from qmix_jax.learning.exploration import random_action
 
 STAY, RIGHT, DOWN, LEFT, UP, CAPTURE = range(6)
 AGENTS, PREY = game.NUM_AGENTS, game.NUM_PREY

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import joint_of, shaken
+from conftest import input_of, shaken
 
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
@@ -31,7 +31,7 @@ def weights_and_situations(mixer):
     keys = jax.random.split(jax.random.key(1), 5)
     q, state = 5 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
     action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
-    joint = joint_of(q, action, state, hidden)
+    joint = input_of(q, action, state, hidden)
     params = jax.jit(lambda key: shaken(key, mixer.init(key, joint), 0.2))(keys[4])
     return params, jax.tree.map(np.asarray, params["params"]), joint, jax.tree.map(np.asarray, joint)
 

@@ -22,10 +22,11 @@ from qmix_jax.film.canvas import SHADE, SIZE, mix
 from qmix_jax.film.credit import EpisodeValues, ValueLanes, agent_colours, paint_with_values
 from qmix_jax.film.painter import paint_text
 from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE, Recording
-from qmix_jax.learning.evaluate import episode_keys, evaluate, judge, record, team_key
+from qmix_jax.learning.evaluate import episode_keys, evaluate, record, team_key
 from qmix_jax.mixers import MIXERS
+from qmix_jax.mixers.base import credit_assignment
 from qmix_jax.run.trained import load_run
-from qmix_jax.types import Joint, Values
+from qmix_jax.types import MixerInput, TeamValues
 
 EPISODES = 3
 
@@ -50,31 +51,31 @@ def played(folder):
 # --- values ------------------------------------------------------------------------------------------------------
 
 
-def joint_of(q):
+def input_of(q):
     """A joint action of two agents at four times."""
     state = jax.random.normal(jax.random.key(8), (4, 5))
-    return Joint(q, q + 0.1, jnp.ones((4, 2, 3)) / 3, jnp.ones((4, 2), bool), jnp.ones((4, 2, 6)), state)
+    return MixerInput(q, q + 0.1, jnp.ones((4, 2, 3)) / 3, jnp.ones((4, 2), bool), jnp.ones((4, 2, 6)), state)
 
 
 def test_credit_is_the_mixers_slope_in_each_agents_value():
     """Finite differences of QMIX, with parameters away from where they start."""
     q, width = jax.random.normal(jax.random.key(7), (4, 2)), 1e-2
     mixer = MIXERS["qmix"](embed_size=4, hypernet_size=8, init_scale=1.0)
-    params = mixer.init(jax.random.key(9), joint_of(q))
-    values = judge(mixer, params, joint_of(q))
-    np.testing.assert_allclose(values.q_tot, mixer.apply(params, joint_of(q))[:, 0], rtol=1e-6)
+    params = mixer.init(jax.random.key(9), input_of(q))
+    values = credit_assignment(mixer, params, input_of(q))
+    np.testing.assert_allclose(values.q_tot, mixer.apply(params, input_of(q))[:, 0], rtol=1e-6)
     for agent in range(2):
         step = width * jnp.eye(2)[agent]
-        up, down = (mixer.apply(params, joint_of(q)._replace(chosen_q=q + sign * step)) for sign in (1, -1))
+        up, down = (mixer.apply(params, input_of(q)._replace(chosen_q=q + sign * step)) for sign in (1, -1))
         np.testing.assert_allclose(values.credit[:, agent], (up - down)[:, 0] / (2 * width), rtol=0.02, atol=1e-3)
     assert np.ptp(values.credit) > 0.05
 
 
 def test_a_sum_credits_all_alike_and_independent_learners_have_no_team_value():
     q = jax.random.normal(jax.random.key(7), (4, 2))
-    values = judge(MIXERS["vdn"](), {}, joint_of(q))
+    values = credit_assignment(MIXERS["vdn"](), {}, input_of(q))
     assert (values.credit == 1).all() and np.allclose(values.q_tot, q.sum(-1))
-    alone = judge(MIXERS["iql"](), {}, joint_of(q))
+    alone = credit_assignment(MIXERS["iql"](), {}, input_of(q))
     assert (alone.q_tot, alone.credit) == (None, None) and (alone.q == q).all()
 
 
@@ -104,7 +105,7 @@ def valued(scene, agents, steps=STEPS, has_team=True, **fields):
     """A made-up recording: agent i's credit is i + 1, and grows with time."""
     credits = np.arange(1.0, agents + 1) + np.arange(steps)[:, None]
     q = np.linspace(-1, 1, steps * agents).reshape(steps, agents)
-    values = Values(q, q.sum(1), credits) if has_team else Values(q, None, None)
+    values = TeamValues(q, q.sum(1), credits) if has_team else TeamValues(q, None, None)
     return recording(scene, steps)._replace(values=values, **fields)
 
 
@@ -187,7 +188,7 @@ def test_the_best_team_is_filmed_and_the_outcome_said(folder, capsys, tmp_path, 
     out = tmp_path / "film.gif"
     assert cli.main(["render", str(folder), "--seed", "5", "--episodes", str(EPISODES), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for line, length, won in zip(lines, recorded.episodes.length, recorded.episodes.won, strict=False):
+    for line, length, won in zip(lines, recorded.episodes.length, recorded.episodes.metrics["win_rate"], strict=False):
         assert f"{length} step" in line and ("not won" in line) != won
     assert lines[-1] == str(out)
     milliseconds, end = milliseconds_and_end(out)

@@ -145,11 +145,11 @@ def test_a_replay_is_rearranged_as_other_devices_would_have_filled_it(before, af
     """Seven inserts of 4 rows into a ring of 16, each row named by its insert and its environment."""
 
     def filled(devices):
-        rings = [replay.init(jnp.zeros(()), 16 // devices) for _ in range(devices)]
+        buffer = replay.ReplayBuffer(16 // devices, 4 // devices)
+        rings = [buffer.init(jnp.zeros(())) for _ in range(devices)]
         for insert in range(7):
             share = jnp.split(10 * insert + jnp.arange(4.0), devices)
-            cursor = insert % 4 * (4 // devices)
-            rings = [replay.insert(ring, rows, jnp.array(cursor)) for ring, rows in zip(rings, share, strict=True)]
+            rings = [buffer.insert(ring, rows, jnp.array(insert)) for ring, rows in zip(rings, share, strict=True)]
         return np.concatenate(rings)[None]
 
     np.testing.assert_array_equal(replay.split_again(filled(before), 4, before, after), filled(after))

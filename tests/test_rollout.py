@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qmix_jax.agents.gru import AgentInput
 from qmix_jax.build import make_env
-from qmix_jax.learning.rollout import starts_needed
+from qmix_jax.learning.rollout import fresh_episodes_needed
 from qmix_jax.learning.trainer import Trainer
-from qmix_jax.types import Clock
+from qmix_jax.types import AgentInput, Clock
 
 T, B, ROLLOUTS = 8, 4, 3
 
@@ -102,10 +101,10 @@ def test_by_default_every_environment_gets_the_starts_that_it_can_need_and_no_mo
     shortest = 1 if ends == "random" else length
     assert env.spec.shortest_episode == shortest
     most = max(len(range(first, T, shortest)) for first in range(shortest))  # ends in T steps, the first at any of them
-    assert starts_needed(shortest, T) == most
-    for said, given in [(None, most), (1, 1), (1000, most)]:
-        config = tiny(env={"episode_length": length, "ends": ends, "starts_per_rollout": said})
-        assert Trainer(config, env).starts == given
+    assert fresh_episodes_needed(shortest, T) == most
+    for setting, expected in [(None, most), (1, 1), (1000, most)]:
+        config = tiny(env={"episode_length": length, "ends": ends, "starts_per_rollout": setting})
+        assert Trainer(config, env).fresh_episodes == expected
 
 
 def test_no_start_is_repeated_by_default_even_where_every_step_ends_an_episode():
@@ -129,9 +128,9 @@ def test_the_stored_recurrent_state_equals_the_one_recomputed_from_the_episodes_
     last_action = np.concatenate([played.sequences[0].last_action[None], played.joined(lambda s: s.action)[:-1]])
     inputs = AgentInput(played.joined(lambda s: s.observation.agents[:-1]), last_action, played.first)
     inputs = jax.tree.map(jnp.asarray, inputs)
-    hidden, _ = played.agents.unroll(played.params, played.agents.initial_hidden(B), inputs)
+    _, output = played.agents.unroll(played.params, played.agents.initial_state(B), inputs)
     for i in range(1, ROLLOUTS):
-        np.testing.assert_allclose(played.sequences[i].hidden, hidden[i * T - 1], atol=1e-5)
+        np.testing.assert_allclose(played.sequences[i].hidden, output.features[i * T - 1], atol=1e-5)
     assert np.abs(played.sequences[1].hidden).max() > 0.01
 
 
@@ -141,7 +140,7 @@ def test_episode_sums_count_each_finished_episode_once(played):
     assert sum(s.total_length for s in played.sums) == lengths.sum()
     assert sum(s.total_return for s in played.sums) == (lengths * (lengths + 1) / 2).sum()
     first_agents_action = played.joined(lambda s: s.action[:, :, 0])[played.ended]
-    assert sum(s.wins for s in played.sums) == (first_agents_action == 0).sum()
+    assert sum(s.metrics["win_rate"] for s in played.sums) == (first_agents_action == 0).sum()
 
 
 def test_whole_episodes_start_afresh_and_count_their_first_only():

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import joint_of, merge, shaken
+from conftest import input_of, merge, shaken
 
-from qmix_jax.agents import AgentInput, TransformerAgents
+from qmix_jax.agents import TransformerAgents
 from qmix_jax.build import from_mapping, make_agents, make_env
 from qmix_jax.cli.evaluate import on_map
 from qmix_jax.config import AgentConfig
@@ -21,7 +21,7 @@ from qmix_jax.mixers.transfqmix import TransfQMix
 from qmix_jax.run.export import export_team
 from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError
-from qmix_jax.types import TeamSpec
+from qmix_jax.types import AgentInput, TeamSpec
 
 AGENT = {"kind": "transformer", "hidden_size": 6, "num_heads": 3, "use_agent_id": False, "use_last_action": False}
 B, N, K, F, E, HEADS = 4, 2, 3, 5, 6, 3
@@ -89,7 +89,7 @@ def test_agents(num_aimed):
     num_plain = 4
     team = Team(entities, (tuple(range(num_plain + num_aimed)),) * N, num_plain)
     names = ("agent_0", "agent_1")
-    spec = TeamSpec("entities", names, K * (F - 2), num_plain + num_aimed, 1, episode_limit=1, has_wins=False)
+    spec = TeamSpec("entities", names, K * (F - 2), num_plain + num_aimed, 1, episode_limit=1)
     agents = TransformerAgents(AgentConfig(**AGENT), spec, team)
     keys = jax.random.split(jax.random.key(0), 4)
     params = jax.jit(lambda key: shaken(key, agents.init(key), 0.2))(keys[0])
@@ -98,8 +98,8 @@ def test_agents(num_aimed):
     marks = np.broadcast_to(np.array(entities.marks).reshape(N, K, 2), (B, N, K, 2))
     inputs = np.concatenate([np.asarray(obs).reshape(B, N, K, F - 2), marks], axis=-1)
     expected = public_agent(jax.tree.map(np.asarray, params["params"]), inputs, np.asarray(hidden), num_aimed)
-    after, q = jax.jit(agents.step)(params, hidden, seen)
-    np.testing.assert_allclose(q, expected[0], rtol=1e-5, atol=1e-5)
+    after, output = jax.jit(agents.step)(params, hidden, seen)
+    np.testing.assert_allclose(output.q, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(after, expected[1], rtol=1e-5, atol=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_mixer():
     mixer = TransfQMix(**options)
     keys = jax.random.split(jax.random.key(1), 4)
     q, state, hidden = (jax.random.normal(k, s) for k, s in zip(keys, ((B, N, 4), (B, K * F), (B, N, E)), strict=False))
-    joint = joint_of(q, q.argmin(-1), state, hidden)
+    joint = input_of(q, q.argmin(-1), state, hidden)
     params = jax.jit(lambda key: shaken(key, mixer.init(key, joint), 0.2))(keys[3])
     weights = jax.tree.map(np.asarray, params["params"])
     marks = np.broadcast_to(np.array(entities.marks), (B, K, 2))
@@ -191,12 +191,13 @@ def test_an_unroll_is_its_steps_and_an_episodes_start_forgets():
     obs = jax.random.normal(jax.random.key(1), (3, B, 2, 4))
     first = jnp.zeros((3, B), bool).at[1, 0].set(True)
     inputs, hidden = AgentInput(obs, jnp.zeros((3, B, 2), int), first), jnp.ones((B, 2, E))
-    hiddens, q = jax.jit(agents.unroll)(params, hidden, inputs)
+    last, (q, features) = jax.jit(agents.unroll)(params, hidden, inputs)
     for t in range(3):
         hidden, now = agents.step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
-        np.testing.assert_allclose(hiddens[t], hidden, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(q[t], now, rtol=1e-4, atol=1e-5)
-    fresh = agents.step(params, agents.initial_hidden(B), jax.tree.map(lambda leaf: leaf[1], inputs))[1]
+        np.testing.assert_allclose(features[t], hidden, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(q[t], now.q, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(last, features[-1])
+    fresh = agents.step(params, agents.initial_state(B), jax.tree.map(lambda leaf: leaf[1], inputs))[1].q
     np.testing.assert_allclose(q[1, 0], fresh[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(q[1, 1], fresh[1], atol=1e-3)
 

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qmix_jax.agents.gru import AgentInput
 from qmix_jax.build import make_mixer
 from qmix_jax.envs.wrappers.joint import JointTeam
-from qmix_jax.learning.learner import pick
+from qmix_jax.mixers.base import pick
 from qmix_jax.run.trained import TrainedRun
-from qmix_jax.types import Joint, Observation, global_state
+from qmix_jax.types import AgentInput, MixerInput, Observation, global_state
 
 Path = Sequence[tuple[int, ...]]
 """Joint actions from the start of an episode."""
@@ -31,15 +30,15 @@ def q_table(run: TrainedRun, params: Any, path: Path) -> np.ndarray:
     spec = run.env.spec
     key = jax.random.key(0)  # these games are deterministic
     env_state, observation = run.env.reset(key)
-    hidden = run.agents.initial_hidden(1)
+    hidden = run.agents.initial_state(1)
     last_action, first = jnp.full((1, spec.num_agents), spec.num_actions), jnp.ones(1, bool)
     for actions in path:
         action = (run.env.number(actions),) if isinstance(run.env, JointTeam) else actions
-        hidden, _ = _step(run, params, hidden, observation, last_action, first)
+        hidden = _think(run, params, hidden, observation, last_action, first)[0]
         env_state, observation, _ = run.env.step(key, env_state, jnp.array(action))
         last_action, first = jnp.array([action]), jnp.zeros(1, bool)
-    hidden, q = _step(run, params, hidden, observation, last_action, first)
-    table = _mix(run, params, hidden[0], q[0], observation) / run.config.learner.reward_scale
+    output = _think(run, params, hidden, observation, last_action, first)[1]
+    table = _mix(run, params, output.features[0], output.q[0], observation) / run.config.learner.reward_scale
     return table.reshape(run.env.sizes) if isinstance(run.env, JointTeam) else table
 
 
@@ -59,7 +58,7 @@ def _mix(
         return jnp.broadcast_to(values, (len(action), *values.shape))
 
     legal = jnp.where(observation.available, q, -jnp.inf)
-    joint = Joint(
+    joint = MixerInput(
         chosen_q=pick(repeated(q), action),
         greedy_q=repeated(legal.max(axis=-1)),
         action=jax.nn.one_hot(action, run.env.spec.num_actions),

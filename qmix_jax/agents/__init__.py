@@ -1,9 +1,7 @@
 """The networks that act."""
 
-from qmix_jax.agents.gru import AgentInput, RecurrentAgents
+from qmix_jax.agents.base import Agents
+from qmix_jax.agents.gru import RecurrentAgents
 from qmix_jax.agents.transformer import TransformerAgents
 
-__all__ = ["AgentInput", "Agents", "RecurrentAgents", "TransformerAgents"]
-
-Agents = RecurrentAgents | TransformerAgents
-"""The team's networks: `init`, `initial_hidden`, `step` and `unroll`."""
+__all__ = ["Agents", "RecurrentAgents", "TransformerAgents"]

@@ -6,35 +6,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from qmix_jax.config import AgentConfig
 from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.nn.linear import linear
-from qmix_jax.types import Params, TeamSpec
-
-
-class AgentInput(NamedTuple):
-    """What the agents know at one time, or at T times (a leading axis)."""
-
-    obs: Float[Array, "*T B N O"]
-    last_action: Int[Array, "*T B N"]
-    """Ignored where `first` is true; num_actions stands for none."""
-    first: Bool[Array, "*T B"]
-    """The episode begins here: forget what came before."""
+from qmix_jax.types import AgentInput, AgentOutput, Params, TeamSpec
 
 
 class RecurrentAgents(NamedTuple):
     """The team's networks as pure functions over `Params`.
 
-    Per agent: ReLU(W obs + row of its id + row of its last action) -> GRU -> Q of every action. The two rows are
-    what one-hot inputs would add to the first layer. `layer_norm` normalises what goes into the ReLU, and the
-    recurrent state before the last layer. With `share_parameters` all agents use the same weights;
-    without, every parameter has a leading axis N.
+        x = ReLU(W obs + I[agent id] + A[last action]),    h' = GRU(h, x),    Q = V h' + b
 
-    Here unlike PyMARL: "no last action", before an episode's first, has a row of its own, which is learnt (there it
-    adds nothing); and r and z have one bias where PyTorch's GRU has two, of which only the sum matters (an optimiser
-    that scales each number's step, as Adam and RMSprop do, moves the sum of two twice as far).
+    I and A are embeddings: their rows are what one-hot inputs would add to the first layer. `layer_norm` normalises the
+    argument of the ReLU, and h' before the last layer. With `share_parameters` all agents use the same weights;
+    without, every parameter has a leading axis N. The recurrent state and the features for the mixer are h'.
+
+    Here unlike in PyMARL: "no last action", before an episode's first, has a learnt row of its own (there it adds
+    nothing); and r and z have one bias where PyTorch's GRU has two, of which only the sum matters (an optimiser that
+    scales the step of each number, such as Adam or RMSprop, moves the sum of two twice as far).
     """
 
     config: AgentConfig
@@ -69,36 +60,35 @@ class RecurrentAgents(NamedTuple):
             params |= {"norm_scale": jnp.ones((2, size)), "norm_bias": jnp.zeros((2, size))}
         return params
 
-    def initial_hidden(self, num_envs: int) -> Float[Array, "B N H"]:
+    def initial_state(self, num_envs: int) -> Float[Array, "B N H"]:
         """The recurrent state before an episode: zeros."""
         return jnp.zeros((num_envs, self.spec.num_agents, self.config.hidden_size))
 
     def step(
-        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
-    ) -> tuple[Float[Array, "B N H"], Float[Array, "B N A"]]:
-        """One time step: the next recurrent state, and Q of every action."""
-        hidden = self._recur(gru_step, params, hidden, inputs)
-        return hidden, self._per_agent(_head, params, hidden)
+        self, params: Params, state: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "B N H"], AgentOutput]:
+        """One time step: the next recurrent state, and the output."""
+        state = self._recur(gru_step, params, state, inputs)
+        return state, AgentOutput(self._per_agent(_head, params, state), state)
 
     def unroll(
-        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
-    ) -> tuple[Float[Array, "T B N H"], Float[Array, "T B N A"]]:
-        """T time steps from the recurrent state before the first: the state after every step, and Q."""
-        hiddens = self._recur(gru_unroll, params, hidden, inputs)
-        return hiddens, self._per_agent(_head, params, hiddens)
+        self, params: Params, state: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "B N H"], AgentOutput]:
+        """T time steps from the state before the first: the state after the last, and the outputs (T, B, ...)."""
+        states = self._recur(gru_unroll, params, state, inputs)
+        return states[-1], AgentOutput(self._per_agent(_head, params, states), states)
 
-    def _recur(self, gru, params: Params, hidden: Array, inputs: AgentInput) -> Array:
-        """The recurrent layer's output: of one step, or of all with `gru_unroll`."""
+    def _recur(self, gru, params: Params, state: Array, inputs: AgentInput) -> Array:
+        """The recurrent state after one step, or after each of T steps with `gru_unroll`."""
         last_action = jnp.where(inputs.first[..., None], self.spec.num_actions, inputs.last_action)
         first = jnp.broadcast_to(inputs.first[..., None], last_action.shape)
 
-        def layer(params: Params, hidden: Array, obs: Array, last_action: Array, first: Array) -> Array:
+        def layer(params: Params, state: Array, obs: Array, last_action: Array, first: Array) -> Array:
             embedded = _embed(params, obs, last_action[..., 0])
-            return gru(
-                GruWeights(*[params[f"gru_{name}"] for name in GruWeights._fields]), hidden, embedded, first[..., 0]
-            )
+            weights = GruWeights(*[params[f"gru_{name}"] for name in GruWeights._fields])
+            return gru(weights, state, embedded, first[..., 0])
 
-        return self._per_agent(layer, params, hidden, inputs.obs, last_action[..., None], first[..., None])
+        return self._per_agent(layer, params, state, inputs.obs, last_action[..., None], first[..., None])
 
     def _per_agent(self, function, params: Params, *trees: Any) -> Any:
         """Call `function(params, *trees)` with the shared weights, or with each agent's own, along axis -2."""

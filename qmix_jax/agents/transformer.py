@@ -1,5 +1,6 @@
-"""The agents of TransfQMix: attention over the entities that an agent sees, and over its own memory."""
+"""The agents of TransfQMix: attention over the entities that an agent sees, and over its recurrent state."""
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,12 +10,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from qmix_jax.agents.gru import AgentInput
 from qmix_jax.config import AgentConfig
 from qmix_jax.envs.entities import Team
 from qmix_jax.nn.linear import Dense
 from qmix_jax.nn.transformer import Transformer
-from qmix_jax.types import Params, TeamSpec
+from qmix_jax.types import AgentInput, AgentOutput, Params, TeamSpec
 
 
 class Network(nn.Module):
@@ -23,7 +23,8 @@ class Network(nn.Module):
         [h', e_1', ..., e_K'] = Transformer([h, e_1, ..., e_K]),    e_k = W entity_k + b
         Q = [W_plain h' + b_plain, w_aimed e_k' + b_aimed of every entity k]
 
-    h is the memory; the value of an action that is aimed at an entity comes from that entity ("policy decoupling").
+    h is the recurrent state; the value of an action that is aimed at an entity comes from that entity ("policy
+    decoupling").
     """
 
     size: int
@@ -37,7 +38,7 @@ class Network(nn.Module):
     def __call__(
         self, hidden: Float[Array, "*batch E"], entities: Float[Array, "*batch K F"]
     ) -> tuple[Float[Array, "*batch E"], Float[Array, "*batch V"]]:
-        """The next memory, and the values of the plain actions and then of every entity (where any is aimed)."""
+        """The next recurrent state; values of the plain actions, and then of every entity where any action is aimed."""
         embedded = Dense(self.size, name="embed")(entities)
         tokens = jnp.concatenate([hidden[..., None, :], embedded], axis=-2)
         kept = slice(None) if self.aims else slice(1)
@@ -54,8 +55,8 @@ class TransformerAgents(NamedTuple):
     """The team's networks as pure functions over `Params`, like `RecurrentAgents`.
 
     The parameters know features and not entities, so that they fit a team of any size whose entities have the same
-    features. Here unlike in the authors' code, whose agents this equals otherwise: which numbers are an entity's is
-    the environment's layout (`qmix_jax.envs.entities`), so that entities unseen are zero but for their marks.
+    features. They equal the agents of the authors' code, except that the environment's layout says which numbers
+    describe an entity (`qmix_jax.envs.entities`): an entity that is not seen is zero but for its marks.
     """
 
     config: AgentConfig
@@ -70,35 +71,31 @@ class TransformerAgents(NamedTuple):
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""
-        nothing = jnp.zeros((1, self.spec.num_agents, self.spec.obs_size))
-        return self._network.init(key, self.initial_hidden(1), self._entities(nothing))
+        zeros = jnp.zeros((1, self.spec.num_agents, self.spec.obs_size))
+        return self._network.init(key, self.initial_state(1), self._entities(zeros))
 
-    def initial_hidden(self, num_envs: int) -> Float[Array, "B N H"]:
-        """The memory before an episode: zeros."""
+    def initial_state(self, num_envs: int) -> Float[Array, "B N H"]:
+        """The recurrent state before an episode: zeros."""
         return jnp.zeros((num_envs, self.spec.num_agents, self.config.hidden_size))
 
     def step(
-        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
-    ) -> tuple[Float[Array, "B N H"], Float[Array, "B N A"]]:
-        """One time step: the next memory, and Q of every action."""
-        hidden = jnp.where(inputs.first[:, None, None], 0.0, hidden)
-        hidden, values = self._network.apply(params, hidden, self._entities(inputs.obs))  # pyright: ignore
+        self, params: Params, state: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "B N H"], AgentOutput]:
+        """One time step: the next recurrent state, and the output."""
+        state = jnp.where(inputs.first[:, None, None], 0.0, state)
+        state, values = self._network.apply(params, state, self._entities(inputs.obs))  # pyright: ignore
         places = np.array(self.team.values)[None]
-        return hidden, jnp.take_along_axis(values, places, axis=-1)  # pyright: ignore[reportArgumentType]
+        q = jnp.take_along_axis(values, places, axis=-1)  # pyright: ignore[reportArgumentType]
+        return state, AgentOutput(q, state)
 
     def unroll(
-        self, params: Params, hidden: Float[Array, "B N H"], inputs: AgentInput
-    ) -> tuple[Float[Array, "T B N H"], Float[Array, "T B N A"]]:
-        """T time steps from the memory before the first: the memory after every step, and Q. The gradient computes
-        every step once more, which on a CPU is faster than to read again what the step made.
+        self, params: Params, state: Float[Array, "B N H"], inputs: AgentInput
+    ) -> tuple[Float[Array, "B N H"], AgentOutput]:
+        """T time steps from the state before the first: the state after the last, and the outputs (T, B, ...).
+
+        The gradient computes every step again, which on a CPU is faster than to read its intermediate results.
         """
-
-        @jax.checkpoint
-        def step(hidden: Array, now: AgentInput) -> tuple[Array, tuple[Array, Array]]:
-            hidden, q = self.step(params, hidden, now)
-            return hidden, (hidden, q)
-
-        return lax.scan(step, hidden, inputs)[1]
+        return lax.scan(jax.checkpoint(partial(self.step, params)), state, inputs)
 
     def _entities(self, obs: Float[Array, "B N O"]) -> Float[Array, "B N K F"]:
         """What each agent sees, one row an entity."""

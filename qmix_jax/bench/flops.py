@@ -17,10 +17,10 @@ from qmix_jax.types import swap_time_and_batch
 
 
 def matrix_product_flops(function: Callable, *args: Any) -> int:
-    """2 M N K for every (M, K) x (K, N) product that one call needs, arrays or shapes given; nothing else is counted.
+    """2 M N K for every (M, K) x (K, N) product that one call needs, from arrays or shapes; nothing else is counted.
 
-    A loop's body counts as often as it runs (once, where that is not known before), a branch as its dearest side, and
-    of several ways for several kinds of devices the cheapest, so that figures of different devices compare.
+    The body of a loop counts as often as it runs (once, where the number is unknown), a branch as its most expensive
+    side, and of implementations for several kinds of devices the cheapest, so that devices can be compared.
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as the compiler does
@@ -53,9 +53,9 @@ def _jaxprs(value: Any) -> Iterator[Jaxpr]:
 
 def update_flops(program: Program) -> int:
     """Operations of one update of one seed: its whole batch, forwards and backwards."""
-    whole = Trainer(program.config, program.env)  # no mesh: the arithmetic is the same
+    whole = Trainer(program.config, program.env)  # without a mesh: the same arithmetic
     seed = jax.eval_shape(whole.init, 0)
     size = program.config.learner.batch_size
     rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype), whole.row())
-    batch = jax.eval_shape(lambda rows: whole.recall(swap_time_and_batch(rows)), rows)
+    batch = jax.eval_shape(lambda rows: whole.format.decompress(swap_time_and_batch(rows)), rows)
     return matrix_product_flops(whole.learner.update, seed.learner, batch, program.shapes.clock.iteration)

@@ -1,4 +1,4 @@
-"""The parts of training, each alone: what one seed does on one device, to be repeated (`Program.compile_loop`)."""
+"""The parts of training, each alone: of one seed on one device, to be repeated by `Program.compile_loop`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,25 +6,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qmix_jax.agents.gru import AgentInput
-from qmix_jax.learning import replay
-from qmix_jax.learning.exploration import random_action, uniform
+from qmix_jax.actions import random_action, uniform
 from qmix_jax.learning.learner import LossMetrics
-from qmix_jax.learning.rollout import restart, rollout
 from qmix_jax.learning.trainer import SeedState, Trainer
 from qmix_jax.run.program import Begin, Step
-from qmix_jax.types import Clock, swap_time_and_batch
+from qmix_jax.types import AgentInput, Clock, RecurrentState
 
 
 class Part(NamedTuple):
-    """What is handed on from turn to turn besides the state, at first, and the turn."""
+    """A loop over turns: the initial carry besides the seed's state, and one turn."""
 
     begin: Begin
     turn: Step
 
 
 def _made_by(make: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Part:
-    """The part whose turn is `make`; what it makes besides the state is kept, so that it has to be made."""
+    """The part whose turn is `make`. Its other results are carried too, so that the compiler cannot drop them."""
 
     def begin(clock: Clock, state: SeedState) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make, clock, state)[1])
@@ -49,19 +46,18 @@ def playing(trainer: Trainer) -> Part:
 
 def environment(trainer: Trainer) -> Part:
     """The same rollouts by random legal actions: no network."""
-    config, env = trainer.config, trainer.env
 
-    def policy(hidden: jax.Array, inputs: AgentInput, available: jax.Array, noise: Any) -> tuple[jax.Array, jax.Array]:
+    def policy(
+        state: RecurrentState, inputs: AgentInput, available: jax.Array, noise: Any
+    ) -> tuple[RecurrentState, jax.Array]:
         del inputs
-        return hidden, random_action(noise, available)
+        return state, random_action(noise, available)
 
     def make(clock: Clock, state: SeedState) -> tuple[SeedState, Any]:
         noise_key, env_key, restart_key = jax.random.split(trainer.key(state, clock), 3)
-        steps, played = config.rollout.num_steps, state.rollout
-        noise = uniform(noise_key, (steps, trainer.num_envs, env.spec.num_agents))
-        if config.rollout.whole_episodes:
-            played = restart(env, restart_key, played)
-        played, sequence, _ = rollout(env, policy, env_key, played, noise, trainer.starts)
+        shape = trainer.config.rollout.num_steps, trainer.num_envs, trainer.env.spec.num_agents
+        noise = uniform(noise_key, shape)
+        played, sequence, _ = trainer.rollout(policy, env_key, restart_key, state.rollout, noise)
         return state._replace(rollout=played), sequence
 
     return _made_by(make)
@@ -71,18 +67,17 @@ def learning(trainer: Trainer) -> Part:
     """Updates on one batch from a full replay, or without replay from a new rollout."""
 
     def begin(clock: Clock, state: SeedState) -> Any:
-        key, size = trainer.key(state, clock), trainer.config.learner.batch_size // trainer.num_data
-        if state.replay is None:
-            sequence = trainer.play(clock, state.learner.params, state.rollout, key)[1]
-            rows = replay.minibatch(key, trainer.rows(sequence), jnp.array(0), size)
-        else:
-            full = jnp.array(trainer.config.replay_sequences // trainer.num_data)
-            rows = replay.sample(key, state.replay, full, size)
-        return swap_time_and_batch(rows), LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
+        key, sequences = trainer.key(state, clock), state.replay
+        if sequences is None:
+            played = trainer.play(clock, state.learner.params, state.rollout, key)[1]
+            sequences = trainer.format.to_rows(played)
+        full = jnp.array(trainer.config.replay_sequences // trainer.config.rollout.num_envs)
+        return trainer.sample(sequences, full, jnp.array(0), key, key), LossMetrics.zeros()
 
     def turn(clock: Clock, state: SeedState, kept: Any) -> tuple[SeedState, Any]:
         batch, _ = kept
-        learner, losses = trainer.learner.update(state.learner, trainer.recall(batch), trainer.env_steps(clock))
+        batch_with_observations = trainer.format.decompress(batch)
+        learner, losses = trainer.learner.update(state.learner, batch_with_observations, trainer.env_steps(clock))
         return state._replace(learner=learner), (batch, losses)
 
     return Part(begin, turn)

@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     startup.start_jax([startup.AUTO])
     from qmix_jax.analysis.scores import agents_to_plain, format_agents
+    from qmix_jax.learning.robustness import ParallelEvaluator
     from qmix_jax.run.trained import load_run
 
     began = time.perf_counter()
@@ -149,8 +150,8 @@ class Scorer:
             )
             for i in range(self.run.config.num_seeds)
         ]
-        wins = {"win_rate": [one.won for one in played]} if self.examination.env.spec.has_wins else {}
-        return scores_of({**wins, "return": [one.total for one in played], "length": [one.length for one in played]})
+        metrics = {name: [one.metrics[name] for one in played] for name in played[0].metrics}
+        return scores_of({**metrics, "return": [one.total for one in played], "length": [one.length for one in played]})
 
 
 def watch_agents(scorer: Scorer) -> "Behaviour":

@@ -112,7 +112,7 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
             reward=result.reward,
             values=result.values,
             length=result.episodes.length,
-            won=result.episodes.won if spec.has_wins else None,
+            won=result.episodes.metrics.get("win_rate"),
             title=title,
             agent_names=spec.agent_names,
         )

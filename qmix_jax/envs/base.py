@@ -1,8 +1,10 @@
 """The contract of an environment."""
 
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec
 
@@ -53,3 +55,14 @@ class TeamEnv(Protocol):
         (a `qmix_jax.film.recording.Painter`); the films of the others are text.
         """
         ...
+
+
+@lru_cache(maxsize=16)
+def metric_names(env: TeamEnv) -> tuple[str, ...]:
+    """The names in every step's `Outcome.metrics`, in alphabetical order."""
+
+    def step(key: jax.Array) -> dict[str, jax.Array]:
+        state, _ = env.reset(key)
+        return env.step(key, state, jnp.zeros(env.spec.num_agents, int))[2].metrics
+
+    return tuple(sorted(jax.eval_shape(step, jax.random.key(0))))

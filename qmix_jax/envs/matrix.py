@@ -34,7 +34,7 @@ class Matrix(KeepsObservations):
         num_agents, num_actions = self.payoff.ndim, max(self.payoff.shape)
         self._available = jnp.arange(num_actions) < jnp.array(self.payoff.shape)[:, None]
         names = tuple(f"agent_{i}" for i in range(num_agents))
-        self.spec = TeamSpec(name, names, 1, num_actions, 1, episode_limit=1, has_wins=False)
+        self.spec = TeamSpec(name, names, 1, num_actions, 1, episode_limit=1)
 
     def layout(self) -> Layout:
         """The constant, and as many actions as the payoff's axis is long."""
@@ -56,7 +56,7 @@ class Matrix(KeepsObservations):
         """The payoff of the joint action; the episode ends."""
         del key, state
         reward = self.payoff[tuple(action)]
-        outcome = Outcome(reward, jnp.array(True), jnp.array(False), jnp.array(False))
+        outcome = Outcome(reward, terminated=jnp.array(True), truncated=jnp.array(False))
         return MatrixState(action.astype(int)), self._observation(), outcome
 
     @property

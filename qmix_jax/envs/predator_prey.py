@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from qmix_jax.actions import random_action
 from qmix_jax.envs.definition import Definition
-from qmix_jax.learning.exploration import random_action
 from qmix_jax.settings import NotPositive
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -78,7 +78,6 @@ class PredatorPrey:
             num_actions=NUM_ACTIONS,
             state_size=2 * SIZE * SIZE,
             episode_limit=LIMIT,
-            has_wins=False,
             idle_action=STAY,
             shortest_episode=7,  # of 20,000 hunts one took 5 steps, but no three in a row fewer than 32 each
         )
@@ -103,7 +102,6 @@ class PredatorPrey:
             reward=CAPTURE_REWARD * captures + self.punishment * failures,
             terminated=terminated,
             truncated=~terminated & (time >= LIMIT),
-            won=jnp.array(False),
         )
         return PredatorPreyState(board, is_capturing, time), observe(board), outcome
 

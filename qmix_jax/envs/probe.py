@@ -45,9 +45,7 @@ class Probe(KeepsObservations):
         names = tuple(f"agent_{i}" for i in range(settings.num_agents))
         limit = settings.episode_length
         self._shortest = 1 if settings.ends == "random" else limit
-        self.spec = TeamSpec(
-            "probe", names, 3, 4, 3, episode_limit=limit, has_wins=True, shortest_episode=self._shortest
-        )
+        self.spec = TeamSpec("probe", names, 3, 4, 3, episode_limit=limit, shortest_episode=self._shortest)
 
     def _observation(self, state: ProbeState) -> Observation:
         agent, action = jnp.arange(self.spec.num_agents), jnp.arange(self.spec.num_actions)
@@ -70,7 +68,10 @@ class Probe(KeepsObservations):
         ended = state.time >= state.length
         is_cut = {"terminated": False, "truncated": True, "random": state.length % 2 == 0}[self.settings.ends]
         outcome = Outcome(
-            state.time.astype(float), ended & ~jnp.array(is_cut), ended & is_cut, ended & (action[0] == 0)
+            reward=state.time.astype(float),
+            terminated=ended & ~jnp.array(is_cut),
+            truncated=ended & is_cut,
+            metrics={"win_rate": ended & (action[0] == 0)},
         )
         return state, self._observation(state), outcome
 

@@ -39,9 +39,7 @@ class TwoStep(KeepsObservations):
         del settings
         self.payoff_a = jnp.array([[7.0, 7.0], [7.0, 7.0]])
         self.payoff_b = jnp.array([[0.0, 1.0], [1.0, 8.0]])
-        self.spec = TeamSpec(
-            "two-step game", ("agent_0", "agent_1"), 4, 2, 4, episode_limit=2, has_wins=False, shortest_episode=2
-        )
+        self.spec = TeamSpec("two-step game", ("agent_0", "agent_1"), 4, 2, 4, episode_limit=2, shortest_episode=2)
 
     def _observation(self, stage: Int[Array, ""]) -> Observation:
         one_hot = jax.nn.one_hot(stage, 4)
@@ -60,7 +58,7 @@ class TwoStep(KeepsObservations):
         payoff = jnp.where(state.stage == 1, self.payoff_a[tuple(action)], self.payoff_b[tuple(action)])
         stage = jnp.where(is_first, 1 + action[0].astype(int), 3)
         reward = jnp.where(is_first, 0.0, payoff)
-        outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False), won=jnp.array(False))
+        outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False))
         return TwoStepState(stage, action.astype(int)), self._observation(stage), outcome
 
     @property

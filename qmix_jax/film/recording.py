@@ -14,7 +14,7 @@ from PIL import Image
 from qmix_jax.film.canvas import DIM, GOLD, PANEL, SHADE, SIZE, TEXT, Box, Canvas, Colour, ease, fitted
 
 if TYPE_CHECKING:
-    from qmix_jax.types import Values
+    from qmix_jax.types import TeamValues
 
 FRAMES_PER_STEP = 3
 FRAME_SECONDS = 0.07
@@ -42,7 +42,7 @@ class Recording(NamedTuple):
     """None where the environment has no wins."""
     title: str
     """Algorithm and environment."""
-    values: "Values | None" = None
+    values: "TeamValues | None" = None
     """(L, ...) Q-values and credit of each step's joint action; see `qmix_jax.film.credit`."""
     colours: tuple[Colour, ...] = ()
     """Each agent's colour in worlds that move; empty: the painter's own."""
@@ -56,7 +56,7 @@ class Recording(NamedTuple):
         *,
         scene: Mapping[str, np.ndarray],
         reward: np.ndarray,
-        values: "Values",
+        values: "TeamValues",
         length: np.ndarray,
         won: np.ndarray | None,
         title: str,

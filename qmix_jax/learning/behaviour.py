@@ -22,7 +22,7 @@ class Behaviour(NamedTuple):
     """Means over the steps at which an agent could choose (more than one legal action); NaN where it never could."""
 
     steps: np.ndarray
-    """(S, N) how many these were."""
+    """(S, N) how many these steps were."""
     q: np.ndarray
     """(S, N) the agent's value of the action that it took, in scaled rewards (`learner.reward_scale`)."""
     credit: np.ndarray | None
@@ -34,9 +34,9 @@ class Behaviour(NamedTuple):
 def observe(
     env: TeamEnv, agents: Agents, mixer: nn.Module, teams: list[tuple[Params, jax.Array]], episodes: int
 ) -> Behaviour:
-    """Watch the team of each seed, given as its parameters and the key of its episodes, for exactly `episodes`.
+    """What the agents of each seed's team do in exactly `episodes`; a team is its parameters and its episodes' key.
 
-    They are the episodes that `robustness.ParallelEvaluator` plays with the key, over all devices, in batches of which
+    The episodes are those that `robustness.ParallelEvaluator` plays with the key, over all devices, in batches of which
     only sums are kept.
 
     Raises:
@@ -46,7 +46,7 @@ def observe(
     sums = [_sums(program, params, key, episodes) for params, key in teams]
     steps = np.stack([each.steps for each in sums])
     credits = [each.credit for each in sums if each.credit is not None]
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is meant
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as documented
         return Behaviour(
             steps=steps,
             q=np.stack([each.q for each in sums]) / steps,
@@ -73,9 +73,9 @@ def _sums(program, params: Params, key: jax.Array, episodes: int) -> AgentSums:
     for start in range(0, batches * size, size):
         counted = start + jnp.arange(size) < episodes
         try:
-            told = jax.device_get(program(params, episode_keys(key, size, start), counted))
+            sums = jax.device_get(program(params, episode_keys(key, size, start), counted))
         except ScopeParamShapeError as error:
             raise ConfigError(f"the mixer does not fit this environment: {' '.join(str(error).split())}") from error
-        batch = jax.tree.map(lambda leaf: leaf.sum(0, dtype=np.float64), told)
+        batch = jax.tree.map(lambda leaf: leaf.sum(0, dtype=np.float64), sums)
         total = batch if total is None else jax.tree.map(np.add, total, batch)
     return total  # pyright: ignore[reportReturnType]  (there is a batch)

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents import AgentInput, Agents
+from qmix_jax.actions import greedy
+from qmix_jax.agents import Agents
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.learning.exploration import greedy
-from qmix_jax.learning.learner import joint_of
-from qmix_jax.learning.rollout import EpisodeSums, Policy, episode_sums
-from qmix_jax.types import Joint, Observation, Params, Values
+from qmix_jax.learning.rollout import EpisodeSums, Policy, RolloutState, advance, begin, episode_sums
+from qmix_jax.mixers.base import credit_assignment, mixer_input
+from qmix_jax.types import AgentInput, Params, RecurrentState, TeamValues, tree_where
 
 Keys = Any
 """An array (B,) of random keys, one an episode."""
@@ -26,38 +26,36 @@ Keys = Any
 def greedy_policy(agents: Agents, params: Params) -> Policy:
     """Each agent takes its own best legal action."""
 
-    def policy(hidden, inputs: AgentInput, available, given):
-        del given
-        hidden, q = agents.step(params, hidden, inputs)
-        return hidden, greedy(q, available)
+    def policy(state, inputs: AgentInput, available, per_step):
+        del per_step
+        state, output = agents.step(params, state, inputs)
+        return state, greedy(output.q, available)
 
     return policy
 
 
 class Episodes(NamedTuple):
-    """What came of B single episodes, each counted up to its end."""
+    """The results of B single episodes, each counted up to its end."""
 
     is_over: Bool[Array, "B"]
     total: Float[Array, "B"]
     """The return."""
     length: Int[Array, "B"]
-    won: Bool[Array, "B"]
+    metrics: dict[str, Float[Array, "B"]]
+    """The environment's metrics, summed over each episode."""
 
 
 class _Play(NamedTuple):
-    """Where B single episodes stand."""
+    """B single episodes under way; return, length and metrics of the state do not change after an episode's end."""
 
-    env_state: Any
-    observation: Observation
-    first: Bool[Array, "B"]
-    last_action: Array
-    hidden: Array
-    episodes: Episodes
+    state: RolloutState
+    is_over: Bool[Array, "B"]
 
     @property
-    def inputs(self) -> AgentInput:
-        """What the agents know."""
-        return AgentInput(self.observation.agents, self.last_action, self.first)
+    def episodes(self) -> Episodes:
+        """Their results so far."""
+        state = self.state
+        return Episodes(self.is_over, state.episode_return, state.episode_length, state.episode_metrics)
 
 
 def team_key(seed: int, team: int) -> jax.Array:
@@ -71,7 +69,7 @@ def episode_keys(key: jax.Array, episodes: int, start: int | Array = 0) -> Keys:
 
 
 def _at(keys: Keys, time: int | Array) -> tuple[Keys, Keys]:
-    """The keys of one step: the environment's and the policy's (number 0 is the start's)."""
+    """The keys of one step: the environment's and the policy's (number 0 is the reset's)."""
     return _numbered(keys, 2 * time + 1), _numbered(keys, 2 * time + 2)
 
 
@@ -80,54 +78,45 @@ def _numbered(keys: Keys, number: int | Array) -> Keys:
 
 
 def _begin(env: TeamEnv, agents: Agents, keys: Keys) -> _Play:
-    env_state, observation = jax.vmap(env.reset)(_numbered(keys, 0))
     count = keys.shape[0]
-    no, zeros = jnp.zeros(count, bool), jnp.zeros(count)
-    none = jnp.full((count, env.spec.num_agents), env.spec.num_actions)
-    episodes = Episodes(no, zeros, jnp.zeros(count, int), no)
-    return _Play(env_state, observation, ~no, none, agents.initial_hidden(count), episodes)
+    state = begin(env, *jax.vmap(env.reset)(_numbered(keys, 0)), agents.initial_state(count))
+    return _Play(state, jnp.zeros(count, bool))
 
 
-def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: Array, action: Array) -> _Play:
-    """One step everywhere; what comes after an episode's end is not counted."""
-    env_state, observation, outcome = jax.vmap(env.step)(keys, play.env_state, action)
-    is_over, total, length, won = play.episodes
-    return _Play(
-        env_state=env_state,
-        observation=observation,
-        first=jnp.zeros_like(play.first),
-        last_action=action.astype(play.last_action.dtype),
-        hidden=hidden,
-        episodes=Episodes(
-            is_over=is_over | outcome.terminated | outcome.truncated,
-            total=total + jnp.where(is_over, 0.0, outcome.reward),
-            length=length + ~is_over,
-            won=won | (outcome.won & ~is_over),
-        ),
+def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: RecurrentState, action: Array) -> _Play:
+    """One step everywhere."""
+    before, is_over = play
+    after, outcome = advance(env, keys, before, hidden, action)
+    after = after._replace(
+        episode_return=jnp.where(is_over, before.episode_return, after.episode_return),
+        episode_length=jnp.where(is_over, before.episode_length, after.episode_length),
+        episode_metrics=tree_where(is_over, before.episode_metrics, after.episode_metrics),
     )
+    return _Play(after, is_over | outcome.terminated | outcome.truncated)
 
 
 def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys, fixed_length: bool = False) -> Episodes:
     """Play one episode for each key, side by side, until the last one is over.
 
-    The policy is given B keys of its own at every step, for what is random in it. With `fixed_length` play goes on up
+    The policy is given B keys of its own at every step, for what is random in it. With `fixed_length` play continues up
     to the episode limit, which changes no result (see `Trainer.branches`).
     """
 
     def body(carry):
         time, play = carry
         env_keys, policy_keys = _at(keys, time)
-        hidden, action = policy(play.hidden, play.inputs, play.observation.available, policy_keys)
+        state = play.state
+        hidden, action = policy(state.hidden, state.inputs, state.observation.available, policy_keys)
         return time + 1, _advance(env, env_keys, play, hidden, action)
 
-    def is_going(carry):
-        time, play = carry
-        return (time < env.spec.episode_limit) & ~jnp.all(play.episodes.is_over)
-
-    begin = (0, _begin(env, agents, keys))
+    start = (0, _begin(env, agents, keys))
     if fixed_length:
-        return lax.fori_loop(0, env.spec.episode_limit, lambda _, carry: body(carry), begin)[1].episodes
-    return lax.while_loop(is_going, body, begin)[1].episodes
+        return lax.fori_loop(0, env.spec.episode_limit, lambda _, carry: body(carry), start)[1].episodes
+    return lax.while_loop(lambda carry: _is_going(env, *carry), body, start)[1].episodes
+
+
+def _is_going(env: TeamEnv, time: int | Array, play: _Play) -> Bool[Array, ""]:
+    return (time < env.spec.episode_limit) & ~jnp.all(play.is_over)
 
 
 def evaluate(
@@ -138,41 +127,42 @@ def evaluate(
     return jax.tree.map(jnp.sum, episode_sums(*played))
 
 
-class Record(NamedTuple):
+class RecordedEpisodes(NamedTuple):
     """Whole episodes to paint: L the episode limit, E the episodes."""
 
     scene: dict[str, Float[Array, "L+1 E ..."]]
     reward: Float[Array, "L E"]
-    values: Values
+    values: TeamValues
     """(L, E, ...) before each step."""
     episodes: Episodes
 
 
-def record(env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys) -> Record:
-    """Play greedy episodes and keep every scene, and what agents and mixer made of it.
+def record(env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys) -> RecordedEpisodes:
+    """Play greedy episodes and keep every scene, and the team's values before every step.
 
     With the keys of `evaluate` these are its episodes.
     """
     scene = jax.vmap(env.scene)
 
     def step(play, time):
-        after, values = _judged_step(env, agents, mixer, params, keys, play, time)
-        return after, (scene(after.env_state), after.episodes.total - play.episodes.total, values)
+        after, values = _valued_step(env, agents, mixer, params, keys, play, time)
+        return after, (scene(after.state.env_state), after.episodes.total - play.episodes.total, values)
 
-    begin = _begin(env, agents, keys)
-    play, (scenes, rewards, values) = lax.scan(step, begin, jnp.arange(env.spec.episode_limit))
-    scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(begin.env_state), scenes)
-    return Record(scenes, rewards, values, play.episodes)
+    start = _begin(env, agents, keys)
+    play, (scenes, rewards, values) = lax.scan(step, start, jnp.arange(env.spec.episode_limit))
+    scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(start.state.env_state), scenes)
+    return RecordedEpisodes(scenes, rewards, values, play.episodes)
 
 
-def _judged_step(
+def _valued_step(
     env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys, play: _Play, time: int | Array
-) -> tuple[_Play, Values]:
-    """A greedy step everywhere, and what agents and mixer make of it."""
-    observation = play.observation
-    hidden, q = agents.step(params["agent"], play.hidden, play.inputs)
-    action = greedy(q, observation.available)
-    values = judge(mixer, params["mixer"], joint_of(q, hidden, action, action, observation))
+) -> tuple[_Play, TeamValues]:
+    """A greedy step everywhere, and the team's values before it."""
+    state, observation = play.state, play.state.observation
+    hidden, output = agents.step(params["agent"], state.hidden, state.inputs)
+    action = greedy(output.q, observation.available)
+    joint = mixer_input(output.q, output.features, action, action, observation)
+    values = credit_assignment(mixer, params["mixer"], joint)
     return _advance(env, _at(keys, time)[0], play, hidden, action), values
 
 
@@ -194,15 +184,12 @@ def watch(
 ) -> AgentSums:
     """Play one greedy episode for each key as `play_episodes` does, and sum what each agent does in those `counted`."""
 
-    def values_of(play, time):
-        return _judged_step(env, agents, mixer, params, keys, play, time)
-
     def body(carry):
         time, play, sums = carry
-        after, values = values_of(play, time)
-        could_choose = jnp.sum(play.observation.available, axis=-1) > 1
-        weight = (could_choose & (counted & ~play.episodes.is_over)[:, None]).astype(jnp.float32)
-        taken = jax.nn.one_hot(after.last_action, env.spec.num_actions)
+        after, values = _valued_step(env, agents, mixer, params, keys, play, time)
+        could_choose = jnp.sum(play.state.observation.available, axis=-1) > 1
+        weight = (could_choose & (counted & ~play.is_over)[:, None]).astype(jnp.float32)
+        taken = jax.nn.one_hot(after.state.last_action, env.spec.num_actions)
         new = AgentSums(
             steps=jnp.sum(weight, axis=0),
             q=jnp.sum(weight * values.q, axis=0),
@@ -211,26 +198,9 @@ def watch(
         )
         return time + 1, after, jax.tree.map(jnp.add, sums, new)
 
-    def is_going(carry):
-        time, play, _ = carry
-        return (time < env.spec.episode_limit) & ~jnp.all(play.episodes.is_over)
-
     play = _begin(env, agents, keys)
-    has_credit = jax.eval_shape(values_of, play, 0)[1].credit is not None
+    credit = jax.eval_shape(lambda: _valued_step(env, agents, mixer, params, keys, play, 0))[1].credit
     zeros = jnp.zeros(env.spec.num_agents)
     counts = jnp.zeros((env.spec.num_agents, env.spec.num_actions))
-    sums = AgentSums(zeros, zeros, zeros if has_credit else None, counts)
-    return lax.while_loop(is_going, body, (0, play, sums))[2]
-
-
-def judge(mixer: nn.Module, params: Params, joint: Joint) -> Values:
-    """Q_tot of a joint action and each agent's credit dQ_tot / dQ_i, the gradient of the mixer in chosen_q."""
-
-    def total(chosen_q):
-        streams: Array = mixer.apply(params, joint._replace(chosen_q=chosen_q))  # pyright: ignore
-        return jnp.sum(streams), streams  # no time of the batch touches another's Q_tot
-
-    credit, streams = jax.grad(total, has_aux=True)(joint.chosen_q)
-    if streams.shape[-1] > 1:
-        return Values(joint.chosen_q, None, None)
-    return Values(joint.chosen_q, streams[..., 0], credit)
+    sums = AgentSums(zeros, zeros, None if credit is None else zeros, counts)
+    return lax.while_loop(lambda carry: _is_going(env, *carry[:2]), body, (0, play, sums))[2]

@@ -11,15 +11,17 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.agents import AgentInput, Agents
+from qmix_jax.actions import greedy
+from qmix_jax.agents import Agents
 from qmix_jax.config import LearnerConfig, TargetConfig
-from qmix_jax.learning.exploration import greedy, legal_values
+from qmix_jax.learning.exploration import linear
+from qmix_jax.learning.losses import LOSSES
 from qmix_jax.learning.targets import bootstrap_cuts, first_episode, lambda_targets
-from qmix_jax.mixers.base import Mixer
-from qmix_jax.types import Joint, Observation, Params, Sequence, TeamSpec, global_state
+from qmix_jax.mixers.base import Mixer, mixer_input
+from qmix_jax.types import AgentInput, AgentOutput, MixerInput, Params, Sequence, TeamSpec
 
 NOW, NEXT, ALWAYS = slice(None, -1), slice(1, None), slice(None)
-"""Of T+1 times: where a step begins, where it leads, and all."""
+"""Of T+1 times: before each step, after each step, and all."""
 
 
 class LearnerState(NamedTuple):
@@ -31,11 +33,11 @@ class LearnerState(NamedTuple):
     target_params: Params
     """None without a target network."""
     opt_state: Any
-    """The optimiser's; all parameters are one vector to it."""
+    """The optimiser's, for all parameters as one vector."""
 
 
 class LossMetrics(NamedTuple):
-    """What an update tells of itself, averaged over the batch."""
+    """What an update reports: means over the errors of the batch."""
 
     loss: Float[Array, ""]
     td_error: Float[Array, ""]
@@ -44,6 +46,11 @@ class LossMetrics(NamedTuple):
     target_mean: Float[Array, ""]
     grad_norm: Float[Array, ""]
     """Before clipping, over agent and mixer together."""
+
+    @classmethod
+    def zeros(cls) -> "LossMetrics":
+        """Of no update."""
+        return cls(*[jnp.zeros(())] * len(cls._fields))
 
 
 class LossSums(NamedTuple):
@@ -55,23 +62,25 @@ class LossSums(NamedTuple):
     """How many errors there are."""
 
 
-class Values(NamedTuple):
-    """What the networks say of T steps."""
+class Estimates(NamedTuple):
+    """The networks' values of T steps."""
 
     chosen: Float[Array, "T B K"]
-    """The online network, of the joint action that was taken."""
+    """The online network's, of the joint action that was taken."""
     best: Float[Array, "T+1 B K"]
-    """The target network, of the greedy joint action; held fixed. With a central Q*, that one's target network."""
+    """The target network's, of the greedy joint action, without gradient. Of Q*, where there is one."""
     is_best: Bool[Array, "T B 1"]
     """Whether the greedy joint action was taken."""
     penalty: Float[Array, "T B 1"]
+    """The mixer's."""
     central: Float[Array, "T B 1"] | None
     """The online Q* of weighted QMIX, of the joint action that was taken."""
 
 
 def sum_over_devices(tree: Any, axis: str | None) -> Any:
-    """The sum of every leaf over the devices along `axis` (of this one alone where there is none), all in one vector:
-    each array by itself would be another meeting of the devices, and it is meetings that cost.
+    """The sum of every leaf over the devices along `axis`; None: this device alone.
+
+    All leaves travel as one vector, in one all-reduce: the number of all-reduces is what costs time.
     """
     if axis is None:
         return tree
@@ -80,8 +89,8 @@ def sum_over_devices(tree: Any, axis: str | None) -> Any:
 
 
 def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
-    """Clip by the norm, then scale as the named optimiser does; the learning rate is applied by `update`. It is given
-    all parameters as one vector, which compiles a second faster than array by array.
+    """Clip by the norm, then scale as the named optimiser does; `update` applies the learning rate. All parameters are
+    one vector, which compiles a second faster than array by array.
     """
     scale = {
         "adam": optax.scale_by_adam(eps=config.adam_epsilon),
@@ -91,37 +100,9 @@ def make_optimizer(config: LearnerConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), scale[config.optimizer])
 
 
-def pick(values: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """The value of each action. A masked sum: its gradient is no scatter."""
-    index = jnp.arange(values.shape[-1], dtype=action.dtype)
-    return jnp.sum(jnp.where(action[..., None] == index, values, 0.0), axis=-1)
-
-
-def joint_of(
-    q: Float[Array, "*batch N A"],
-    hidden: Float[Array, "*batch N H"],
-    action: Int[Array, "*batch N"],
-    best: Int[Array, "*batch N"],
-    seen: Observation,
-) -> Joint:
-    """The mixer's record of a joint action beside the greedy one, of agents with these values and recurrent states."""
-    return Joint(
-        chosen_q=pick(q, action),
-        greedy_q=jnp.max(legal_values(q, seen.available), axis=-1),
-        action=jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype),
-        is_greedy=action == best,
-        hidden=hidden,
-        state=global_state(seen),
-    )
-
-
 @dataclass(frozen=True)
 class Learner:
-    """Double Q-learning on lambda targets over whatever value streams the mixer makes.
-
-    `axis` names the device axis over which a batch is split: sums meet there, so that the update is the one of the
-    whole batch.
-    """
+    """Double Q-learning on lambda targets, for the value streams of any mixer."""
 
     agents: Agents
     mixer: Mixer
@@ -130,7 +111,9 @@ class Learner:
     total_env_steps: int
     """Where the decay of the learning rate ends."""
     whole_episodes: bool = False
+    """Learn only from the first episode of every sequence."""
     axis: str | None = None
+    """The device axis over which a batch is split: the update is the one of the whole batch."""
 
     @property
     def spec(self) -> TeamSpec:
@@ -143,6 +126,8 @@ class Learner:
         mixer = self.mixer.central
         return None if mixer is None else dataclasses.replace(self, mixer=mixer)
 
+    # --- parameters ----------------------------------------------------------------------------------------------
+
     def init(self, key: jax.Array) -> LearnerState:
         """Fresh parameters; the target starts as a copy."""
         params = self._init_params(key)
@@ -151,36 +136,39 @@ class Learner:
 
     def _init_params(self, key: jax.Array) -> dict[str, Params]:
         agent_key, mixer_key = jax.random.split(key)
-        spec, size = self.spec, self.agents.config.hidden_size
-        shapes = Joint(
-            chosen_q=jnp.zeros((1, spec.num_agents)),
-            greedy_q=jnp.zeros((1, spec.num_agents)),
-            action=jnp.zeros((1, spec.num_agents, spec.num_actions)),
-            is_greedy=jnp.zeros((1, spec.num_agents), bool),
-            hidden=jnp.zeros((1, spec.num_agents, size)),
-            state=jnp.zeros((1, spec.state_size)),
-        )
-        params = {"agent": self.agents.init(agent_key), "mixer": self.mixer.init(mixer_key, shapes)}
+        agent_params = self.agents.init(agent_key)
+        params = {"agent": agent_params, "mixer": self.mixer.init(mixer_key, self._zero_input(agent_params))}
         if self.central:
             params["central"] = self.central._init_params(jax.random.fold_in(key, 0))
         return params
 
-    def learning_rate(self, env_steps: Int[Array, ""]) -> Float[Array, ""]:
-        """The learning rate after so many environment steps."""
-        first, last = self.config.learning_rate, self.config.last_learning_rate
-        return first + (last - first) * jnp.clip(env_steps / self.total_env_steps, 0.0, 1.0)
+    def _zero_input(self, agent_params: Params) -> MixerInput:
+        """A mixer's input of the right shapes, for one time."""
+        spec, one = self.spec, (1, self.spec.num_agents)
+        inputs = AgentInput(jnp.zeros((*one, spec.obs_size)), jnp.zeros(one, int), jnp.zeros(1, bool))
+        step = jax.eval_shape(lambda: self.agents.step(agent_params, self.agents.initial_state(1), inputs))
+        return MixerInput(
+            chosen_q=jnp.zeros(one),
+            greedy_q=jnp.zeros(one),
+            action=jnp.zeros((*one, spec.num_actions)),
+            is_greedy=jnp.zeros(one, bool),
+            hidden=jnp.zeros(step[1].features.shape),
+            state=jnp.zeros((1, spec.state_size)),
+        )
+
+    # --- the update ----------------------------------------------------------------------------------------------
 
     def update(
         self, state: LearnerState, batch: Sequence, env_steps: Int[Array, ""]
     ) -> tuple[LearnerState, LossMetrics]:
-        """One gradient step on a batch of sequences (time first)."""
-        grads, sums = jax.grad(self.loss, has_aux=True)(state.params, state.target_params, batch)
-        told, read = ravel_pytree((grads, sums))  # and a vector it stays until the parameters change
-        told = sum_over_devices(told, self.axis)
-        sums = read(told)[1]
+        """One gradient step on a batch of sequences (T, B, ...)."""
+        grads_and_sums = jax.grad(self.loss, has_aux=True)(state.params, state.target_params, batch)
+        vector, unravel_sums = ravel_pytree(grads_and_sums)  # the gradient stays a vector until the last step
+        vector = sum_over_devices(vector, self.axis)
+        sums: LossSums = unravel_sums(vector)[1]
         flat, unravel = ravel_pytree(state.params)
         count = jnp.maximum(sums.num_errors, 1.0)
-        gradient, metrics = jax.tree.map(lambda total: total / count, (told[: flat.size], sums.metrics))
+        gradient, metrics = jax.tree.map(lambda total: total / count, (vector[: flat.size], sums.metrics))
         updates, opt_state = make_optimizer(self.config).update(gradient, state.opt_state)
         rate = self.learning_rate(env_steps)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, unravel(updates))  # pyright: ignore[reportArgumentType]
@@ -190,75 +178,82 @@ class Learner:
         metrics = metrics._replace(grad_norm=optax.global_norm(gradient))
         return LearnerState(params, target_params, opt_state), metrics
 
+    def learning_rate(self, env_steps: Int[Array, ""]) -> Float[Array, ""]:
+        """The learning rate after so many environment steps."""
+        return linear(self.config.learning_rate, self.config.last_learning_rate, env_steps, self.total_env_steps)
+
     def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossSums]:
-        """The sum of squared errors over this device's share of the batch, and what else is summed over it.
+        """The loss, summed over this device's share of the batch, and the other sums over it.
 
-            L = sum over valid t, b and streams k of (Q_k(s_t, u_t) - G_k,t)^2, plus the mixer's penalty
+            L = sum over valid t, b and streams k of loss(Q_k(s_t, u_t) - G_k,t) + the mixer's penalty
 
-        with G the lambda targets of the target network's value of the greedy joint action. With double Q-learning the
-        greedy action is the online network's, under the next step's availability. Weighted QMIX weighs the squares, and
-        its Q* learns beside and makes the targets (see `qmix_jax.mixers.weighted`).
+        with `learner.loss` (the square by default) and the lambda targets G of the target network's value of the greedy
+        joint action. With double Q-learning the greedy action is the online network's, among the next step's legal
+        ones. Weighted QMIX weights each error's loss, and learns Q*, which makes the targets, with the loss
+        loss(Q* - G) beside it (see `qmix_jax.mixers.weighted`).
         """
-        values = self._values(params, target_params, batch)
-        targets, weight = self._targets(batch, values.best[NEXT])
-        error = values.chosen - targets
-        cost = jnp.square(error) + values.penalty
-        if values.central is not None:
-            importance = self.mixer.importance(values.chosen, targets, values.best[NOW], values.is_best)
-            cost = lax.stop_gradient(importance) * cost + jnp.square(values.central - targets)
+        estimates = self._estimates(params, target_params, batch)
+        targets, weight = self._targets(batch, estimates.best[NEXT])
+        error = estimates.chosen - targets
+        cost = LOSSES[self.config.loss](error) + estimates.penalty
+        if estimates.central is not None:
+            importance = self.mixer.importance(estimates.chosen, targets, estimates.best[NOW], estimates.is_best)
+            central_cost = LOSSES[self.config.loss](estimates.central - targets)
+            cost = lax.stop_gradient(importance) * cost + central_cost
 
         def total(x):
             return jnp.sum(weight[..., None] * x)
 
         loss = total(cost)
-        metrics = LossMetrics(loss, total(jnp.abs(error)), total(values.chosen), total(targets), jnp.zeros(()))
+        metrics = LossMetrics(loss, total(jnp.abs(error)), total(estimates.chosen), total(targets), jnp.zeros(()))
         return loss, lax.stop_gradient(LossSums(metrics, total(jnp.ones_like(error))))
 
-    def _values(self, params: Params, target_params: Params, batch: Sequence) -> Values:
-        """What the online and the target networks say of the steps behind the burn-in."""
+    # --- values --------------------------------------------------------------------------------------------------
+
+    def _estimates(self, params: Params, target_params: Params, batch: Sequence) -> Estimates:
+        """The values of the steps behind the burn-in, by the online and the target networks."""
         if self.target.mode == "none":
             target_params = params
         online, target = self._unroll_both(params, target_params, batch)
         kept = _skip(batch, self.config.burn_in)
-        selecting_q = lax.stop_gradient(online[1]) if self.config.double_q else target[1]
+        selecting_q = lax.stop_gradient(online.q) if self.config.double_q else target.q
         best = greedy(selecting_q, kept.observation.available)
-        chosen_joint = self._joint(online, kept, NOW, kept.action, best)
-        best_joint = self._joint(online, kept, NOW, best[NOW], best)
+        chosen_input = _mixer_input(online, kept, NOW, kept.action, best)
+        best_input = _mixer_input(online, kept, NOW, best[NOW], best)
         if self.central is None:
-            central, best_value = None, self._mix(target_params, self._joint(target, kept, ALWAYS, best, best))
+            central, best_value = None, self._mix(target_params, _mixer_input(target, kept, ALWAYS, best, best))
         else:
-            central, best_value = self.central._judge(params["central"], target_params["central"], batch, best)
-        return Values(
-            chosen=self._mix(params, chosen_joint),
+            central, best_value = self.central._central(params["central"], target_params["central"], batch, best)
+        return Estimates(
+            chosen=self._mix(params, chosen_input),
             best=lax.stop_gradient(best_value),
             is_best=jnp.all(kept.action == best[NOW], axis=-1, keepdims=True),
-            penalty=self._mix(params, chosen_joint, best_joint, method="penalty")[..., None],
+            penalty=self._mix(params, chosen_input, best_input, method="penalty")[..., None],
             central=central,
         )
 
-    def _judge(
+    def _central(
         self, params: Params, target_params: Params, batch: Sequence, best: Int[Array, "times B N"]
     ) -> tuple[Float[Array, "T B 1"], Float[Array, "times B 1"]]:
-        """As Q*: the online value of what was done, and the target network's of what the acting agents find best at all
-        T+1 times.
+        """As Q*: the online value of the joint action that was taken, and the target network's value of the one that is
+        greedy by the acting agents, at all T+1 times.
         """
-        online, target = self._unroll_both(params, target_params, batch._replace(hidden=jnp.zeros_like(batch.hidden)))
+        fresh = batch._replace(hidden=self.agents.initial_state(batch.reward.shape[1]))
+        online, target = self._unroll_both(params, target_params, fresh)
         kept = _skip(batch, self.config.burn_in)
-        chosen = self._mix(params, self._joint(online, kept, NOW, kept.action, best))
-        return chosen, self._mix(target_params, self._joint(target, kept, ALWAYS, best, best))
+        chosen = self._mix(params, _mixer_input(online, kept, NOW, kept.action, best))
+        return chosen, self._mix(target_params, _mixer_input(target, kept, ALWAYS, best, best))
 
-    def _unroll_both(
-        self, params: Params, target_params: Params, batch: Sequence
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        """`_unroll` of the online network, and, held fixed, of the target network (the online one where none is)."""
+    def _unroll_both(self, params: Params, target_params: Params, batch: Sequence) -> tuple[AgentOutput, AgentOutput]:
+        """The online network's outputs, and without gradient the target network's (or the online one's again)."""
         online = self._unroll(params, batch)
         target = online if self.target.mode == "none" else self._unroll(target_params, batch, is_target=True)
-        return online, jax.tree.map(lax.stop_gradient, target)
+        return online, lax.stop_gradient(target)
 
     @jax.named_scope("agents")
-    def _unroll(self, params: Params, batch: Sequence, is_target: bool = False) -> tuple[Array, Array]:
-        """Recurrent state and Q at the T+1 observations behind the burn-in, which passes no gradient. Neither does the
-        last observation, which is a successor only: so the online network takes it by itself.
+    def _unroll(self, params: Params, batch: Sequence, is_target: bool = False) -> AgentOutput:
+        """The agents' outputs (T+1, B, ...) at the observations behind the burn-in, which passes no gradient. The last
+        observation, which is a successor only, passes none either: the online network takes it in a step of its own.
         """
         no = jnp.zeros_like(batch.first[:1])
         inputs = AgentInput(
@@ -266,25 +261,21 @@ class Learner:
             last_action=jnp.concatenate([batch.last_action[None], batch.action]),
             first=jnp.concatenate([batch.first, no]),  # the last observation is the true successor
         )
-        agent, hidden, burn_in = params["agent"], batch.hidden, self.config.burn_in
+        agent, state, burn_in = params["agent"], batch.hidden, self.config.burn_in
         fixed = lax.stop_gradient(agent)
         if burn_in:
-            hidden = self.agents.unroll(fixed, hidden, _times(inputs, slice(burn_in)))[0][-1]
+            state, _ = self.agents.unroll(fixed, state, _times(inputs, slice(burn_in)))
         if is_target:
-            return self.agents.unroll(fixed, hidden, _times(inputs, slice(burn_in, None)))
-        steps = self.agents.unroll(agent, hidden, _times(inputs, slice(burn_in, -1)))
-        last = self.agents.step(fixed, lax.stop_gradient(steps[0][-1]), _times(inputs, -1))
-        hiddens, q = (jnp.concatenate([now, after[None]]) for now, after in zip(steps, last, strict=True))
-        return hiddens, q
+            return self.agents.unroll(fixed, state, _times(inputs, slice(burn_in, None)))[1]
+        state, steps = self.agents.unroll(agent, state, _times(inputs, slice(burn_in, -1)))
+        _, last = self.agents.step(fixed, lax.stop_gradient(state), _times(inputs, -1))
+        return jax.tree.map(lambda before, after: jnp.concatenate([before, after[None]]), steps, last)
 
-    def _joint(self, unrolled: tuple[Array, Array], batch: Sequence, times: slice, action: Array, best: Array) -> Joint:
-        """The record of a joint action (T, B, N) at `times`, from recurrent states, Q and the greedy one at all T+1."""
-        hidden, q = (values[times] for values in unrolled)
-        return joint_of(q, hidden, action, best[times], _times(batch.observation, times))
+    def _mix(self, params: Params, *inputs: MixerInput, method: str = "__call__") -> Array:
+        """The mixer's value streams (T, B, K), or the result of another of its methods."""
+        return self.mixer.apply(params["mixer"], *inputs, method=method)  # pyright: ignore[reportReturnType]
 
-    def _mix(self, params: Params, *joints: Joint, method: str = "__call__") -> Array:
-        """The mixer's value streams (T, B, K), or what another of its methods makes of joint actions."""
-        return self.mixer.apply(params["mixer"], *joints, method=method)  # pyright: ignore[reportReturnType]
+    # --- targets -------------------------------------------------------------------------------------------------
 
     @jax.named_scope("targets")
     def _targets(self, batch: Sequence, next_value: Float[Array, "T B K"]) -> tuple[Array, Float[Array, "T B"]]:
@@ -300,12 +291,18 @@ class Learner:
         return targets, counts.astype(reward.dtype)
 
 
+def _mixer_input(output: AgentOutput, batch: Sequence, times: slice, action: Array, best: Array) -> MixerInput:
+    """Of a joint action (T, B, N) at `times`, where `best` is the greedy one at all T+1 times."""
+    at = _times(output, times)
+    return mixer_input(at.q, at.features, action, best[times], _times(batch.observation, times))
+
+
 def _times(tree: Any, times: slice | int) -> Any:
-    """What every leaf says of those times."""
+    """Every leaf at those times."""
     return jax.tree.map(lambda leaf: leaf[times], tree)
 
 
 def _skip(batch: Sequence, steps: int) -> Sequence:
-    """The batch without its first steps (the start's records are left as they are)."""
+    """The batch without its first steps; `last_action` and `hidden` stay those before the first of all."""
     timed = batch._replace(last_action=None, hidden=None)
     return _times(timed, slice(steps, None))._replace(last_action=batch.last_action, hidden=batch.hidden)

@@ -1,4 +1,4 @@
-"""What a trained team is worth when something goes wrong: noise in what it sees, in what it does, or an agent lost.
+"""Greedy episodes under a disturbance: noise in observations, random actions, or an agent removed.
 
 Every severity is an argument of one compiled program; at severity 0 it plays exactly the undisturbed episodes.
 """
@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from qmix_jax.actions import random_action
 from qmix_jax.agents import Agents
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import Episodes, Keys, episode_keys, greedy_policy, play_episodes
-from qmix_jax.learning.exploration import random_action
 from qmix_jax.learning.rollout import Policy
 from qmix_jax.types import Params
 
@@ -27,18 +27,18 @@ BATCH = 1024
 
 
 class Disturbance(NamedTuple):
-    """What goes wrong, and how badly."""
+    """What is disturbed, and how much."""
 
     noise: Float[Array, ""]
     """Standard deviation of the normal noise added to every number of every observation."""
     replaced: Float[Array, ""]
     """The share of actions replaced by random legal ones."""
     removed: Bool[Array, "N"]
-    """The agents that take no part: they idle, or act at random where nothing idles."""
+    """The agents that take no part: they idle, or act at random where no action is idle."""
 
 
 def undisturbed(num_agents: int) -> Disturbance:
-    """Nothing goes wrong."""
+    """No disturbance."""
     return Disturbance(jnp.zeros(()), jnp.zeros(()), jnp.zeros(num_agents, bool))
 
 
@@ -48,13 +48,13 @@ def disturbed(policy: Policy, disturbance: Disturbance, idle_action: int | None)
     Removed agents take `idle_action`, or a random legal action where it is None.
     """
 
-    def act(hidden, inputs, available, keys):
+    def act(state, inputs, available, keys):
         noise_keys, replacement_keys, removal_keys = jnp.moveaxis(_split(keys, 3), 1, 0)
         noise = _draw(jax.random.normal, noise_keys, inputs.obs.shape[1:])
         inputs = inputs._replace(obs=inputs.obs + disturbance.noise * noise)
-        hidden, action = policy(hidden, inputs, available, None)
+        state, action = policy(state, inputs, available, None)
         action = replace_actions(replacement_keys, action, available, disturbance.replaced)
-        return hidden, remove_agents(removal_keys, action, available, disturbance.removed, idle_action)
+        return state, remove_agents(removal_keys, action, available, disturbance.removed, idle_action)
 
     return act
 
@@ -74,7 +74,7 @@ def remove_agents(
     removed: Bool[Array, "N"],
     idle_action: int | None,
 ) -> Int[Array, "B N"]:
-    """The actions, with those of removed agents exchanged for idling or for random legal ones."""
+    """The actions, with those of removed agents replaced by `idle_action`, or by random legal ones where it is None."""
     if idle_action is not None:
         return jnp.where(removed, idle_action, action)
     return jnp.where(removed, random_action(_draw(jax.random.uniform, keys, action.shape[1:]), available), action)
@@ -91,25 +91,25 @@ def _draw(distribution: Any, keys: Keys, shape: tuple[int, ...]) -> Array:
 
 
 class Plan(NamedTuple):
-    """How `episodes` are shared out: equal batches, so that one program plays them all."""
+    """How `episodes` are divided: equal batches, so that one program plays them all."""
 
     batches: int
     size: int
-    """Episodes of a batch; a multiple of the devices. What is too many in the end is not counted."""
+    """Episodes of a batch; a multiple of the devices. Surplus episodes of the last batch are not counted."""
 
 
 def plan(episodes: int, devices: int, largest: int) -> Plan:
-    """The fewest equal batches of at most `largest` (or one for each device)."""
+    """The fewest equal batches of at most `largest` episodes (or one episode a device)."""
     batches = math.ceil(episodes / largest)
     return Plan(batches, math.ceil(episodes / batches / devices) * devices)
 
 
 @dataclass(frozen=True)
 class ParallelEvaluator:
-    """Plays exactly `episodes` episodes of a team, over all devices, at each call of `play`.
+    """Plays exactly `episodes` episodes of a team, over all devices.
 
-    `idle_action` is what removed agents do (None: random legal actions); `is_disturbed` says whether the program can
-    disturb at all: without, it is the plain greedy evaluation, and faster.
+    `idle_action` is what removed agents do (None: random legal actions). With `is_disturbed` the program takes a
+    disturbance; without it is the plain greedy evaluation, and faster.
     """
 
     env: TeamEnv
@@ -143,14 +143,14 @@ class ParallelEvaluator:
         return play_episodes(self.env, self.agents, policy, keys)
 
     def play(
-        self, params: Params, key: jax.Array, disturbance: Disturbance | None = None, tell: Any = None
+        self, params: Params, key: jax.Array, disturbance: Disturbance | None = None, on_batch: Any = None
     ) -> Episodes:
-        """The episodes (NumPy arrays of length `episodes`); `tell(count)` is called after each batch."""
+        """The episodes (NumPy arrays of length `episodes`); `on_batch(count)` is called after each batch."""
         disturbance = disturbance or undisturbed(self.env.spec.num_agents)
         batches = []
         for batch in range(self.plan.batches):
             start = jnp.array(batch * self.plan.size)
             batches.append(jax.device_get(self._program(params, disturbance, key, start)))
-            if tell:
-                tell(min(self.plan.size, self.episodes - batch * self.plan.size))
+            if on_batch:
+                on_batch(min(self.plan.size, self.episodes - batch * self.plan.size))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self.episodes], *batches)

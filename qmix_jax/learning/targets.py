@@ -1,4 +1,4 @@
-"""Temporal-difference targets: pure maths on arrays, time first."""
+"""Temporal-difference targets, as functions of arrays with time first."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,11 +19,11 @@ def lambda_targets(
 
     V_{t+1} (`next_value` at t) is the target network's value of the greedy joint action after step t. lambda_t is
     `td_lambda`, and 0 where step t is the last one and where `cut_t`: the target of step t+1 cannot be trusted there,
-    so step t bootstraps from V_{t+1} alone. See `bootstrap_cuts` for what a time limit cuts.
+    so step t bootstraps from V_{t+1} alone. `bootstrap_cuts` says where a time limit cuts.
 
     These are the targets of PyMARL2's `build_td_lambda_targets`, its default (`q_lambda: False`). The off-policy
-    correction of its `build_q_lambda_targets`, which adds V_t less the target network's value of the action taken to
-    every reward, is not here.
+    correction of its `build_q_lambda_targets`, which adds V_t minus the target network's value of the action taken to
+    every reward, is not implemented.
     """
     trace_t = jnp.where(cut_t, 0.0, td_lambda).at[-1].set(0.0)
 
@@ -38,7 +38,7 @@ def lambda_targets(
 
 
 def bootstrap_cuts(truncated_t: Bool[Array, "T *batch"]) -> tuple[Bool[Array, "T *batch"], Bool[Array, "T *batch"]]:
-    """What a time limit does to a sequence: (cut_t, dropped_t).
+    """Where a time limit cuts traces, and which steps it drops from the loss: (cut_t, dropped_t).
 
     A truncated step inside the sequence has no successor there (the next observation is another episode's), so it
     is dropped from the loss, and the step before it must not trust its target: its trace is cut. A truncated step

@@ -1,4 +1,4 @@
-"""One iteration of training, and a chunk of them: rollout -> insert -> (sample -> learn) x K -> target sync."""
+"""One iteration of training: rollout -> replay.insert -> (sample -> learn) x K -> target sync."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +9,26 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from qmix_jax.agents import AgentInput, Agents
+from qmix_jax.actions import epsilon_greedy, uniform
+from qmix_jax.agents import Agents
 from qmix_jax.build import make_agents, make_mixer
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.learning import replay
+from qmix_jax.learning import rollout as rollouts
 from qmix_jax.learning.evaluate import evaluate
-from qmix_jax.learning.exploration import epsilon_at, epsilon_greedy, uniform
+from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.learner import Learner, LearnerState, LossMetrics
-from qmix_jax.learning.rollout import EpisodeSums, RolloutState, restart, rollout, starts_needed
-from qmix_jax.learning.rollout import init as init_rollout
-from qmix_jax.types import Clock, CompactObservation, Params, Sequence, action_dtype, choose, swap_time_and_batch
+from qmix_jax.learning.replay import ReplayBuffer, SequenceFormat, minibatch
+from qmix_jax.learning.rollout import EpisodeSums, RolloutState
+from qmix_jax.types import (
+    AgentInput,
+    Clock,
+    Params,
+    RecurrentState,
+    Sequence,
+    swap_time_and_batch,
+    tree_where,
+)
 
 
 class SeedState(NamedTuple):
@@ -33,7 +42,7 @@ class SeedState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What one iteration tells."""
+    """What one iteration reports."""
 
     episodes: EpisodeSums
     losses: LossMetrics
@@ -41,7 +50,7 @@ class StepMetrics(NamedTuple):
     updates: Int[Array, ""]
 
 
-def fires(every: int | float, before: Int[Array, "*times"], after: Int[Array, "*times"]) -> Array:
+def multiples_passed(every: int | float, before: Int[Array, "*times"], after: Int[Array, "*times"]) -> Array:
     """How many multiples of `every` lie in (before, after]."""
     if float(every).is_integer():
         return after // int(every) - before // int(every)
@@ -60,9 +69,9 @@ class Trainer:
     num_data: int = 1
     axis: str | None = None
     branches: bool = True
-    """Whether the device itself decides where the program goes on, as a CPU does. An accelerator waits for the host
-    at every branch and at every loop of unknown length. So without branches it makes updates that are not due yet, and
-    drops them, and plays evaluations to the episode limit.
+    """Whether the device itself can branch, as a CPU can. An accelerator waits for the host at every branch and every
+    loop of unknown length. Without branches it computes updates that are not due and drops them, and plays every
+    evaluation up to the episode limit.
     """
 
     @property
@@ -90,10 +99,28 @@ class Trainer:
         return self.config.rollout.num_envs // self.num_data
 
     @property
-    def starts(self) -> int:
-        """Fresh episodes that each environment gets before a rollout: none that it could not use."""
-        needed = starts_needed(self.env.spec.shortest_episode, self.config.rollout.num_steps)
+    def fresh_episodes(self) -> int:
+        """How many each environment gets before a rollout: no more than it could use."""
+        needed = rollouts.fresh_episodes_needed(self.env.spec.shortest_episode, self.config.rollout.num_steps)
         return min(self.config.env.starts_per_rollout or needed, needed)
+
+    @property
+    def replay(self) -> ReplayBuffer | None:
+        """This device's part of the replay buffer; None: updates use the newest rollout alone."""
+        capacity = self.config.replay_sequences // self.num_data
+        return ReplayBuffer(capacity, self.num_envs) if self.config.has_replay else None
+
+    @property
+    def format(self) -> SequenceFormat:
+        """The form in which sequences wait for an update."""
+        return SequenceFormat(self.env, self.config.replay.dtype)
+
+    def row(self) -> Sequence:
+        """The shapes of one sequence in replay."""
+        state = jax.eval_shape(lambda: self.agents.initial_state(1))
+        return self.format.example(self.config.rollout.num_steps, state)
+
+    # --- time and randomness -------------------------------------------------------------------------------------
 
     def env_steps(self, clock: Clock) -> Int[Array, ""]:
         """Environment steps taken so far, over all devices."""
@@ -101,148 +128,141 @@ class Trainer:
 
     def key(self, state: SeedState, clock: Clock, is_evaluation: bool = False) -> jax.Array:
         """This device's own key for an iteration, or for the evaluation after it."""
-        device = 0 if self.axis is None else lax.axis_index(self.axis)
-        number = clock.iteration * self.num_data + device
+        number = clock.iteration * self.num_data + self._device
         return jax.random.fold_in(state.key, -1 - number if is_evaluation else number)
+
+    @property
+    def _device(self) -> int | Array:
+        """The number of this device among those that share the seed."""
+        return 0 if self.axis is None else lax.axis_index(self.axis)
+
+    # --- an iteration --------------------------------------------------------------------------------------------
 
     def init(self, seed: Int[Array, ""]) -> SeedState:
         """A seed's training state before the first step."""
         key = jax.random.key(seed)
         network_key, env_key = jax.random.split(jax.random.fold_in(key, 2**31 - 1))
-        device = 0 if self.axis is None else lax.axis_index(self.axis)
-        device_key = jax.random.fold_in(env_key, device)
-        env_state = init_rollout(self.env, device_key, self.agents.initial_hidden(self.num_envs))
-        capacity = self.config.replay_sequences // self.num_data
-        memory = replay.init(self.row(), capacity) if self.config.has_replay else None
-        return SeedState(key, self.learner.init(network_key), env_state, memory)
-
-    def row(self) -> Sequence:
-        """The shapes of one sequence in replay."""
-        spec, time = self.env.spec, self.config.rollout.num_steps
-
-        def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
-            return jax.ShapeDtypeStruct(sizes, dtype)
-
-        memory = jax.eval_shape(lambda key: self._store(self.env.compress(*self.env.reset(key))), jax.random.key(0))
-        return Sequence(
-            observation=jax.tree.map(lambda leaf: shape(time + 1, *leaf.shape, dtype=leaf.dtype), memory),
-            action=shape(time, spec.num_agents, dtype=action_dtype(spec)),
-            reward=shape(time),
-            first=shape(time, dtype=bool),
-            terminated=shape(time, dtype=bool),
-            truncated=shape(time, dtype=bool),
-            last_action=shape(spec.num_agents, dtype=action_dtype(spec)),
-            hidden=shape(spec.num_agents, self.config.agent.hidden_size),
+        return SeedState(
+            key=key,
+            learner=self.learner.init(network_key),
+            rollout=self.fresh_rollout(jax.random.fold_in(env_key, self._device)),
+            replay=self.replay.init(self.row()) if self.replay else None,
         )
 
-    def _store(self, memory: CompactObservation) -> CompactObservation:
-        """What the environment remembers, in the precision that replay keeps."""
-        dtype = jnp.dtype(self.config.replay.dtype)
-        return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, memory)
-
-    def rows(self, sequence: Sequence) -> Sequence:
-        """Rows for replay of a rollout's sequences (T, B, ...)."""
-        return swap_time_and_batch(sequence._replace(observation=self._store(sequence.observation)))
-
-    def recall(self, batch: Sequence) -> Sequence:
-        """A batch (T, B, ...) with the observations that its memories stand for."""
-        memory = jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, batch.observation
-        )
-        return batch._replace(observation=jax.vmap(jax.vmap(self.env.decompress))(memory))
+    def fresh_rollout(self, key: jax.Array) -> RolloutState:
+        """Every environment at the start of an episode."""
+        return rollouts.init(self.env, key, self.num_envs, self.agents.initial_state(self.num_envs))
 
     def step(self, clock: Clock, state: SeedState) -> tuple[SeedState, StepMetrics]:
         """One iteration."""
         rollout_key, sample_key = jax.random.split(self.key(state, clock))
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
         rollout_state, sequence, episodes = self.play(clock, state.learner.params, state.rollout, rollout_key)
-        newest = self.rows(sequence)
-        memory = replay.insert(state.replay, newest, self._cursor(clock)) if self.config.has_replay else None
-        learner, losses, updates = self._learn(clock, state.learner, newest if memory is None else memory, sample_key)
+        sequences, buffer = self.format.to_rows(sequence), None
+        if self.replay:
+            sequences = buffer = self.replay.insert(state.replay, sequences, clock.iteration - clock.replay_start)
+        learner, losses, updates = self._learn(clock, state.learner, sequences, sample_key)
         learner = self._sync_target(learner, before, after)
-        return SeedState(state.key, learner, rollout_state, memory), StepMetrics(episodes, losses, updates)
+        return SeedState(state.key, learner, rollout_state, buffer), StepMetrics(episodes, losses, updates)
 
     @jax.named_scope("play")
     def play(
         self, clock: Clock, params: Params, state: RolloutState, key: jax.Array
     ) -> tuple[RolloutState, Sequence, EpisodeSums]:
-        """T steps of epsilon-greedy play; epsilon moves with every environment step."""
-        config, env, agents = self.config, self.env, self.agents
+        """T steps by the epsilon-greedy policy; epsilon moves with every environment step."""
+        config, agents = self.config, self.agents
         noise_key, env_key, restart_key = jax.random.split(key, 3)
         num_steps, num_envs = config.rollout.num_steps, self.num_envs
         env_steps = self.env_steps(clock) + jnp.arange(num_steps) * config.rollout.num_envs
-        noise = uniform(noise_key, (num_steps, 2, num_envs, env.spec.num_agents))
+        noise = uniform(noise_key, (num_steps, 2, num_envs, self.env.spec.num_agents))
 
-        def policy(hidden: Array, inputs: AgentInput, available: Array, given: Any) -> tuple[Array, Array]:
-            noise, epsilon = given
-            hidden, q = agents.step(params["agent"], hidden, inputs)
-            return hidden, epsilon_greedy(noise, q, available, epsilon)
+        def policy(
+            state: RecurrentState, inputs: AgentInput, available: Array, per_step: Any
+        ) -> tuple[RecurrentState, Array]:
+            noise, epsilon = per_step
+            state, output = agents.step(params["agent"], state, inputs)
+            return state, epsilon_greedy(noise, output.q, available, epsilon)
 
-        if config.rollout.whole_episodes:
-            state = restart(env, restart_key, state)
-        given = (noise, epsilon_at(config.exploration, env_steps))
-        return rollout(env, policy, env_key, state, given, self.starts, config.rollout.whole_episodes)
+        per_step = (noise, epsilon_at(config.exploration, env_steps))
+        return self.rollout(policy, env_key, restart_key, state, per_step)
 
-    def _cursor(self, clock: Clock) -> Int[Array, ""]:
-        """The row of replay that the iteration writes first."""
-        rollouts = self.config.replay_sequences // self.config.rollout.num_envs
-        return (clock.iteration - clock.replay_start) % rollouts * self.num_envs
+    def rollout(
+        self, policy: rollouts.Policy, key: jax.Array, restart_key: jax.Array, state: RolloutState, per_step: Any
+    ) -> tuple[RolloutState, Sequence, EpisodeSums]:
+        """T steps by any policy (see `rollouts.rollout`), with whole episodes from fresh ones."""
+        whole_episodes = self.config.rollout.whole_episodes
+        if whole_episodes:
+            state = self.fresh_rollout(restart_key)
+        return rollouts.rollout(self.env, policy, key, state, per_step, self.fresh_episodes, whole_episodes)
+
+    def sample(
+        self, sequences: Sequence, inserts: Int[Array, ""], index: Int[Array, ""], key: jax.Array, own_key: jax.Array
+    ) -> Sequence:
+        """The batch (T, B, ...) of one update, with compact observations: drawn from replay after so many inserts, or
+        without replay the `index`-th minibatch of the newest rollout.
+
+        Args:
+            sequences: the replay buffer, or the newest rollout as rows.
+            inserts: how many rollouts the buffer has taken in.
+            index: the number of the update in its iteration.
+            key: of all updates of the iteration.
+            own_key: of this update.
+        """
+        batch_size = self.config.learner.batch_size // self.num_data
+        if self.replay:
+            return swap_time_and_batch(self.replay.sample(own_key, sequences, inserts, batch_size))
+        return swap_time_and_batch(minibatch(key, sequences, index, batch_size))
 
     @jax.named_scope("learn")
     def _learn(
-        self, clock: Clock, learner: LearnerState, memory: Sequence, key: jax.Array
+        self, clock: Clock, learner: LearnerState, sequences: Sequence, key: jax.Array
     ) -> tuple[LearnerState, LossMetrics, Int[Array, ""]]:
-        """The updates that fall due with this iteration; the metrics are sums over them.
+        """The updates that are due in this iteration, and how many they are; the metrics are sums over them.
 
-        None does before replay has taken in `start_env_steps`, also where it began anew with a resumed run. `memory` is
-        the replay, or without one the newest rollout.
+        None is due before replay has taken in `start_env_steps`, also where a run was resumed without its replay.
+        `sequences` is the replay buffer, or without one the newest rollout.
         """
         config = self.config.learner
         before, after = self.env_steps(clock), self.env_steps(Clock(clock.iteration + 1))
-        rollouts = clock.iteration + 1 - clock.replay_start
-        is_ready = self.env_steps(Clock(rollouts)) >= config.start_env_steps
-        due = jnp.where(is_ready, fires(config.env_steps_per_update, before, after), 0)
-        filled = jnp.minimum(rollouts * self.num_envs, self.config.replay_sequences // self.num_data)
-        batch_size = config.batch_size // self.num_data
+        inserts = clock.iteration + 1 - clock.replay_start
+        is_ready = self.env_steps(Clock(inserts)) >= config.start_env_steps
+        due = jnp.where(is_ready, multiples_passed(config.env_steps_per_update, before, after), 0)
 
-        def update(learner: LearnerState, index: Array, update_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
-            if self.config.has_replay:
-                rows = replay.sample(update_key, memory, filled, batch_size)
-            else:
-                rows = replay.minibatch(key, memory, index, batch_size)
-            return self.learner.update(learner, self.recall(swap_time_and_batch(rows)), after)
+        def update(learner: LearnerState, index: Array, own_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
+            batch = self.sample(sequences, inserts, index, key, own_key)
+            return self.learner.update(learner, self.format.decompress(batch), after)
 
-        def skip(learner: LearnerState, index: Array, update_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
-            del index, update_key
-            return learner, LossMetrics(*[jnp.zeros(())] * len(LossMetrics._fields))
+        def skip(learner: LearnerState, index: Array, own_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
+            del index, own_key
+            return learner, LossMetrics.zeros()
 
-        def turn(learner, inputs):
+        def update_if_due(learner, inputs):
             return self._when(inputs[0] < due, update, skip, learner, *inputs)
 
         most = self.config.max_updates_per_iteration
-        learner, losses = lax.scan(turn, learner, (jnp.arange(most), jax.random.split(key, most)))
+        learner, losses = lax.scan(update_if_due, learner, (jnp.arange(most), jax.random.split(key, most)))
         return learner, jax.tree.map(jnp.sum, losses), due
 
     def _when(self, condition: Array, yes: Callable, no: Callable, *args: Any) -> Any:
-        """What `yes` makes of the arguments where the condition holds, else what `no` does. Both are made instead of
-        branching only where every iteration makes equally many updates, so that all but the first are used.
+        """`yes(*args)` where the condition holds, else `no(*args)`. Without branches both are computed, but only where
+        every iteration makes equally many updates, so that none but the first are in vain.
         """
         config = self.config
         if self.branches or config.iteration_env_steps % config.learner.env_steps_per_update:
             return lax.cond(condition, yes, no, *args)
-        return choose(condition, yes(*args), no(*args))
+        return tree_where(condition, yes(*args), no(*args))
 
     def _sync_target(self, learner: LearnerState, before: Array, after: Array) -> LearnerState:
-        """Hard sync of agent and mixer together, with the iteration that passes a multiple of `every_env_steps`."""
+        """Hard sync of agent and mixer together, in the iteration that passes a multiple of `every_env_steps`."""
         if self.config.target.mode != "hard":
             return learner
-        due = fires(self.config.target.every_env_steps, before, after) > 0
-        target = choose(due, learner.params, learner.target_params)  # a branch copies more than it saves
+        due = multiples_passed(self.config.target.every_env_steps, before, after) > 0
+        target = tree_where(due, learner.params, learner.target_params)  # a branch copies more than it saves
         return learner._replace(target_params=target)
 
     @jax.named_scope("evaluate")
     def evaluate(self, clock: Clock, state: SeedState) -> EpisodeSums:
-        """Greedy episodes with the parameters as they are; this device's share of them."""
+        """Greedy episodes with the current parameters; this device's share of them."""
         key = self.key(state, clock, is_evaluation=True)
         episodes = self.config.evaluation.episodes // self.num_data
         params = state.learner.params["agent"]

@@ -1,4 +1,4 @@
-"""What every mixer is: a flax module from one joint action's `Joint` record to K value streams.
+"""The contract of a mixer: a flax module from a `MixerInput`, which describes one joint action, to K value streams.
 
     mixer.apply(params, joint) -> (*batch, K)
 
@@ -9,26 +9,28 @@ Options are the module's fields; the docstring below each is what `qmix-jax trai
 from typing import ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from qmix_jax.actions import legal_values
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.nn.linear import Dense
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput, Observation, Params, TeamValues, global_state
 
 StateNorm = Literal["layer_norm", "none"]
 
 
 class Mixer(nn.Module):
-    """The base of all mixers: what one promises (the tests hold it to that), and what it may add to the learner."""
+    """The base of all mixers: what a mixer promises (which the tests check), and what it may add to the learner."""
 
     is_monotonic: ClassVar[bool] = False
-    """No stream falls when one agent exchanges its action for one that it values more."""
+    """No stream falls when one agent changes to an action that it values more."""
     promises_igm: ClassVar[bool] = False
-    """Individual-global-max: where every agent takes its best action, Q_tot is at its largest."""
+    """Individual-global-max: Q_tot is largest where every agent takes its best action."""
     acts_jointly: ClassVar[bool] = False
-    """The team is to be one agent that chooses among all joint actions (see `qmix_jax.envs.wrappers.joint`)."""
+    """The team is one agent that chooses among all joint actions (see `qmix_jax.envs.wrappers.joint`)."""
 
     def in_env(self, env: TeamEnv) -> "Mixer":
         """The mixer with what it needs to know of the environment; nothing for most."""
@@ -37,7 +39,7 @@ class Mixer(nn.Module):
 
     @property
     def central(self) -> "Mixer | None":
-        """The mixer of a second, unrestricted value Q* that makes the targets; none but for weighted QMIX."""
+        """The mixer of a second, unrestricted value Q* that makes the targets (weighted QMIX); None: there is no Q*."""
         return None
 
     def importance(
@@ -47,7 +49,7 @@ class Mixer(nn.Module):
         best: Float[Array, "*batch 1"],
         is_best: Bool[Array, "*batch 1"],
     ) -> Float[Array, "*batch 1"]:
-        """How much each squared error of Q_tot counts where there is a central Q*.
+        """The weight of each error's loss, where there is a central Q*.
 
         Args:
             chosen: Q_tot of the joint action that was taken.
@@ -57,9 +59,9 @@ class Mixer(nn.Module):
         """
         raise NotImplementedError
 
-    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
-        """What the loss adds to the squared error at each time, given the joint action that was taken and the greedy
-        one of the online network (both with the online network's values); nothing for most.
+    def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
+        """What is added to the loss at each time, given the joint action that was taken and the greedy one of the
+        online network (both with the online network's values); nothing for most.
         """
         del best
         return jnp.zeros(chosen.chosen_q.shape[:-1])
@@ -69,8 +71,8 @@ def normalise_state(state: Float[Array, "*batch Z"], how: StateNorm) -> Float[Ar
     """The state as the hypernetworks should see it.
 
     `layer_norm` shifts and scales it to mean 0 and variance 1 over its features (nothing learnt), which bounds the
-    weights that the hypernetworks make of it: without, Q grows out of all bounds on SMAX. `none` is what PyMARL and
-    JaxMARL do. The features' ranges should be similar (see the setting `env.scale_state`), or the largest dominate.
+    weights that the hypernetworks make of it: without it, Q diverges in StarCraft-like battles. `none` is what PyMARL
+    and JaxMARL do. Features should have similar ranges before, or the largest dominate.
     """
     if how == "none":
         return state
@@ -92,7 +94,7 @@ def elu(x: Array) -> Array:
 class MLP(nn.Module):
     """`num_layers` linear layers with ReLU between them: state to weights, and other small networks.
 
-    Every output starts near `start`; `scale` says how much it depends on the input at first.
+    At first every output is near `start`, and depends on the input in proportion to `scale`.
     """
 
     hidden_size: int
@@ -111,7 +113,7 @@ class MLP(nn.Module):
 
 
 class Heads(nn.Module):
-    """`num_heads` networks of the same shape (see `MLP`), side by side: (*batch, X) -> (*batch, heads, output_size)."""
+    """`num_heads` separate networks of one shape (see `MLP`): (*batch, X) -> (*batch, heads, output_size)."""
 
     num_heads: int
     hidden_size: int
@@ -122,7 +124,7 @@ class Heads(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch X"]) -> Float[Array, "*batch heads W"]:
-        """Every head's answer."""
+        """The outputs of every head."""
         heads = nn.vmap(
             MLP,
             variable_axes={"params": 0},
@@ -139,3 +141,43 @@ def small(scale: float) -> Initializer:
     decomposition, batched over seeds on several CPU devices, deadlocks XLA's thread pool as of jaxlib 0.10.)
     """
     return nn.initializers.variance_scaling(scale**2, "fan_in", "normal")
+
+
+# --- the input ---------------------------------------------------------------------------------------------------
+
+
+def pick(values: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The value of each action. (A masked sum, because the gradient of indexing is a scatter.)"""
+    index = jnp.arange(values.shape[-1], dtype=action.dtype)
+    return jnp.sum(jnp.where(action[..., None] == index, values, 0.0), axis=-1)
+
+
+def mixer_input(
+    q: Float[Array, "*batch N A"],
+    features: Float[Array, "*batch N H"],
+    action: Int[Array, "*batch N"],
+    best: Int[Array, "*batch N"],
+    observation: Observation,
+) -> MixerInput:
+    """What a mixer sees of the joint action `action`, where `best` is the greedy one."""
+    return MixerInput(
+        chosen_q=pick(q, action),
+        greedy_q=jnp.max(legal_values(q, observation.available), axis=-1),
+        action=jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype),
+        is_greedy=action == best,
+        hidden=features,
+        state=global_state(observation),
+    )
+
+
+def credit_assignment(mixer: nn.Module, params: Params, joint: MixerInput) -> TeamValues:
+    """Q_tot of a joint action and each agent's credit dQ_tot / dQ_i, the gradient of the mixer in `chosen_q`."""
+
+    def total(chosen_q):
+        streams: Array = mixer.apply(params, joint._replace(chosen_q=chosen_q))  # pyright: ignore
+        return jnp.sum(streams), streams  # no element of the batch enters another's Q_tot
+
+    credit, streams = jax.grad(total, has_aux=True)(joint.chosen_q)
+    if streams.shape[-1] > 1:
+        return TeamValues(joint.chosen_q, None, None)
+    return TeamValues(joint.chosen_q, streams[..., 0], credit)

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import Mixer
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class IQL(Mixer):
@@ -15,6 +15,6 @@ class IQL(Mixer):
     is_monotonic: ClassVar[bool] = True  # each stream, in its own agent's value
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch N"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch N"]:
         """Q_i, unchanged."""
         return joint.chosen_q

@@ -1,4 +1,4 @@
-"""The fully centralised learner, which factors nothing."""
+"""The fully centralised learner, without factorisation."""
 
 from typing import ClassVar
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
 from qmix_jax.settings import Few, NotNegative, Scale, Size
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class Qatten(Mixer):
@@ -26,7 +26,7 @@ class Qatten(Mixer):
     loss, there over padded ones too; the query's last layer has a bias, as in PyMARL2 and not as in QPLEX's copy, and
     the keys have none, as in that copy and not as in PyMARL2; the state is normalised first; the w_h start at
     N / num_heads, so that Q_tot starts near the sum of the Q_i. The variant whose keys see the Q_i is left out: it
-    gives individual-global-max up.
+    loses individual-global-max.
     """
 
     is_monotonic: ClassVar[bool] = True
@@ -48,7 +48,7 @@ class Qatten(Mixer):
     """Scale of the last layers at the start; small: Q_tot starts as the sum of the agents' values."""
 
     @nn.compact
-    def mix(self, joint: Joint) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch heads N"]]:
+    def mix(self, joint: MixerInput) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch heads N"]]:
         """Q_tot of the joint action, and the attention's logits before they are divided by sqrt(embed_size)."""
         state = normalise_state(joint.state, self.state_norm)
         scale, heads, num_agents = self.init_scale, self.num_heads, joint.chosen_q.shape[-1]
@@ -61,12 +61,12 @@ class Qatten(Mixer):
         value = MLP(self.embed_size, 1, scale, name="value")(state)
         return jnp.sum(head_q, axis=-1, keepdims=True) + value, logits
 
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         return self.mix(joint)[0]
 
-    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
-        """Large logits cost."""
+    def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
+        """A cost of large logits."""
         del best
         _, logits = self.mix(chosen)
         return self.attention_penalty * magnitude(logits)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small, weigh
 from qmix_jax.nn.linear import Dense
 from qmix_jax.settings import Scale, Size
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
 
@@ -41,7 +41,7 @@ class QMIX(Mixer):
     """Scale of the hypernetworks' last layers at the start; small: Q_tot starts as the sum of the agents' values."""
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         state = normalise_state(joint.state, self.state_norm)
         num_agents, embed = joint.chosen_q.shape[-1], self.embed_size

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qatten import attention_logits, magnitude
 from qmix_jax.settings import Few, NotNegative, Scale, Size
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 TINY = 1e-10  # added to the weights, so that they are positive and not just non-negative
 
@@ -49,27 +49,27 @@ class QPLEX(Mixer):
     init_scale: Scale = 0.01
     """Scale of the last layers at the start; small: Q_tot starts as the sum of the agents' values."""
 
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         return self.mix(joint)[0]
 
     @nn.compact
-    def mix(self, joint: Joint) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch"]]:
-        """Q_tot of the joint action, and what the transformation costs in the loss."""
+    def mix(self, joint: MixerInput) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch"]]:
+        """Q_tot of the joint action, and what the transformation adds to the loss."""
         state = normalise_state(joint.state, self.state_norm)
         weight, value, cost = self._transformation(state, joint)
         advantage = lax.stop_gradient(weight * (joint.chosen_q - joint.greedy_q))
         by_agent = weight * joint.chosen_q + value + (self._importance(state, joint) - 1) * advantage
         return jnp.sum(by_agent, axis=-1, keepdims=True), cost
 
-    def _transformation(self, state: Array, joint: Joint) -> tuple[Array, Array, Array]:
+    def _transformation(self, state: Array, joint: MixerInput) -> tuple[Array, Array, Array]:
         """w_i (*batch, N) and v_i (which broadcasts to it) of the state, and their cost (*batch,)."""
         num_agents, scale = joint.chosen_q.shape[-1], self.init_scale
         weight = jnp.abs(MLP(self.hypernet_size, num_agents, scale, 1.0, name="weight")(state)) + TINY
         value = MLP(self.hypernet_size, num_agents, scale, name="value")(state)
         return weight, value, jnp.zeros(state.shape[:-1])
 
-    def _importance(self, state: Array, joint: Joint) -> Float[Array, "*batch N"]:
+    def _importance(self, state: Array, joint: MixerInput) -> Float[Array, "*batch N"]:
         """lambda_i of the joint action."""
         action = joint.action.reshape(*joint.action.shape[:-2], -1)
         num_agents, start = joint.chosen_q.shape[-1], 4 / self.num_heads  # 4 sigmoid(0)^2 = 1
@@ -104,7 +104,7 @@ class QPLEXQatten(QPLEX):
     attention_penalty: NotNegative = 0.001
     """Weight of the loss on the squared logits of Qatten's attention."""
 
-    def _transformation(self, state: Array, joint: Joint) -> tuple[Array, Array, Array]:
+    def _transformation(self, state: Array, joint: MixerInput) -> tuple[Array, Array, Array]:
         num_agents, heads, scale = joint.chosen_q.shape[-1], self.attention_heads, self.init_scale
         logits = attention_logits(state, joint.hidden, (heads, self.embed_size), self.hypernet_size, "attention_")
         attention = jax.nn.softmax(logits / math.sqrt(self.embed_size), axis=-1)
@@ -114,7 +114,7 @@ class QPLEXQatten(QPLEX):
         value = MLP(self.embed_size, 1, scale, name="value")(state) / num_agents
         return jnp.sum(attention, axis=-2) + TINY, value, self.attention_penalty * magnitude(logits)
 
-    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
-        """Large logits cost."""
+    def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
+        """A cost of large logits."""
         del best
         return self.mix(chosen)[1]

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
 from qmix_jax.settings import NotNegative, Scale, Size
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class QTRAN(Mixer):
-    """QTRAN-base (Son et al. 2019, equations 4 and 8 to 10): a joint Q_jt that the agents' values follow.
+    """QTRAN-base (Son et al. 2019, equations 4 and 8 to 10): an unrestricted Q_jt, which the agents follow.
 
         Q_jt(s, h, u) = MLP(s, sum_i encode(h_i, u_i)),    L_td = (Q_jt - target)^2
         L_opt  = (sum_i Q_i(best) - Q_jt(best) + V(s))^2
@@ -40,7 +40,7 @@ class QTRAN(Mixer):
     promises_igm: ClassVar[bool] = False  # only where the penalties are zero
 
     @nn.compact
-    def values(self, joint: Joint) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    def values(self, joint: MixerInput) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
         """Q_jt of the joint action, and V of the state."""
         state = normalise_state(joint.state, self.state_norm)
         agents = jnp.concatenate([joint.hidden, joint.action], axis=-1)
@@ -51,11 +51,11 @@ class QTRAN(Mixer):
         v = MLP(self.embed_size, 1, self.init_scale, num_layers=3, name="v")(state)
         return q[..., 0], v[..., 0]
 
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_jt of the joint action."""
         return self.values(joint)[0][..., None]
 
-    def penalty(self, chosen: Joint, best: Joint) -> Float[Array, "*batch"]:
+    def penalty(self, chosen: MixerInput, best: MixerInput) -> Float[Array, "*batch"]:
         """The weighted sum of L_opt and L_nopt."""
         q, v = self.values(chosen)
         best_q, _ = self.values(best)

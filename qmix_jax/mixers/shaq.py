@@ -1,4 +1,4 @@
-"""Shapley Q-learning: agents that explore are paid by their marginal contributions."""
+"""Shapley Q-learning: actions that are not greedy are weighted by marginal contributions."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, elu, normalise_state, small
 from qmix_jax.nn.linear import Dense
 from qmix_jax.settings import Few, Scale, Size
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class SHAQ(Mixer):
@@ -22,7 +22,7 @@ class SHAQ(Mixer):
         alpha_i = 1 + mean over orders m of |F_s(mean of Q_j over the agents j before i in order m, Q_i)|
         F_s(c, q) = ELU([c, q] W1(s) + b1(s)) W2(s) + b2(s),    W1, W2 >= 0
 
-    The mean over all orders of the agents is the Shapley value's (nobody stands before the first agent: mean 0). The
+    The mean over all orders of the agents is the Shapley value's (no agent is before the first: mean 0). The
     joint action that makes a target is greedy throughout, so that the error is r + gamma sum_i max Q_i - sum_i delta_i
     Q_i. Greedy agents reach the sum of the largest Q_i, but weights above 1 may lift another joint action over that,
     unless its values are negative: individual-global-max is not promised.
@@ -50,12 +50,12 @@ class SHAQ(Mixer):
     """Scale of the hypernetworks' last layers at the start; small: Q_tot starts near the sum of the agents' values."""
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         weight = jnp.where(joint.is_greedy, 1.0, self._weight(joint))
         return jnp.sum(weight * joint.chosen_q, axis=-1, keepdims=True)
 
-    def _weight(self, joint: Joint) -> Float[Array, "*batch N"]:
+    def _weight(self, joint: MixerInput) -> Float[Array, "*batch N"]:
         """alpha_i of every agent."""
         state, q = normalise_state(joint.state, self.state_norm), joint.chosen_q
         size, embed, scale = self.hypernet_size, self.embed_size, self.init_scale
@@ -70,7 +70,7 @@ class SHAQ(Mixer):
 
 
 def coalitions(num_agents: int, num_orders: int) -> Float[np.ndarray, "M N N"]:
-    """Row (m, i) takes the mean over the agents that stand before agent i in order m: 1 / their number for each."""
+    """Row (m, i) takes the mean over the agents before agent i in order m: 1 / their number for each."""
     if math.factorial(num_agents) <= num_orders:
         orders = np.array(list(itertools.permutations(range(num_agents))))
     else:

@@ -1,4 +1,4 @@
-"""QMIX whose mixing weights are what a transformer makes of entities, agents and three tokens of its own."""
+"""QMIX whose mixing weights are the outputs of a transformer over entities, agents and three learnt tokens."""
 
 import math
 from typing import ClassVar
@@ -14,7 +14,7 @@ from qmix_jax.mixers.base import Mixer, StateNorm, elu, normalise_state, weigh
 from qmix_jax.nn.linear import Dense
 from qmix_jax.nn.transformer import Transformer
 from qmix_jax.settings import Few, Size
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class TransfQMix(Mixer):
@@ -23,14 +23,14 @@ class TransfQMix(Mixer):
         [..., w_1, ..., w_N, b_1, w_2, b_2] = Transformer([entities of the state, h_1, ..., h_N, three tokens])
         Q_tot = ELU(q^T |W1| + b_1) |w_2| + relu(W b_2 + b)
 
-    h_i is agent i's recurrent state, through which no gradient flows, and w_i the row of W1 that becomes of it: so
-    Q_tot rises with every Q_i, and no parameter depends on the number of agents or entities. With `agent.kind` gru it
-    is the authors' ablation of the agents, and QMIX on transformer agents that of the mixer; `+preset=transfqmix` has
-    both (`transfqmix_mpe` for simple_spread). Layers and sizes are those of the authors' code. Here unlike there: the
-    three tokens are learnt, where the authors carry what became of them from step to step; the weights are divided by
-    sqrt(embed_size) where `is_scaled`, since rows of a normalised layer are large; the state is normalised first;
-    recurrent states of another width are projected. Where the environment does not say whom a number of the state is
-    about, all of it is one entity; on simple_spread the entities are those of every agent's observation.
+    h_i is agent i's recurrent state, through which no gradient flows, and its output w_i a row of W1. So Q_tot rises
+    with every Q_i, and no parameter depends on the number of agents or entities. With `agent.kind` gru it is the
+    authors' ablation of the agents, and QMIX on transformer agents that of the mixer; `+preset=transfqmix` has both
+    (`transfqmix_mpe` for simple_spread). Layers and sizes are those of the authors' code. Here unlike there: the three
+    tokens are learnt, where the authors carry their outputs from step to step; the weights are divided by
+    sqrt(embed_size) where `is_scaled`, since the outputs of a normalised layer are large; the state is normalised
+    first; recurrent states of another width are projected. Where the environment does not say which entity a number of
+    the state describes, all of it is one entity; on simple_spread the entities are those of every agent's observation.
     """
 
     is_monotonic: ClassVar[bool] = True
@@ -53,7 +53,7 @@ class TransfQMix(Mixer):
         return self.clone(entities=state_of(env))
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q_tot of the joint action."""
         embed, num_agents = self.embed_size, joint.chosen_q.shape[-1]
         state = normalise_state(joint.state, self.state_norm)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import Mixer
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class VDN(Mixer):
@@ -17,6 +17,6 @@ class VDN(Mixer):
     promises_igm: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """The sum over agents."""
         return jnp.sum(joint.chosen_q, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Weighted QMIX: a monotonic Q_tot that follows an unrestricted Q* where it matters."""
+"""Weighted QMIX: a monotonic Q_tot with a weighted loss, and an unrestricted Q* that makes the targets."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.settings import Share, Size
-from qmix_jax.types import Joint
+from qmix_jax.types import MixerInput
 
 
 class Central(Mixer):
@@ -22,7 +22,7 @@ class Central(Mixer):
     state_norm: StateNorm = "layer_norm"
 
     @nn.compact
-    def __call__(self, joint: Joint) -> Float[Array, "*batch 1"]:
+    def __call__(self, joint: MixerInput) -> Float[Array, "*batch 1"]:
         """Q* of the joint action."""
         state = normalise_state(joint.state, self.state_norm)
         inputs = jnp.concatenate([state, joint.chosen_q], axis=-1)
@@ -37,7 +37,7 @@ class WeightedQMIX(QMIX):
 
     Q_tot is QMIX's. Q* has recurrent agents of its own and the feed-forward mixer above. Both learn the same target G,
     which bootstraps from Q*'s target network at the joint action that is greedy by Q_tot's agents. The agents act by
-    Q_tot alone. Sizes are the authors'. Here unlike there: the agents of Q* begin every sequence with an empty
+    Q_tot alone. Sizes are the authors'. Here unlike there: the agents of Q* begin every sequence with the initial
     recurrent state (replay keeps that of the acting agents only; with whole episodes it is the same), their width is
     `agent.hidden_size`, targets may be lambda targets, and the state is normalised.
     """
@@ -63,7 +63,7 @@ class CWQMIX(WeightedQMIX):
     promises_igm: ClassVar[bool] = True
 
     def importance(self, chosen: Array, targets: Array, best: Array, is_best: Array) -> Array:
-        """Full weight for what may be the best."""
+        """Full weight where the joint action may be the best."""
         del chosen
         return jnp.where(is_best | (targets > best), 1.0, self.alpha)
 
@@ -78,6 +78,6 @@ class OWQMIX(WeightedQMIX):
     promises_igm: ClassVar[bool] = True
 
     def importance(self, chosen: Array, targets: Array, best: Array, is_best: Array) -> Array:
-        """Full weight for what was underestimated."""
+        """Full weight where Q_tot was too low."""
         del best, is_best
         return jnp.where(chosen < targets, 1.0, self.alpha)

@@ -67,7 +67,7 @@ def gru_unroll(
 
     What does not depend on the hidden state is done for all steps at once: the inputs' contributions before the loop,
     and after the backward loop the gradients of the weights, as one matrix product each instead of a sum inside it.
-    A CPU waits for memory and an accelerator for the next operation to start, so each has its own way through a loop.
+    On a CPU memory access limits the speed, on an accelerator the number of operations, so each has its own loop.
     """
     return lax.platform_dependent(weights, hidden, inputs, first, cpu=_states_on_cpu, default=_states)
 
@@ -100,7 +100,7 @@ gru_unroll.defvjp(_forward, _backward)
 
 
 def _before(hidden: Array, after: Array, first: Array) -> Array:
-    """The state that each step goes on from."""
+    """The state before each step, after its reset."""
     return _reset(jnp.concatenate([hidden[None], after[:-1]]), first)
 
 
@@ -108,7 +108,7 @@ def _sum_rows(x: Array) -> Array:
     return jnp.sum(x.reshape(-1, x.shape[-1]), axis=0)
 
 
-# An accelerator's way: as few operations in a loop as can be, and all else for all steps at once.
+# On an accelerator: as few operations in a loop as possible, and all others for all steps at once.
 
 
 def _states(weights, hidden, inputs, first):
@@ -121,15 +121,15 @@ def _states(weights, hidden, inputs, first):
 
 
 def _states_and_gates(weights, hidden, inputs, first):
-    """The gates come from the states once more: fewer operations than to write them step by step."""
+    """The gates are computed again from the states: fewer operations than to store them step by step."""
     after = _states(weights, hidden, inputs, first)
     x = jnp.split(multiply(inputs, weights.input), 3, axis=-1)
     return after, _step(weights, _before(hidden, after, first), x, first)[1]
 
 
 def _gradients(transposed, d_after, before, gates, first):
-    """The gradients of the first state, of the recurrent product (3*H) and of n's argument. Each of a step's is the
-    state's, times what all steps know before the loop.
+    """The gradients of the first state, of the recurrent product (3*H) and of n's argument. Each is the
+    gradient of the step's state times a factor that is computed for all steps before the loop.
     """
     r, z, n, h_n = gates
     to_n = (1 - z) * (1 - n * n)
@@ -149,7 +149,7 @@ def _thrice(x: Array) -> Array:
     return jnp.concatenate([x, x, x], axis=-1)
 
 
-# A CPU's way: what a step makes is used while it is in the cache, and arrays are written once.
+# On a CPU: the results of a step are used while they are in the cache, and arrays are written once.
 
 
 def _states_on_cpu(weights, hidden, inputs, first):
@@ -163,14 +163,14 @@ def _states_on_cpu(weights, hidden, inputs, first):
 
 def _gate_inputs(weights: GruWeights, inputs: Float[Array, "*R E"]) -> tuple[Array, ...]:
     """e V of all steps for r, z and n: three arrays, since a loop that slices them out of one is three times slower on
-    a CPU. Steps take theirs behind an optimization_barrier: else the slices join the gates' arithmetic, and cost it its
-    vectors.
+    a CPU. Each step slices them behind an optimization_barrier: without it XLA fuses the slices with the gates'
+    arithmetic, which is then not vectorised.
     """
     return tuple(multiply(inputs, matrix) for matrix in jnp.split(weights.input, 3, axis=-1))
 
 
 def _states_and_gates_on_cpu(weights, hidden, inputs, first):
-    """The gates are kept in the place of what was used up, so that no new array is filled first."""
+    """The gates overwrite the inputs that were used, so that no new arrays need be filled first."""
 
     def step(t, carry):
         before, arrays = carry

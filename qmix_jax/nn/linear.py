@@ -17,7 +17,7 @@ BFLOAT16 = lax.DotAlgorithmPreset.BF16_BF16_F32.name
 def matmul_dtype(dtype: Literal["float32", "bfloat16"]) -> AbstractContextManager[Any]:
     """Within it, products are traced with operands rounded to `dtype`; sums, and all else, are float32.
 
-    It is JAX's own default precision, which XLA obeys for every product, but not on a CPU: there `multiply` obeys it.
+    This sets JAX's default precision, which XLA follows everywhere but on a CPU: there `multiply` follows it.
     """
     return jax.default_matmul_precision(BFLOAT16) if dtype == "bfloat16" else contextlib.nullcontext()
 
@@ -32,7 +32,7 @@ def multiply(x: Float[Array, "*R I"], matrix: Float[Array, "I J"]) -> Float[Arra
 
 @jax.custom_vjp
 def linear(x: Float[Array, "*R I"], matrix: Float[Array, "I J"]) -> Float[Array, "*R J"]:
-    """`multiply`, with the gradient written out: automatic differentiation's copies long arrays on a CPU."""
+    """`multiply`, with its own gradient, because automatic differentiation's copies long arrays on a CPU."""
     return multiply(x, matrix)
 
 
@@ -50,7 +50,7 @@ linear.defvjp(_linear_forward, _linear_backward)
 
 def weight_gradient(x: Float[Array, "*R I"], d_y: Float[Array, "*R J"]) -> Float[Array, "I J"]:
     """The sum over all rows of x^T d_y. A CPU is up to six times as fast where the longer side of the result comes
-    second; but for the barrier XLA would undo the transposition. It stays float32 there (bfloat16 is slower).
+    second; the barrier keeps XLA from undoing the transposition. On a CPU it stays float32 (bfloat16 is slower).
     """
     x, d_y = x.reshape(-1, x.shape[-1]), d_y.reshape(-1, d_y.shape[-1])
     if x.shape[-1] <= d_y.shape[-1]:

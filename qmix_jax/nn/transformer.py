@@ -16,8 +16,8 @@ class Transformer(nn.Module):
 
         y = norm(x + unify(attention(x, tokens))),    x' = norm(y + W2 relu(W1 y))
 
-    No place among the tokens means anything. Every head is as wide as a token, every block attends to the tokens as
-    they came in, and normalisation comes last: all as in TransfQMix's authors' code.
+    There is no positional encoding. Every head is as wide as a token, every block attends to the original tokens, and
+    normalisation comes last: all as in the code of TransfQMix's authors.
     """
 
     num_heads: int
@@ -25,11 +25,11 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "*batch K E"], kept: slice) -> Float[Array, "*batch Q E"]:
-        """What the `kept` ones of the tokens made of them all."""
+        """The outputs of the `kept` tokens, which attend to all."""
         x = tokens
         for layer in range(self.num_layers):
             if layer == self.num_layers - 1:
-                x = x[..., kept, :]  # the others would only be thrown away
+                x = x[..., kept, :]  # the others would not be used
             x = Block(self.num_heads, name=f"block_{layer}")(x, tokens)
         return x
 
@@ -41,11 +41,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch Q E"], tokens: Float[Array, "*batch K E"]) -> Float[Array, "*batch Q E"]:
-        """`x` with what it found in `tokens`.
+        """`x` after attention to `tokens`, and the feed-forward layer.
 
-        A head's weights come in pairs: a query meets a key as (x W_query W_key^T) token^T, and what was found passes
-        W_value W_unify. Each pair is multiplied first, so that the tokens are keys and values as they are, and one
-        product asks for all heads.
+        Two pairs of a head's weights only ever act as products: W_query W_key^T and W_value W_unify. They are
+        multiplied first, so that the tokens themselves are keys and values, and one product makes the queries of all
+        heads.
         """
         size, heads = x.shape[-1], self.num_heads
 
@@ -53,14 +53,14 @@ class Block(nn.Module):
             return self.param(name, initializers.lecun_normal(), (size, heads * size)).reshape(size, heads, size)
 
         unify = self.param("unify", initializers.lecun_normal(), (heads * size, size)).reshape(heads, size, size)
-        asking = jnp.einsum("ihe,jhe->ihj", pairs("query"), pairs("key")).reshape(size, -1) / math.sqrt(size)
-        telling = jnp.einsum("jhe,hei->hji", pairs("value"), unify).reshape(-1, size)
-        asked = linear(x, asking).reshape(*x.shape[:-2], -1, size)
-        attention = jax.nn.softmax(jnp.einsum("...qe,...ke->...qk", asked, tokens), axis=-1)
-        found = jnp.einsum("...qk,...ke->...qe", attention, tokens).reshape(*x.shape[:-1], -1)
-        x = _norm("norm_1")(x + linear(found, telling) + self.param("unify_bias", initializers.zeros, (size,)))
-        thought = nn.relu(Dense(4 * size, name="forward_1")(x))
-        return _norm("norm_2")(x + Dense(size, name="forward_2")(thought))
+        query_key = jnp.einsum("ihe,jhe->ihj", pairs("query"), pairs("key")).reshape(size, -1) / math.sqrt(size)
+        value_unify = jnp.einsum("jhe,hei->hji", pairs("value"), unify).reshape(-1, size)
+        query = linear(x, query_key).reshape(*x.shape[:-2], -1, size)
+        attention = jax.nn.softmax(jnp.einsum("...qe,...ke->...qk", query, tokens), axis=-1)
+        attended = jnp.einsum("...qk,...ke->...qe", attention, tokens).reshape(*x.shape[:-1], -1)
+        x = _norm("norm_1")(x + linear(attended, value_unify) + self.param("unify_bias", initializers.zeros, (size,)))
+        hidden = nn.relu(Dense(4 * size, name="forward_1")(x))
+        return _norm("norm_2")(x + Dense(size, name="forward_2")(hidden))
 
 
 def _norm(name: str) -> nn.LayerNorm:

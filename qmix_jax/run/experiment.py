@@ -42,11 +42,7 @@ def check(config: Config) -> Program:
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
-    metric = config.checkpoint.metric
-    require(
-        env.spec.has_wins or "win_rate" not in metric,
-        f"checkpoint.metric={metric}, but {env.spec.name} cannot be won; set checkpoint.metric=auto",
-    )
+    score_metric(config, env)
     program = Program.make(config, env)
     refuse_what_cannot_fit(program)
     return program

@@ -21,15 +21,15 @@ import numpy as np
 from jax import export as jax_export
 
 from qmix_jax import __version__, deployed_agent
-from qmix_jax.agents.gru import AgentInput
+from qmix_jax.actions import greedy
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.files import to_json
-from qmix_jax.learning.exploration import greedy
 from qmix_jax.records import best_seed, describe_machine, read_manifest, read_metrics
 from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError, require
+from qmix_jax.types import AgentInput
 
 AGENT, COMPILED, PLATFORMS = "deployed_agent.py", "policy.jaxexport", ("cpu", "cuda", "tpu")
 
@@ -137,8 +137,8 @@ def compile_policy(run: TrainedRun, params: dict[str, np.ndarray]) -> bytes:
     agents, weights = run.agents, jax.tree.map(jnp.asarray, params)
 
     def policy(hidden, last_action, first, observation, available):
-        hidden, q = agents.step(weights, hidden, AgentInput(observation, last_action, first))
-        return hidden, q, greedy(q, available).astype(jnp.int32)
+        hidden, output = agents.step(weights, hidden, AgentInput(observation, last_action, first))
+        return hidden, output.q, greedy(output.q, available).astype(jnp.int32)
 
     spec, size = run.env.spec, run.config.agent.hidden_size
     (batch,) = jax_export.symbolic_shape("batch")

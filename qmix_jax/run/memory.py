@@ -83,7 +83,7 @@ def estimate(program: Program) -> list[Part]:
     options = dict.fromkeys(_sizes_of_mixer(program), 1)
     batch = {"learner.batch_size": 1, "rollout.num_steps": 1, **for_seeds}
     of_env = needs["rollout"] / num_seeds / num_envs
-    rollout = live * num_envs * (tree_bytes(program.trainer.row()) + program.trainer.starts * of_env)
+    rollout = live * num_envs * (tree_bytes(program.trainer.row()) + program.trainer.fresh_episodes * of_env)
     is_copied = _is_copied(program)
     return [
         Part("replay", needs["replay"] * (1 + is_copied), {"replay.capacity": 1, "num_seeds": 1}),
@@ -172,7 +172,7 @@ def what_to_lower(program: Program) -> str:
 def _largest(program: Program, parts: list[Part]) -> tuple[Part, str, int]:
     """The largest part, and the name and value of the setting that makes it large."""
     part = max(parts, key=lambda part: part.size)
-    values = by_name(program.config) | {"env.starts_per_rollout": program.trainer.starts}
+    values = by_name(program.config) | {"env.starts_per_rollout": program.trainer.fresh_episodes}
     mixer = mixers()[program.config.algorithm.name]
     usual = USUAL | {name: getattr(mixer, name.removeprefix("algorithm."), 1) for name in _sizes_of_mixer(program)}
     setting = max(part.settings, key=lambda name: values[name] / usual[name])

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.config import Config
-from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.base import TeamEnv, metric_names
 from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.records import FROZEN, known
 from qmix_jax.run.program import ChunkMetrics, Program
+from qmix_jax.settings import require_one_of
 from qmix_jax.types import Clock, Params
 
 
@@ -37,13 +38,13 @@ def make_row(program: Program, clock: Clock, metrics: ChunkMetrics, seconds: Sec
         "wall_seconds": round(seconds.total, 3),
         "compile_seconds": round(seconds.compiling, 3),
         **mean_losses,
-        **_episode_means("train", metrics.training, env),
+        **_episode_means("train", metrics.training),
         "train/updates": [int(count) for count in metrics.updates],
         "train/replay_fill": [_replay_fill(clock, config)] * config.num_seeds,
         "train/epsilon": float(epsilon_at(config.exploration, jnp.array(env_steps - config.rollout.num_envs))),
         "train/learning_rate": float(program.trainer.learner.learning_rate(jnp.array(env_steps))),
         "train/steps_per_second": round(config.chunk_env_steps * config.num_seeds / seconds.chunk, 1),
-        **_episode_means("eval", metrics.evaluation, env),
+        **_episode_means("eval", metrics.evaluation),
     }
 
 
@@ -58,11 +59,9 @@ def _replay_fill(clock: Clock, config: Config) -> float:
     return min(1.0, int(clock.iteration - clock.replay_start) / rollouts) if rollouts else 0.0
 
 
-def _episode_means(prefix: str, sums: EpisodeSums, env: TeamEnv) -> dict[str, list]:
+def _episode_means(prefix: str, sums: EpisodeSums) -> dict[str, list]:
     """For each seed the means over finished episodes (None where none finished), and the number of these episodes."""
-    totals = {"return": sums.total_return, "episode_length": sums.total_length}
-    if env.spec.has_wins:
-        totals["win_rate"] = sums.wins
+    totals = {"return": sums.total_return, "episode_length": sums.total_length, **sums.metrics}
     means = {f"{prefix}/{name}": ratio(total, sums.episodes) for name, total in totals.items()}
     return {**means, f"{prefix}/episodes": [int(count) for count in sums.episodes]}
 
@@ -138,9 +137,14 @@ class FrozenSeeds:
 
 
 def score_metric(config: Config, env: TeamEnv) -> str:
-    """The metric by which the best checkpoints are chosen."""
-    auto = "eval/win_rate" if env.spec.has_wins else "eval/return"
-    return auto if config.checkpoint.metric == "auto" else config.checkpoint.metric
+    """The metric by which the best checkpoints are chosen; raises ConfigError where the environment lacks it."""
+    names = metric_names(env)
+    wanted = config.checkpoint.metric
+    if wanted == "auto":
+        return "eval/win_rate" if "win_rate" in names else "eval/return"
+    choices = [f"{prefix}/{name}" for prefix in ("eval", "train") for name in ("return", "episode_length", *names)]
+    require_one_of("checkpoint.metric", wanted, ["auto", *choices])
+    return wanted
 
 
 def score(row: dict, metric: str) -> float | None:

@@ -56,7 +56,7 @@ def paint_film(program: Program, path: Path, rows: list[dict], params: Params) -
         reward=record.reward,
         values=record.values,
         length=record.episodes.length,
-        won=record.episodes.won if env.spec.has_wins else None,
+        won=record.episodes.metrics.get("win_rate"),
         title=title(config, env),
     )
     save_gif(painter_of(env)(recording), path)

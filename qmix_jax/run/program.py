@@ -21,7 +21,7 @@ from jaxtyping import Array, Int
 
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.learning.evaluate import Record, episode_keys, record
+from qmix_jax.learning.evaluate import RecordedEpisodes, episode_keys, record
 from qmix_jax.learning.learner import LossMetrics, sum_over_devices
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.learning.trainer import SeedState, StepMetrics, Trainer
@@ -220,9 +220,9 @@ class Program:
         return self._compile(mapped, state, np.int32(1))
 
     def compile_record(self, params: Params, episodes: int) -> Any:
-        """`params, key -> Record` of greedy episodes, as an executable for one device."""
+        """`params, key -> RecordedEpisodes` of greedy episodes, as an executable for one device."""
 
-        def play(params: Params, key: jax.Array) -> Record:
+        def play(params: Params, key: jax.Array) -> RecordedEpisodes:
             trainer = self.trainer
             return record(self.env, trainer.agents, trainer.learner.mixer, params, episode_keys(key, episodes))
 

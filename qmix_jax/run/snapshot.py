@@ -55,6 +55,7 @@ def state_from_host(items: dict[str, Any], shapes: TrainState) -> TrainState:
     def fill(path: Any, leaf: Any) -> Any:
         name, plain = _name(path), jax.eval_shape(_key_data, leaf)
         not_saved = name.startswith("seeds/replay/") and REPLAY not in items
+        not_saved |= name.startswith("seeds/rollout/episode_metrics/") and name not in arrays  # of an older version
         array = np.zeros(plain.shape, plain.dtype) if not_saved or plain.size == 0 else arrays.get(name)
         found = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
         wanted = f"{plain.dtype}{list(plain.shape)}"

@@ -87,7 +87,6 @@ class Mpe:
             num_actions=num_actions,
             state_size=obs_size * len(names),
             episode_limit=episode_limit(self._env),
-            has_wins=False,
             idle_action=0 if settings.task == "simple_spread" else None,  # elsewhere every action sends a message
             shortest_episode=episode_limit(self._env),
         )
@@ -102,8 +101,8 @@ class Mpe:
         actions = {name: action[i] for i, name in enumerate(self.spec.agent_names)}
         obs, state, rewards, dones, _ = self._env.step_env(key, state, actions)
         reward = jnp.sum(jnp.stack([rewards[name] for name in self.spec.agent_names]))
-        no = jnp.array(False)
-        return state, self._observation(obs), Outcome(reward, terminated=no, truncated=dones["__all__"], won=no)
+        outcome = Outcome(reward, terminated=jnp.array(False), truncated=dones["__all__"])
+        return state, self._observation(obs), outcome
 
     def _observation(self, obs: dict) -> Observation:
         padded = [

@@ -49,7 +49,6 @@ class Smax:
             num_actions=env.num_ally_actions,
             state_size=env.state_size,
             episode_limit=episode_limit(env),
-            has_wins=True,
             idle_action=STOP,
             shortest_episode=self._rules.shortest,
         )
@@ -64,7 +63,7 @@ class Smax:
     ) -> tuple[BattleState, Observation, Outcome]:
         """One step: eight of the simulator's."""
         step = self._battle.step(key, state, action)
-        outcome = Outcome(step.reward, step.terminated, step.truncated, step.won)
+        outcome = Outcome(step.reward, step.terminated, step.truncated, {"win_rate": step.won})
         return step.state, self._observation(step.view), outcome
 
     def _observation(self, view: View) -> Observation:

@@ -1,0 +1,83 @@
+"""Agents from elsewhere, whose recurrent state is no single array, train like the package's own."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+from jax import lax
+
+from qmix_jax.agents import Agents
+from qmix_jax.learning.trainer import Trainer
+from qmix_jax.types import AgentOutput, Clock, TeamSpec
+
+SIZE, ITERATIONS = 6, 6
+
+
+class LSTMAgents(NamedTuple):
+    """A linear layer, an LSTM, a linear layer; the recurrent state is (cell, hidden)."""
+
+    spec: TeamSpec
+
+    def init(self, key):
+        keys = jax.random.split(key)
+        gates = jax.random.normal(keys[0], (self.spec.obs_size + SIZE, 4 * SIZE)) / 3
+        return {"gates": gates, "q": jax.random.normal(keys[1], (SIZE, self.spec.num_actions)) / 3}
+
+    def initial_state(self, num_envs):
+        zeros = jnp.zeros((num_envs, self.spec.num_agents, SIZE))
+        return zeros, zeros
+
+    def step(self, params, state, inputs):
+        cell, hidden = (jnp.where(inputs.first[:, None, None], 0.0, part) for part in state)
+        gates = jnp.concatenate([inputs.obs, hidden], axis=-1) @ params["gates"]
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+        hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+        return (cell, hidden), AgentOutput(q=hidden @ params["q"], features=hidden)
+
+    def unroll(self, params, state, inputs):
+        return lax.scan(lambda state, now: self.step(params, state, now), state, inputs)
+
+
+class LSTMTrainer(Trainer):
+    """The trainer with other agents."""
+
+    @property
+    def agents(self) -> Agents:
+        return LSTMAgents(self.env.spec)
+
+
+@pytest.fixture(scope="module", params=["qmix", "ow_qmix"])
+def states(request, probe):
+    """A seed's state after every iteration; weighted QMIX has recurrent agents of its own for Q*."""
+    config = tiny(algorithm={"name": request.param}, learner={"burn_in": 2})
+    trainer = LSTMTrainer(config, probe)
+    step, states = jax.jit(trainer.step), [jax.jit(trainer.init)(jnp.array(0))]
+    for i in range(ITERATIONS):
+        state, metrics = step(Clock(jnp.array(i)), states[-1])
+        assert int(metrics.updates) == 2 * (i > 0) and all(np.isfinite(leaf) for leaf in metrics.losses)
+        states.append(state)
+    evaluation = jax.jit(trainer.evaluate)(Clock(jnp.array(ITERATIONS)), states[-1])
+    assert int(evaluation.episodes) == config.evaluation.episodes
+    return states
+
+
+def test_it_fulfils_the_contract(probe):
+    assert isinstance(LSTMAgents(probe.spec), Agents)
+
+
+def test_every_parameter_learns(states):
+    before, after = states[0].learner.params, states[-1].learner.params
+    assert all((before["agent"][name] != leaf).any() for name, leaf in after["agent"].items())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+def test_both_parts_of_the_recurrent_state_are_stored_as_the_rollout_had_them(states):
+    stored, begun = states[2].replay.hidden, states[1].rollout.hidden
+    assert [part.shape for part in stored] == [(16, 2, SIZE)] * 2
+    for part, before in zip(stored, begun, strict=True):
+        np.testing.assert_array_equal(part[4:8], before)
+        assert (before != 0).any()

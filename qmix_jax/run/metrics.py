@@ -30,7 +30,7 @@ class Seconds(NamedTuple):
 
 def make_row(program: Program, clock: Clock, metrics: ChunkMetrics, seconds: Seconds) -> dict:
     """The row of a chunk, with the clock after it."""
-    config, env = program.config, program.env
+    config = program.config
     env_steps = env_steps_at(clock, config)
     mean_losses = {f"train/{name}": ratio(total, metrics.updates) for name, total in metrics.losses._asdict().items()}
     return {

@@ -89,7 +89,7 @@ def test_the_spec_tells_the_shapes(played):
         assert spec.state_size == spec.num_agents * spec.obs_size
     else:
         assert observation.state.shape == (*lead, spec.state_size)
-    assert all(leaf.shape == lead for leaf in outcome)
+    assert all(leaf.shape == lead for leaf in jax.tree.leaves(outcome))
 
 
 def test_every_agent_always_has_a_legal_action(played):

@@ -115,12 +115,10 @@ def test_the_interval_of_several_seeds_holds_the_differences_between_them():
     assert (low, high) == (0.0, 1.0)
 
 
-def episodes_of(won, total=(1.0, 2.0)):
-    """One seed's episodes."""
-    count = len(won)
-    return Episodes(
-        np.ones(count, bool), np.resize(total, count), np.full(count, 5), {"win_rate": np.array(won, float)}
-    )
+def episodes_of(won, total=(1.0, 2.0), seeds=1):
+    """The metrics of each seed's episodes."""
+    episodes = {"win_rate": np.array(won, float), "return": np.resize(total, len(won)), "length": np.full(len(won), 5)}
+    return {name: [values] * seeds for name, values in episodes.items()}
 
 
 @pytest.mark.parametrize("won", [False, True])

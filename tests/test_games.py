@@ -66,7 +66,7 @@ def test_tables_of_the_joint_learner_have_an_axis_for_each_agent(load):
     inputs = AgentInput(obs[:, None, None], jnp.array([none, 2])[:, None, None], jnp.array([True, False])[:, None])
 
     def q(seed):
-        return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_state(1), inputs)[1][:, 0, 0]
+        return run.agents.unroll(run.params(seed)["agent"], run.agents.initial_state(1), inputs)[1].q[:, 0, 0]
 
     expected = np.mean([q(0), q(1)], axis=0).reshape(2, 2, 2)
     np.testing.assert_allclose([first, table_2b], expected, rtol=1e-5, atol=1e-6)

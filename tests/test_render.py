@@ -91,9 +91,9 @@ def test_a_recording_holds_one_value_a_step(played):
     for episode in range(EPISODES):
         episodes = recorded.episodes
         arrays = {"scene": recorded.scene, "reward": recorded.reward, "values": recorded.values}
-        cut = Recording.cut(episode, **arrays, length=episodes.length, won=episodes.won, title="probe")
+        cut = Recording.cut(episode, **arrays, length=episodes.length, won=episodes.metrics["win_rate"], title="probe")
         steps = episodes.length[episode]
-        assert cut.won == episodes.won[episode] and cut.reward.sum() == episodes.total[episode]
+        assert cut.won == episodes.metrics["win_rate"][episode] and cut.reward.sum() == episodes.total[episode]
         assert [len(part) for part in (cut.reward, *cut.values)] == [steps] * 4
         assert cut.scene["time"].tolist() == list(range(steps + 1))
 

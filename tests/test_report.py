@@ -243,7 +243,7 @@ def test_metric_and_step_are_chosen_on_the_command_line(sweep, tmp_path, capsys)
     assert cli.main(["report", str(sweep), "--metric", "deliveries", "--out", str(out)]) == 2
     assert "no eval/deliveries; its evaluations have win_rate, return" in capsys.readouterr().err
     assert cli.main(["report", str(sweep), "--at", "soon", "--out", str(out)]) == 2
-    assert "soon is no whole number of environment steps" in capsys.readouterr().err
+    assert "'soon' must be a whole number" in capsys.readouterr().err
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------

@@ -34,10 +34,10 @@ def q_table(run: TrainedRun, params: Any, path: Path) -> np.ndarray:
     last_action, first = jnp.full((1, spec.num_agents), spec.num_actions), jnp.ones(1, bool)
     for actions in path:
         action = (run.env.number(actions),) if isinstance(run.env, JointTeam) else actions
-        hidden = _think(run, params, hidden, observation, last_action, first)[0]
+        hidden = _step(run, params, hidden, observation, last_action, first)[0]
         env_state, observation, _ = run.env.step(key, env_state, jnp.array(action))
         last_action, first = jnp.array([action]), jnp.zeros(1, bool)
-    output = _think(run, params, hidden, observation, last_action, first)[1]
+    output = _step(run, params, hidden, observation, last_action, first)[1]
     table = _mix(run, params, output.features[0], output.q[0], observation) / run.config.learner.reward_scale
     return table.reshape(run.env.sizes) if isinstance(run.env, JointTeam) else table
 

@@ -17,7 +17,7 @@ from qmix_jax.build import environments, from_mapping
 from qmix_jax.config import Config, by_name
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.records import FROZEN, known
+from qmix_jax.records import FROZEN, is_share, known, metric_names
 from qmix_jax.run import exits
 from qmix_jax.run.devices import DATA, SEED, describe_idle
 from qmix_jax.run.memory import gib
@@ -184,10 +184,8 @@ def _ending(status: int, last: dict, received: list[signal.Signals]) -> str:
 
 
 def _last_scores(row: dict) -> str:
-    scores = [_describe_score("return", row["eval/return"])]
-    if "eval/win_rate" in row:
-        scores.insert(0, _describe_score("win rate", row["eval/win_rate"], percent=True))
-    return ", ".join(scores)
+    names = [name for name in metric_names(row) if name != "episode_length"]
+    return ", ".join(_describe_score(name, row[f"eval/{name}"]) for name in names)
 
 
 def _best_before(config: Config, rows: Sequence[dict], metric: str) -> list[str]:
@@ -196,16 +194,16 @@ def _best_before(config: Config, rows: Sequence[dict], metric: str) -> list[str]
     top, last = score(best, metric), score(rows[-1], metric)
     if not config.checkpoint.keep_best or top is None or (last is not None and top <= last):
         return []
-    name = metric.partition("/")[2]
-    shown = _describe_score(name.replace("_", " "), [top], percent=name == "win_rate")
+    shown = _describe_score(metric.partition("/")[2], [top])
     return [f"  best: {shown} at step {best['env_steps']:,} (--checkpoint best)"]
 
 
-def _describe_score(name: str, value: list[float | None], percent: bool = False) -> str:
-    show, values = "{:.1%}" if percent else "{:.2f}", known(value)
+def _describe_score(name: str, value: list[float | None]) -> str:
+    show, values = "{:.1%}" if is_share(name) else "{:.2f}", known(value)
+    words = name.replace("_", " ")
     if not values:
-        return f"{name} unknown"
-    text = f"{name} {show.format(sum(values) / len(values))}"
+        return f"{words} unknown"
+    text = f"{words} {show.format(sum(values) / len(values))}"
     return text + (f" (seeds: {', '.join(map(show.format, values))})" if len(values) > 1 else "")
 
 

@@ -110,7 +110,7 @@ def after_nan(config: Config, rows: Sequence[dict], broken: list[int], finite: i
     """
     before, row = rows[-2] if len(rows) > 1 else {}, rows[-1]
     saved = "The parameters from before are saved. " if before else ""
-    others = f"{finite} other seed{' trains' if finite == 1 else 's train'} on. " if finite else ""
+    others = f"{finite} other seed{' continues' if finite == 1 else 's continue'}. " if finite else ""
     clues = [
         f"{name} {value[broken[0]]:.3g}"
         for name in ("loss", "grad_norm", "q_mean", "target_mean")
@@ -228,7 +228,7 @@ def next_steps(config: Config, folder: Path) -> str:
     more_seeds = [each for each in same if not each.startswith("num_seeds=")] + [f"num_seeds={4 * config.num_seeds}"]
     lines = {
         f"{_command()} evaluate {run}": "score it, with --noise, --replace, --remove too",
-        f"{_command()} render {run}": "film who matters when",
+        f"{_command()} render {run}": "film it, with each agent's credit",
         f"{train} {command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
     }
     if example := environments()[config.env.name].example:

@@ -1,4 +1,4 @@
-"""Greedy scores of a trained team, their uncertainty, and what becomes of them when something goes wrong."""
+"""Greedy scores of a trained team, their intervals, and scores under disturbances."""
 
 import json
 import os
@@ -162,7 +162,7 @@ def test_every_action_replaced_is_a_random_policy(team, under):
     played = under(undisturbed(2)._replace(replaced=jnp.array(1.0)))
 
     def at_random(hidden, inputs, available, keys):
-        """Draws as `replace_actions` does, and asks no network."""
+        """Draws as `replace_actions` does, without a network."""
         keys = jax.vmap(lambda key: jax.random.split(key, 3)[1])(keys)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (2, 2)))(keys)
         return hidden, random_action(uniform[:, 1], available)

@@ -1,4 +1,4 @@
-"""Files of an exported team as untrusted input: loading ends soon, with an agent or one line; inputs that it refuses."""
+"""Files of an exported team as untrusted input: loading ends soon, in an agent or one line; inputs that it refuses."""
 
 import hashlib
 import json

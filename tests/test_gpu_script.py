@@ -1,4 +1,4 @@
-"""The script that measures on a GPU: a dry run of each step on the CPU, resuming, and runs without optional packages."""
+"""The script that measures on a GPU: a dry run of each step on the CPU, resuming, and no optional packages."""
 
 import json
 import os

@@ -14,14 +14,14 @@ from qmix_jax.types import AgentInput, Clock, RecurrentState
 
 
 class Part(NamedTuple):
-    """A loop: its initial carry besides the seed's state, and one step of it."""
+    """A loop over turns: the initial carry besides the seed's state, and one turn."""
 
     begin: Begin
     turn: Step
 
 
 def _made_by(make: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Part:
-    """The part whose step is `make`. Its other results are carried too, so that the compiler cannot drop them."""
+    """The part whose turn is `make`. Its other results are carried too, so that the compiler cannot drop them."""
 
     def begin(clock: Clock, state: SeedState) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make, clock, state)[1])

@@ -31,4 +31,4 @@ class Definition:
     example: str = ""
     """Overrides of a short run on another variant, suggested after training."""
     other_names: tuple[str, ...] = ()
-    """Names of the environment in other programs, in lower case."""
+    """What other programs call the environment, in small letters."""

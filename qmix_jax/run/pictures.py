@@ -35,7 +35,7 @@ def draw(program: Program, folder: Path, rows: list[dict], params: Params | None
         if params is not None:
             say("painting the film")
             paint_film(program, folder / FILM, rows, params)
-    except Exception as error:  # a run without pictures is still complete
+    except Exception as error:  # a run is worth more than its pictures
         say(f"warning: no pictures of the run: {str(error) or type(error).__name__}")
 
 

@@ -9,11 +9,11 @@ folder is enough:
     agent.reset()  # before every episode
     action = agent.act(observation, available)
 
-An agent gets its own observation and its legal actions, and nothing else: no global state, no mixer, no messages of
+An agent gets its own observation and its legal actions, and nothing else: no global state, no mixer, no messages from
 other agents.
 
 The files are untrusted input. Only regular files of a bounded size are read, nothing in them is executed, and whatever
-they hold, loading ends soon, with an agent or an error of one line.
+they hold, loading soon ends with an agent or an error of one line.
 """
 
 import hashlib

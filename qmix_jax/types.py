@@ -1,6 +1,6 @@
 """The records that environments, agents, mixers and the learner exchange, and the names of their axes.
 
-Axes stand always in this order, and a leading axis that a function does not mention is added by `jax.vmap`:
+Axes are always in this order, and a leading axis that a function does not mention is added by `jax.vmap`:
 
     S seed · T time · B environment or batch · N agent · A action · O observation · H hidden · K value stream
 
@@ -18,7 +18,7 @@ Params = Any
 EnvState = Any
 """A pytree that only its environment understands."""
 CompactObservation = Any
-"""What the replay buffer keeps of an observation, in which form its environment decides (see `envs.base.TeamEnv`)."""
+"""What the replay buffer keeps of an observation, in a form that its environment decides (`envs.base.TeamEnv`)."""
 RecurrentState = Any
 """A pytree (B, ...) that only its agents understand: what they carry from step to step."""
 
@@ -97,7 +97,7 @@ class AgentOutput(NamedTuple):
 class Sequence(NamedTuple):
     """T consecutive steps of one environment, cut across episode ends: what replay stores and the learner gets.
 
-    Observations number T+1. The last one only bootstraps, and it is the true successor of step T-1, also where
+    There are T+1 observations. The last one only bootstraps, and it is the true successor of step T-1, also where
     that step ended the episode; every other observation after an end is the first of the next episode.
     """
 

@@ -1,4 +1,4 @@
-"""Runs that stop and resume, as small as can be: shared by the tests of resuming, of checkpoints and of saving."""
+"""Tiny runs that stop and resume: shared by the tests of resuming, of checkpoints and of saving."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Files of an exported team as untrusted input: an agent or one line, soon; and inputs that an agent refuses."""
+"""Files of an exported team as untrusted input: loading ends soon, in an agent or one line; inputs that it refuses."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def flip(path, place):
 
 
 def rehash(team):
-    """The contract's hash of the weights, as somebody who means harm would set it."""
+    """The contract's hash of the weights, as an attacker would set it."""
     edit(team, sha256={"weights.safetensors": hashlib.sha256((team / "weights.safetensors").read_bytes()).hexdigest()})
 
 
@@ -57,7 +57,7 @@ def entry(team, name, **changes):
 
 
 def swap(team, first, second):
-    """Two arrays of one size, the second one's place said for both."""
+    """Two arrays of one size that name the same bytes."""
     header = read_header(team)
     assert header[first]["shape"] == header[second]["shape"]
     entry(team, first, data_offsets=header[second]["data_offsets"])
@@ -159,7 +159,7 @@ def entry_of(name, team):
 
 
 def refusal(team):
-    """What is said of the team, in one line within a second; '' where it is taken."""
+    """The error on loading the team, of one line within a second; '' where it loads."""
     began = time.perf_counter()
     try:
         DecentralisedAgent(team, agent="listener_0")

@@ -54,10 +54,10 @@ def jaxmarl_numbers(env, key):
 
 
 def play(env, battle, key):
-    """One battle in JaxMARL over STEPS steps and past its end, and what ours makes of each of its steps."""
+    """One battle in JaxMARL over STEPS steps and past its end, and the result of ours for each of its steps."""
     key, reset_key, boldness_key = jax.random.split(key, 3)
     obs, begin = env.reset(reset_key)
-    boldness = jax.random.choice(boldness_key, jnp.array([-30.0, 0.0, 2.0]))  # cowards live to see the step limit
+    boldness = jax.random.choice(boldness_key, jnp.array([-30.0, 0.0, 2.0]))  # timid teams reach the step limit
 
     def stack(named):
         return jnp.stack([named[name] for name in env.agents])
@@ -83,7 +83,7 @@ def play(env, battle, key):
 
 
 def our_begin(env, battle, key):
-    """Our start of the battle that JaxMARL's reset(key) begins, and what is seen of it."""
+    """Our start of the battle that JaxMARL's reset(key) begins, and its observations."""
     if env.smacv2_unit_type_generation:
         state = battle.reset(key)
         return state, *view(battle.rules, state)

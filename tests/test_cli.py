@@ -27,7 +27,7 @@ PRESETS = list(choices("preset"))
 
 
 class Experiment(types.ModuleType):
-    """Stands in for qmix_jax.run.experiment: remembers, and answers with the statuses it is given."""
+    """Replaces qmix_jax.run.experiment: records the runs and returns the given statuses."""
 
     def __init__(self):
         super().__init__("qmix_jax.run.experiment")
@@ -340,7 +340,7 @@ def test_flags_of_hydra_work(experiment, capsys, tmp_path):
     assert experiment.runs[0][0].env.settings.episode_length == 3
 
 
-# --- going on ----------------------------------------------------------------------------------------------------
+# --- resuming ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Properties of the program itself, read off its text.
+"""Properties of the program itself, found in its text.
 
 Each of them is about speed, precision or a deadlock that the tests' small inputs do not meet: the numbers would be the
 same, or nearly, without it. `jaxpr` is the program as traced, `lowered` what XLA gets, `chunk` what XLA compiled.
@@ -59,7 +59,7 @@ def test_an_accelerator_branches_where_it_would_make_updates_only_to_drop_them(p
 
 
 def test_an_update_is_one_all_reduce_and_a_chunk_one_more(trained):
-    """Counted after XLA has merged those that it can merge; a loop's body stands in the text once."""
+    """Counted after XLA has merged those that it can merge; a loop's body is in the text once."""
     sharing = trained.program.mesh.shape[DATA]
     assert trained.chunk.as_text().count(" all-reduce(") == (2 if sharing > 1 else 0)
 

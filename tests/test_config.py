@@ -269,7 +269,7 @@ def test_a_run_is_whole_chunks_that_are_spread_evenly(total, every, chunks, trai
     assert config.chunk_env_steps <= max(every, config.iteration_env_steps)
 
 
-# --- what the machine is asked for -------------------------------------------------------------------------------
+# --- limits of the machine --------------------------------------------------------------------------------------
 
 SIZES = [name for name in by_name(tiny()) if type(by_name(tiny())[name]) is int]
 

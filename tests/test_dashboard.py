@@ -29,7 +29,7 @@ def a_row(env_steps=100, seeds=2, **changes):
 
 
 class Listener:
-    """A dashboard that records its calls, as long as it may go on."""
+    """A dashboard that records its calls while it may continue."""
 
     def __init__(self):
         self.may_go_on, self.told, self.is_closed = threading.Event(), [], False
@@ -118,7 +118,7 @@ def test_nothing_is_started_where_nothing_is_asked_for(tmp_path):
     assert make_dashboards(tiny(), {}, tmp_path, [a_row()]) == []
 
 
-# --- what a row becomes ------------------------------------------------------------------------------------------
+# --- rows as series ---------------------------------------------------------------------------------------------
 
 
 def test_a_row_of_several_seeds_becomes_the_mean_its_interval_and_each_seed():
@@ -189,7 +189,7 @@ class FakeArtifact(dict):
 
 @pytest.fixture
 def begun(monkeypatch):
-    """The runs that a fake Weights & Biases was asked to begin."""
+    """The runs that a fake Weights & Biases began."""
     runs = []
 
     def init(**options):
@@ -364,7 +364,7 @@ def test_event_files_hold_each_line_as_a_run_with_environment_steps_as_the_axis(
 
 
 def test_the_event_files_of_a_resumed_run_hold_each_row_once(tmp_path):
-    for rows in ((100, 200, 300), (100, 200, 300, 400)):  # the second goes on from 100
+    for rows in ((100, 200, 300), (100, 200, 300, 400)):  # the second resumes from 100
         board = TensorBoard(tmp_path)
         for step in rows:
             board.log(a_row(step, seeds=1))

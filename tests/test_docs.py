@@ -1,4 +1,4 @@
-"""The worked example of docs/new-mixer.md, carried out to the letter in a copy of the package."""
+"""The worked example of docs/new-mixer.md, followed exactly in a copy of the package."""
 
 import os
 import re

@@ -155,7 +155,7 @@ def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, c
     plain = dataclasses.replace(config, logging=dataclasses.replace(config.logging, display="plain"))
     assert experiment.run(plain, tmp_path, to_mapping(plain)) == exits.FAILED
     said = capsys.readouterr().out
-    assert "the loss of seed 0 became NaN between steps 64 and 128" in said and "1 other seed trains on" in said
+    assert "the loss of seed 0 became NaN between steps 64 and 128" in said and "1 other seed continues" in said
     assert "Done, except seeds that met NaN: QMIX on probe, 192 environment steps x 2 seeds" in said
     rows, reference = read_metrics(tmp_path / "metrics.jsonl"), read_metrics(healthy / "metrics.jsonl")
     assert [row.get("train/frozen_since") for row in rows] == [None, [128, None], [128, None]]

@@ -54,7 +54,7 @@ for line in sys.stdin:
 
 @contextlib.contextmanager
 def processes(folder, names):
-    """One isolated Python for each agent: it is given the folder and its own name."""
+    """One isolated Python process for each agent, which gets the folder and the agent's name."""
     command = [sys.executable, "-I", "-c", AGENT, str(folder)]
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen([*command, name], **pipe) for name in names]

@@ -1,4 +1,4 @@
-"""What measures on a GPU: a dry run of every step on the CPU, how it goes on, and training with nothing optional."""
+"""The script that measures on a GPU: a dry run of each step on the CPU, resuming, and no optional packages."""
 
 import json
 import os
@@ -68,7 +68,7 @@ sys.modules.update(dict.fromkeys({OPTIONAL}))  # whoever imports one of them get
 
 @pytest.fixture(scope="module")
 def dry(tmp_path_factory):
-    """The folder of a dry run without JaxMARL and without anything optional, and what it said."""
+    """The folder of a dry run without JaxMARL and without anything optional, and its output."""
     out, without = tmp_path_factory.mktemp("dry"), tmp_path_factory.mktemp("without")
     (without / "sitecustomize.py").write_text(WITHOUT)
     done = script("--quick", "--out", out, PYTHONPATH=str(without))
@@ -117,7 +117,7 @@ def test_the_report_has_every_step_and_both_pictures(dry):
     assert learning.shape == (495, 880, 3) and colourful(learning) > 0.001
 
 
-# --- how it goes on ----------------------------------------------------------------------------------------------
+# --- resuming ----------------------------------------------------------------------------------------------------
 
 
 def plan_of(out, *measurements, monkeypatch):
@@ -241,7 +241,7 @@ def test_the_preset_for_accelerators_has_more_environments_and_as_many_updates_a
     assert gpu == replace(default, rollout=gpu.rollout)
 
 
-# --- the front ---------------------------------------------------------------------------------------------------
+# --- arguments ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

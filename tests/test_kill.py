@@ -108,7 +108,7 @@ def test_a_process_killed_while_it_saves_leaves_the_last_whole_checkpoint(tmp_pa
         process.kill()
         written += len(process.communicate()[0].split())
         newest = checkpoints(tmp_path)[-1].env_steps
-        assert newest in (written, written + 1)  # one may have been renamed but not yet told of
+        assert newest in (written, written + 1)  # one may have been renamed but not yet reported
         for checkpoint in checkpoints(tmp_path):
             assert checkpoint.flaw(to_resume=True) == ""
             assert (checkpoint.read("state")["x"] == checkpoint.env_steps).all()

@@ -1,4 +1,4 @@
-"""The loss against a loop in NumPy, and what may and may not reach the update."""
+"""The loss against a loop in NumPy, and which data may reach the update."""
 
 import dataclasses
 from functools import partial
@@ -41,7 +41,7 @@ def learner_of(probe, name="qmix", whole_episodes=False, **changes):
 
 
 class Networks:
-    """What an agent network and a mixer say of a batch, stepping one time after the other."""
+    """The outputs of an agent network and a mixer for a batch, stepping one time after the other."""
 
     def __init__(self, learner, params, batch):
         self.batch, self.params = batch, params["mixer"]

@@ -1,4 +1,4 @@
-"""What a run says: command lines that compose to the same settings, and what to look at after a NaN."""
+"""Messages of a run: command lines that compose to the same settings, and advice after a NaN."""
 
 import shlex
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Every method of the registry, trained in the probe world: it comes to know the returns, and survives a checkpoint."""
+"""Every method of the registry, trained in the probe world: it learns the returns, and a checkpoint restores it."""
 
 from typing import Any, NamedTuple
 

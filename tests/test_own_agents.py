@@ -1,4 +1,4 @@
-"""Agents from elsewhere, whose recurrent state is no single array, train like the package's own."""
+"""Agents from elsewhere, whose recurrent state is not a single array, train like the package's own."""
 
 from typing import NamedTuple
 

@@ -15,7 +15,7 @@ STAY, RIGHT, DOWN, LEFT, UP, CAPTURE = range(6)
 AGENTS, PREY = game.NUM_AGENTS, game.NUM_PREY
 ENV = PredatorPrey(PredatorPreyConfig(punishment=-2.0))
 STEP = jax.jit(ENV.step)
-KEYS = range(8)  # turns come in random order: what must not depend on it is tried with several
+KEYS = range(8)  # units move in random order: results that must not depend on it are tested with several
 
 
 def place(agents, prey, time=0):

@@ -1,4 +1,4 @@
-"""Where sequences, episodes and recurrent states meet: the probe world names episode and time in its observation."""
+"""Boundaries of sequences and episodes, and recurrent states: the probe world names episode and time."""
 
 import jax
 import jax.numpy as jnp

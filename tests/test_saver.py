@@ -1,4 +1,4 @@
-"""Which checkpoints are written and kept, and what a disk that fails does to them."""
+"""Which checkpoints are written and kept, and a disk that fails."""
 
 import os
 import resource

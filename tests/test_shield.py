@@ -1,4 +1,4 @@
-"""A shield narrows the legal actions and can do nothing else, whatever it tries."""
+"""A shield narrows the legal actions and can do nothing else."""
 
 import re
 from pathlib import Path

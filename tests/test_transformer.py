@@ -1,4 +1,4 @@
-"""TransfQMix: agents and mixer equal NumPy rebuilds of the public modules, entities are whom the layout says, and a
+"""TransfQMix: agents and mixer equal NumPy rebuilds of the public modules, entities are those of the layout, and a
 team of one size plays in another.
 
 The rebuilds follow the public modules' own order of operations; weights are named as in this package.

@@ -1,4 +1,4 @@
-"""The settings of an untrusted run: plain values or one line, soon; nothing in its folder is imported."""
+"""The settings of an untrusted run: reading soon gives plain values or one line; nothing in its folder is imported."""
 
 import os
 import shutil

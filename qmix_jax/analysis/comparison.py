@@ -130,7 +130,7 @@ class _Results:
         return (scores - low) / (high - low)
 
     def notes(self) -> list[str]:
-        """Remarks for the reader on runs that were cut or left out."""
+        """Notes on runs that were cut or left out."""
         notes = []
         for task in self.tasks:
             last, longest = self.env_steps[task][-1], max(g.env_steps[-1] for g in self.groups if g.task == task)

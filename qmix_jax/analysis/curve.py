@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SIDE_PANELS = 3
 """A figure with more panels beside the score is higher."""
 NAMES = {"train/loss": "Training loss"}
-"""Of panels; others are called by their metric."""
+"""Titles of panels; other panels are titled by their metric."""
 
 
 class Curve(NamedTuple):

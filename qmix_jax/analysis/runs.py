@@ -1,4 +1,4 @@
-"""Run folders, read back and grouped: which runs are seeds of the same thing, and its name."""
+"""Run folders, read and grouped: the runs of a group differ only in their seeds."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")
-"""Settings (or sections) in which runs of the same thing may differ."""
+"""Settings (or sections) in which runs of one group may differ."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""This code against other checkouts of it, on a machine whose own speed changes.
+"""This code against other checkouts of it, on a machine whose speed varies.
 
 Each checkout gets a process, which compiles a part of training once (`qmix_jax.bench.probe`). Then they are timed
-alternately, in random order within a round; what counts is the ratio within a round.
+alternately, in random order within a round; the result is the ratio within a round.
 """
 
 import os

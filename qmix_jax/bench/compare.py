@@ -21,7 +21,7 @@ class Change(NamedTuple):
     new: dict
     ratio: float
     verdict: str
-    """worse, better, or nothing: within the noise, or neither good nor bad."""
+    """worse, better, or '': within the noise, or neither good nor bad."""
 
 
 def read(path: Path) -> dict:

@@ -1,9 +1,9 @@
-"""The process that `qmix-jax bench --against` starts in each checkout: times one part of training, again and again.
+"""The process that `qmix-jax bench --against` starts in each checkout: times one part of training repeatedly.
 
     python probe.py PART ITERATIONS NAME=VALUE ...
 
 Prints `ready` once everything is compiled, then a line of milliseconds an iteration for each line of stdin. It runs
-with the code of the other checkout, so it uses few names, and earlier places of those that moved.
+with the code of the other checkout, so it uses few names, and tries the earlier places of those that moved.
 """
 
 import sys

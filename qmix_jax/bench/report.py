@@ -113,7 +113,7 @@ def _circumstances(results: dict) -> str:
     if results["load"] > IDLE_LOAD * machine["cpu_cores"]:
         lines.append(
             f"**Other work was running** (load {results['load']:.1f} before the start, {machine['cpu_cores']} cores): "
-            "trust no figure."
+            "the figures are unreliable."
         )
     return "  \n".join(lines)
 

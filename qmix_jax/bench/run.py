@@ -1,4 +1,4 @@
-"""A bench from its first line to its last: measure, compare, write."""
+"""A whole bench: measure, compare, write."""
 
 import os
 import time
@@ -58,7 +58,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot make {folder}: {error.strerror}; say --out DIR") from error
+        raise ConfigError(f"cannot make {folder}: {error.strerror}; choose another folder with --out DIR") from error
 
 
 def _subject(program: Program) -> dict:

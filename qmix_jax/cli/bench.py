@@ -15,7 +15,7 @@ Measure how fast training is, part by part, and how its cost grows with its size
 qmix-jax train.
 
 Each number is the median of repeats after a warm-up, beside the range of all repeats. Compiling is timed apart, without
-the cache on disk. Let nothing else run meanwhile. docs/benchmark.md says how to read the figures."""
+the cache on disk. Nothing else should run meanwhile. docs/benchmark.md says how to read the figures."""
 
 EXAMPLES = """\
 examples
@@ -62,7 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--compare",
         type=Path,
         metavar="OLD.json",
-        help="set each figure beside that of an earlier bench.json, and name what became worse",
+        help="compare each figure with that of an earlier bench.json, and name regressions",
     )
     parser.add_argument(
         "--profile",

@@ -181,11 +181,11 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
 def _require_writable(folder: Path) -> None:
     existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    require(writable, f"cannot make {folder}: {existing} is not writable; go elsewhere, or set hydra.run.dir=FOLDER")
+    require(writable, f"cannot make {folder}: {existing} is not writable; set hydra.run.dir=FOLDER")
 
 
 def one_line(error: BaseException) -> str:
-    """What Hydra and OmegaConf say in many lines, without their advice, which is about Python code."""
+    """The first lines of Hydra's and OmegaConf's errors, without their advice, which is about Python code."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     lines = [str(each).strip().splitlines()[0] for each in (error, cause) if each is not None and str(each).strip()]
     key = getattr(cause or error, "full_key", None)

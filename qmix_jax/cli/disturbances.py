@@ -40,7 +40,7 @@ def add_disturbances(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=EACH,
         metavar="AGENT",
-        help="one agent takes no part: the one named, or each, one after another (default)",
+        help="remove one agent: the one named, or each, one after another (default)",
     )
     wrong.add_argument(
         "--removed",

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 STDOUT = Path("-")
 
 DESCRIPTION = """\
-Score a trained team: greedy episodes, one an environment, exactly as many as asked for, with the mean and its 95 %
+Score a trained team: greedy episodes, one an environment, exactly --episodes of them, with the mean and its 95 %
 interval of win rate (where there is one), return and length. Needs the run's folder and nothing else.
 
 Intervals: Wilson's of a win rate, a bootstrap over episodes otherwise. A run of several seeds plays --episodes with
 each; its bootstrap draws seeds, and of each its own episodes, and a win rate's is no narrower than Wilson's.
-Every severity of a table is played from the same starts, so that rows compare."""
+All rows of a table play the same initial states, so that they are comparable."""
 
 EXAMPLES = """\
 examples

@@ -16,8 +16,8 @@ COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
     "bench": ("qmix_jax.cli.bench", "measure how fast training is, and how its cost grows"),
     "export": ("qmix_jax.cli.export", "make a portable folder of a trained team"),
-    "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and lost agents"),
-    "render": ("qmix_jax.cli.render", "film a trained team, with what each agent adds to its value"),
+    "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and removed agents"),
+    "render": ("qmix_jax.cli.render", "film a trained team, with each agent's credit"),
     "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, which keeps --help fast."""

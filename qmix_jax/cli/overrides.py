@@ -136,7 +136,7 @@ class OverrideChecker:
         group, value = override.key_or_group, override.value()
         if group in self.default_groups:
             single = isinstance(value, str) and not override.is_delete()
-            require(single, f"{override.input_line}: one {group} is chosen, always: write {group}=NAME")
+            require(single, f"{override.input_line}: exactly one {group} is always chosen: write {group}=NAME")
         right = self._plus(group)
         for choice in value if isinstance(value, list) else [value]:
             if "/" not in str(choice) and not override.is_delete():

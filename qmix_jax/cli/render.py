@@ -17,7 +17,7 @@ SUFFIXES = (".gif", ".mp4", ".png")
 
 DESCRIPTION = """\
 Film a trained team playing greedily. Under the frames: Q_tot, each agent's Q-value of its action, and its credit
-dQ_tot / dQ_i over time, in the agent's colour, which shows who matters when. Independent learners have no Q_tot;
+dQ_tot / dQ_i over time, in the agent's colour, which show when each agent matters. Independent learners have no Q_tot;
 their film shows Q_i over time.
 
 FILE.gif and FILE.mp4 are films, the episodes one after another; FILE.png is a figure for papers: frames of each

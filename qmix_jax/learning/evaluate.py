@@ -1,7 +1,7 @@
 """Greedy episodes: exactly one an environment, so that short episodes count no more than long ones.
 
-Every episode has its own random key, so that its course does not depend on what is played beside it: whatever the
-batches and devices, episode i of one key is the same episode.
+Every episode has its own random key and does not depend on the others: episode i of a key is the same for all batch
+sizes and devices.
 """
 
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ class Episodes(NamedTuple):
 
 
 class _Play(NamedTuple):
-    """B single episodes under way; return, length and metrics of the state do not change after an episode's end."""
+    """B single episodes in progress; return, length and metrics of the state do not change after an episode's end."""
 
     state: RolloutState
     is_over: Bool[Array, "B"]
@@ -98,7 +98,7 @@ def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: RecurrentState, acti
 def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys, fixed_length: bool = False) -> Episodes:
     """Play one episode for each key, side by side, until the last one is over.
 
-    The policy is given B keys of its own at every step, for what is random in it. With `fixed_length` play continues up
+    At every step the policy gets B keys of its own for its random choices. With `fixed_length` play continues up
     to the episode limit, which changes no result (see `Trainer.branches`).
     """
 

@@ -25,8 +25,8 @@ NOW, NEXT, ALWAYS = slice(None, -1), slice(1, None), slice(None)
 
 
 class LearnerState(NamedTuple):
-    """What learning changes. All networks are one tree in each: {"agent": ..., "mixer": ...}, and with weighted QMIX
-    "central", which holds the same two again.
+    """What updates change. Each field is one tree of all networks: {"agent": ..., "mixer": ...}, and with weighted QMIX
+    "central", which holds the same two for Q*.
     """
 
     params: Params
@@ -37,7 +37,7 @@ class LearnerState(NamedTuple):
 
 
 class LossMetrics(NamedTuple):
-    """What an update reports: means over the errors of the batch."""
+    """The metrics of an update: means over the errors of the batch."""
 
     loss: Float[Array, ""]
     td_error: Float[Array, ""]
@@ -49,7 +49,7 @@ class LossMetrics(NamedTuple):
 
     @classmethod
     def zeros(cls) -> "LossMetrics":
-        """Of no update."""
+        """The metrics of no update."""
         return cls(*[jnp.zeros(())] * len(cls._fields))
 
 
@@ -303,6 +303,6 @@ def _times(tree: Any, times: slice | int) -> Any:
 
 
 def _skip(batch: Sequence, steps: int) -> Sequence:
-    """The batch without its first steps; `last_action` and `hidden` stay those before the first of all."""
+    """The batch without its first steps; `last_action` and `hidden` stay those before its first step."""
     timed = batch._replace(last_action=None, hidden=None)
     return _times(timed, slice(steps, None))._replace(last_action=batch.last_action, hidden=batch.hidden)

@@ -16,7 +16,7 @@ def squared(error: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 
 
 def huber(error: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """error^2 / 2 up to 1 in absolute value, |error| - 1/2 beyond: large errors pull no harder than small ones."""
+    """error^2 / 2 up to 1 in absolute value, |error| - 1/2 beyond, where the gradient is constant."""
     return optax.losses.huber_loss(error)
 
 

@@ -43,7 +43,7 @@ def undisturbed(num_agents: int) -> Disturbance:
 
 
 def disturbed(policy: Policy, disturbance: Disturbance, idle_action: int | None) -> Policy:
-    """The policy under a disturbance; it is given B random keys at every step.
+    """The policy under a disturbance; it gets B random keys at every step.
 
     Removed agents take `idle_action`, or a random legal action where it is None.
     """

@@ -24,11 +24,11 @@ from qmix_jax.types import (
 CONTINUES, TERMINATED, TRUNCATED = range(3)
 
 Policy = Callable[[RecurrentState, AgentInput, Array, Any], tuple[RecurrentState, Array]]
-"""(recurrent state, inputs, available (B, N, A), what the step is given besides) -> (next state, action (B, N))."""
+"""(recurrent state, inputs, available (B, N, A), slice of `per_step`) -> (next state, action (B, N))."""
 
 
 class RolloutState(NamedTuple):
-    """Where the environments are between steps; every leaf leads with B."""
+    """The environments between two steps; every leaf leads with B."""
 
     env_state: EnvState
     observation: Observation
@@ -145,7 +145,7 @@ def rollout(
         env: the environment.
         policy: chooses the actions.
         key: random key for the environments.
-        state: where the environments are.
+        state: the environments before the first step.
         per_step: a pytree (T, ...) whose slice t the policy gets at step t; it sets T.
         fresh_episodes: how many are prepared for each environment, all before the first step (a reset at every step
             would cost more than it gains). An environment in which more episodes end within the rollout takes its first

@@ -18,7 +18,7 @@ def lambda_targets(
         G_t = r_t + gamma * (1 - terminated_t) * ((1 - lambda_t) * V_{t+1} + lambda_t * G_{t+1})
 
     V_{t+1} (`next_value` at t) is the target network's value of the greedy joint action after step t. lambda_t is
-    `td_lambda`, and 0 where step t is the last one and where `cut_t`: the target of step t+1 cannot be trusted there,
+    `td_lambda`, and 0 where step t is the last one and where `cut_t`: the target of step t+1 is not valid there,
     so step t bootstraps from V_{t+1} alone. `bootstrap_cuts` says where a time limit cuts.
 
     These are the targets of PyMARL2's `build_td_lambda_targets`, its default (`q_lambda: False`). The off-policy
@@ -41,7 +41,7 @@ def bootstrap_cuts(truncated_t: Bool[Array, "T *batch"]) -> tuple[Bool[Array, "T
     """Where a time limit cuts traces, and which steps it drops from the loss: (cut_t, dropped_t).
 
     A truncated step inside the sequence has no successor there (the next observation is another episode's), so it
-    is dropped from the loss, and the step before it must not trust its target: its trace is cut. A truncated step
+    is dropped from the loss, and the step before it must not use its target: its trace is cut. A truncated step
     at the sequence's end is neither: the sequence's last observation is its true successor.
     """
     last = jnp.arange(truncated_t.shape[0]) == truncated_t.shape[0] - 1

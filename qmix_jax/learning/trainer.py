@@ -42,7 +42,7 @@ class SeedState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What one iteration reports."""
+    """The metrics of one iteration."""
 
     episodes: EpisodeSums
     losses: LossMetrics
@@ -100,7 +100,7 @@ class Trainer:
 
     @property
     def fresh_episodes(self) -> int:
-        """How many each environment gets before a rollout: no more than it could use."""
+        """Fresh episodes for each environment before a rollout: no more than it can use."""
         needed = rollouts.fresh_episodes_needed(self.env.spec.shortest_episode, self.config.rollout.num_steps)
         return min(self.config.env.starts_per_rollout or needed, needed)
 
@@ -112,7 +112,7 @@ class Trainer:
 
     @property
     def format(self) -> SequenceFormat:
-        """The form in which sequences wait for an update."""
+        """The form in which sequences are kept until an update."""
         return SequenceFormat(self.env, self.config.replay.dtype)
 
     def row(self) -> Sequence:
@@ -245,7 +245,7 @@ class Trainer:
 
     def _when(self, condition: Array, yes: Callable, no: Callable, *args: Any) -> Any:
         """`yes(*args)` where the condition holds, else `no(*args)`. Without branches both are computed, but only where
-        every iteration makes equally many updates, so that none but the first are in vain.
+        every iteration makes equally many updates, so that only those before learning starts are wasted.
         """
         config = self.config
         if self.branches or config.iteration_env_steps % config.learner.env_steps_per_update:

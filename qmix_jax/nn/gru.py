@@ -121,7 +121,7 @@ def _states(weights, hidden, inputs, first):
 
 
 def _states_and_gates(weights, hidden, inputs, first):
-    """The gates are computed again from the states: fewer operations than to store them step by step."""
+    """The gates are recomputed from the states: fewer operations than storing them step by step."""
     after = _states(weights, hidden, inputs, first)
     x = jnp.split(multiply(inputs, weights.input), 3, axis=-1)
     return after, _step(weights, _before(hidden, after, first), x, first)[1]

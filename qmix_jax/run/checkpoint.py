@@ -174,7 +174,7 @@ class Checkpoint:
         return program.place(state._replace(seeds=state.seeds._replace(replay=buffer)))
 
     def remove(self) -> None:
-        """Delete it, in one step for whoever looks at the folder."""
+        """Delete it; it leaves the folder of checkpoints in one step."""
         hidden = _hidden(self.path, "removed")
         self.path.replace(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -189,7 +189,7 @@ def _hidden(path: Path, why: str) -> Path:
 
 def _size_and_crc(path: Path) -> tuple[int, int]:
     size = crc = 0
-    if not path.is_file():  # a pipe would be waited for, a device read for ever
+    if not path.is_file():  # reading a pipe would block, reading a device never end
         raise OSError(f"{path.name} is missing, or no regular file")
     with path.open("rb") as file:
         while block := file.read(1 << 20):

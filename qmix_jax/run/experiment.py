@@ -163,7 +163,7 @@ def _say_end(the_run: "Run", end: End, received: list[signal.Signals]) -> None:
 
 @dataclass
 class Run:
-    """The host loop of a run: what it has done so far, and how it goes from chunk to chunk."""
+    """The host loop of a run over chunks, and what the run has done so far."""
 
     program: Program
     folder: Path

@@ -13,16 +13,25 @@ from typing import Any
 
 import jax
 
-from qmix_jax.build import environments, from_mapping
-from qmix_jax.config import Config, by_name
+from qmix_jax.build import environments
+from qmix_jax.build import from_mapping
+from qmix_jax.config import Config
+from qmix_jax.config import by_name
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.records import FROZEN, is_share, known, metric_names
+from qmix_jax.records import FROZEN
+from qmix_jax.records import is_share
+from qmix_jax.records import known
+from qmix_jax.records import metric_names
 from qmix_jax.run import exits
-from qmix_jax.run.devices import DATA, SEED, describe_idle
+from qmix_jax.run.devices import DATA
+from qmix_jax.run.devices import SEED
+from qmix_jax.run.devices import describe_idle
 from qmix_jax.run.memory import gib
-from qmix_jax.run.metrics import score, score_metric
-from qmix_jax.run.program import Program, describe_memory
+from qmix_jax.run.metrics import score
+from qmix_jax.run.metrics import score_metric
+from qmix_jax.run.program import Program
+from qmix_jax.run.program import describe_memory
 from qmix_jax.run.resume import ResumePoint
 
 ENDINGS = {
@@ -110,7 +119,7 @@ def after_nan(config: Config, rows: Sequence[dict], broken: list[int], finite: i
     """
     before, row = rows[-2] if len(rows) > 1 else {}, rows[-1]
     saved = "The parameters from before are saved. " if before else ""
-    others = f"{finite} other seed{' trains' if finite == 1 else 's train'} on. " if finite else ""
+    others = f"{finite} other seed{' continues' if finite == 1 else 's continue'}. " if finite else ""
     clues = [
         f"{name} {value[broken[0]]:.3g}"
         for name in ("loss", "grad_norm", "q_mean", "target_mean")
@@ -226,7 +235,7 @@ def next_steps(config: Config, folder: Path) -> str:
     more_seeds = [each for each in same if not each.startswith("num_seeds=")] + [f"num_seeds={4 * config.num_seeds}"]
     lines = {
         f"{_command()} evaluate {run}": "score it, with --noise, --replace, --remove too",
-        f"{_command()} render {run}": "film who matters when",
+        f"{_command()} render {run}": "film it, with each agent's credit",
         f"{train} {command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
     }
     if example := environments()[config.env.name].example:

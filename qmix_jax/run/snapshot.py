@@ -14,7 +14,7 @@ PARAMS, STATE, REPLAY = "params", "state", "replay"
 
 
 class Snapshot(NamedTuple):
-    """The content of a checkpoint; nothing in it changes while training goes on."""
+    """The content of a checkpoint; nothing in it changes while training continues."""
 
     env_steps: int
     items: dict[str, Any]

@@ -17,7 +17,7 @@ AUTO = "auto"
 
 
 def report(error: Exception) -> int:
-    """Say on stderr, in one line, what is wrong; returns the exit status.
+    """Report an error on stderr, in one line; returns the exit status.
 
     Raises:
         Exception: the error itself, where neither the settings nor the machine are its cause.

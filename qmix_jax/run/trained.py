@@ -107,7 +107,7 @@ def _require_known(path: Path, group: str, section: Any, choices: list[str]) -> 
 
 
 def _warn_of_edits(folder: Path, written: Config, trained: Config) -> None:
-    """Name the settings that config.yaml says otherwise than the checkpoint and that matter to a trained team."""
+    """Name the settings in which config.yaml differs from the checkpoint and that matter to a trained team."""
     now, before = by_name(written), by_name(trained)
     edited = [name for name in now if now[name] != before.get(name) and name.split(".")[0] not in UNTRAINED]
     if edited:

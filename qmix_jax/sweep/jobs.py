@@ -97,7 +97,7 @@ def run(job_list: JobList, resumes: bool = False) -> int:
 
 
 def run_job(job: Job, resumes: bool = False) -> int:
-    """Check the job on the devices at hand and run it; returns the exit status.
+    """Check the job on this machine's devices and run it; returns the exit status.
 
     Raises:
         ConfigError: the settings cannot work on this machine or in this folder; nothing has been written.

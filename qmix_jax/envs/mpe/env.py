@@ -26,7 +26,7 @@ CLASSES = {
 
 
 def _lean(task: type) -> type:
-    """The task without what JaxMARL computes in vain at every step: normal noise for forces and messages that is then
+    """The task without needless work of JaxMARL's at every step: normal noise for forces and messages that is then
     multiplied by zero, and the contact forces of entities that do not collide. Without scatters, which are separate
     operations on a GPU.
     """

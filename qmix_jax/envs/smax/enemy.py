@@ -29,7 +29,7 @@ def decide(
     ally_x, ally_y, ally_alive = (a[: rules.num_allies][::-1] for a in (state.x, state.y, state.alive))
     dx, dy = ally_x - x[:, None], ally_y - y[:, None]
     visible = (length(dx, dy) < sight) & alive & ally_alive
-    dx, dy = dx / sight * sight, dy / sight * sight  # rounded as JaxMARL's enemies read it off their observation
+    dx, dy = dx / sight * sight, dy / sight * sight  # rounded as in the observations of JaxMARL's enemies
     distance = length(dx, dy)
     shootable = visible & (distance < attack_range)
     target = _choose_target(rules, state.last_attacked, shootable, distance, shoot)

@@ -104,7 +104,7 @@ def _sum_over_others(pair: Callable[[slice], tuple[Array, Array]], num_units: in
 
 
 def _loop(step: Callable, carry: Any, inputs: Any) -> Any:
-    """The last carry of a scan over `step`, unrolled on accelerators: they wait for every operation to start, and the
+    """The last carry of a scan over `step`, unrolled on accelerators, where every operation is a launch, and the
     compiler fuses the unrolled ones into few.
     """
 

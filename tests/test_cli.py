@@ -14,12 +14,15 @@ from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.arguments import Progress
 from qmix_jax.cli.conf import choices
-from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
-from qmix_jax.config import Config, by_name
+from qmix_jax.cli.overrides import OTHER_NAMES
+from qmix_jax.cli.overrides import environment_of
+from qmix_jax.config import Config
+from qmix_jax.config import by_name
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import startup
-from qmix_jax.run.exits import NOT_SAVED, STOPPED
+from qmix_jax.run.exits import NOT_SAVED
+from qmix_jax.run.exits import STOPPED
 from qmix_jax.settings import ConfigError
 from qmix_jax.sweep import jobs
 
@@ -272,6 +275,12 @@ def test_a_wrong_job_keeps_a_sweep_from_starting_but_one_that_does_not_fit_the_m
     assert [config.algorithm.name for config, _, _ in experiment.runs] == ["qmix"]
     assert capsys.readouterr().err == "qmix-jax: error: too large\n"
     assert not (tmp_path / "many" / "0_two_step-vdn_seed0").exists()
+
+
+def test_jobs_and_records_of_a_sweep_share_its_dated_folder(experiment, tmp_path):
+    assert run("-m env=probe seed=0,1") == 0
+    (folder,) = (tmp_path / "multirun").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"0_probe-qmix_seed0", "1_probe-qmix_seed1", "multirun.yaml"}
 
 
 def test_hydras_records_stand_in_the_folders(experiment, tmp_path):

@@ -85,6 +85,7 @@ class _Composer:
         params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
         combinations = _combinations(self._checker.parse([*params, *own]))
         require(bool(combinations), "this sweep has no job: one of its settings has no value")
+        folder = Path(master.hydra.sweep.dir).absolute()  # resolved before the jobs, which then share its ${now:...}
         jobs = []
         for number, own in enumerate(combinations):
             self._checker.check(self._checker.parse([*hydras, *own]))
@@ -95,7 +96,6 @@ class _Composer:
             with open_dict(config):
                 config.hydra.job.update({"num": number, "id": number})
             jobs.append(_job(config, is_swept=True))
-        folder = Path(master.hydra.sweep.dir).absolute()
         return JobList(tuple(jobs), {folder / "multirun.yaml": OmegaConf.to_yaml(master)})
 
     def _compose(self, lines: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:

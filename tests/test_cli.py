@@ -44,10 +44,10 @@ class Experiment(types.ModuleType):
             raise ConfigError(self.refuse)
         return types.SimpleNamespace(config=config)
 
-    def run(self, config: Config, folder: Path, settings: dict, go_on: bool = False, program=None) -> int:
+    def run(self, config: Config, folder: Path, settings: dict, resumes: bool = False, program=None) -> int:
         assert program is None or program.config == config
         self.runs.append((config, folder, settings))
-        self.going_on.append(go_on)
+        self.going_on.append(resumes)
         return self.statuses.get(config.seed, 0)
 
 

@@ -18,13 +18,12 @@ from qmix_jax.build import from_mapping, make_agents, make_env, make_mixer
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.evaluate import on_map
 from qmix_jax.learning import robustness
-from qmix_jax.learning.behaviour import Behaviour
 from qmix_jax.learning.evaluate import episode_keys, evaluate, play_episodes, record, team_key
 from qmix_jax.learning.robustness import ParallelEvaluator, disturbed, plan, undisturbed
 from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError
 from qmix_jax.statistics import nested_bootstrap, share_interval
-from qmix_jax.types import AgentInput
+from qmix_jax.types import AgentInput, Behaviour
 
 SEEDS = 2
 

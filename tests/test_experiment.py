@@ -166,7 +166,7 @@ def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, c
     jax.tree.map(np.testing.assert_array_equal, saved.params(seed=1), whole.params(seed=1))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params(seed=0)))
     monkeypatch.undo()
-    assert experiment.run(config, tmp_path, {}, go_on=True) == exits.FAILED  # complete, and its status stays
+    assert experiment.run(config, tmp_path, {}, resumes=True) == exits.FAILED  # complete, and its status stays
 
 
 def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -176,7 +176,7 @@ def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monke
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert rows[-1]["train/frozen_since"] == [64, 128] and len(rows) == 2
     capsys.readouterr()
-    assert experiment.run(config, tmp_path, {}, go_on=True) == exits.FAILED
+    assert experiment.run(config, tmp_path, {}, resumes=True) == exits.FAILED
     assert "has parameters only: it met NaN at step 128\n" in capsys.readouterr().err
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qmix_jax.analysis.drawing import FAINT, INK, MAIN, limit_to_lines, tidy, write_png
+from qmix_jax.analysis.drawing import FAINT, INK, MAIN, limit_to_lines, tidy
+from qmix_jax.files import write_png
 from qmix_jax.records import count_episodes, is_share, metric_names
 from qmix_jax.statistics import mean_over_seeds
 
@@ -86,7 +87,7 @@ def draw_curve(rows: list[dict], path: Path, *, title: str) -> None:
         axes.set_xlim(*_span(rows))
     figure.text(0.055, 1 - 0.286 / height, title, fontsize=15, color=INK, va="center", weight="bold")
     figure.text(0.055, 1 - 0.546 / height, _subtitle(rows, main), fontsize=10, color=FAINT, va="center")
-    write_png(figure, path)
+    write_png(path, figure)
 
 
 def panel_name(name: str) -> str:

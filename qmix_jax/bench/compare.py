@@ -1,11 +1,11 @@
 """A bench against an earlier one: ratios, and figures that became worse beyond the spread of both."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from qmix_jax.bench.report import show, table
-from qmix_jax.settings import ConfigError
+from qmix_jax.files import read_json
+from qmix_jax.settings import ConfigError, flatten, require
 
 MARGINS = {0: 0.0, 1: 0.25}
 """Relative change that counts as noise, by the number of repeats: a counted figure has no noise, one that is measured
@@ -26,12 +26,8 @@ class Change(NamedTuple):
 
 def read(path: Path) -> dict:
     """The results in a bench.json; raises ConfigError where there are none."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is no bench.json: {error}") from error
+    require(path.is_file(), f"{path} is no file")
+    results = read_json(path)
     if not isinstance(results, dict) or "figures" not in results:
         raise ConfigError(f"{path} is no bench.json")
     return results
@@ -99,17 +95,7 @@ def _differences(old: dict, new: dict) -> list[str]:
         machine
     )
     if old["settings"] != new["settings"]:
-        lines.append("Other settings: " + ", ".join(_changed(old["settings"], new["settings"])) + ".")
+        before, now = flatten(old["settings"]), flatten(new["settings"])
+        names = [name for name in before | now if before.get(name) != now.get(name)]
+        lines.append(f"Other settings: {', '.join(f'{x} {before.get(x)} -> {now.get(x)}' for x in names)}.")
     return lines
-
-
-def _changed(old: dict, new: dict, path: str = "") -> list[str]:
-    """The settings that differ, as `name old -> new`."""
-    found = []
-    for key in old | new:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _changed(before, after, f"{path}{key}.")
-        elif before != after:
-            found.append(f"{path}{key} {before} -> {after}")
-    return found

@@ -70,7 +70,7 @@ def _subject(program: Program) -> dict:
         f"{learner.env_steps_per_update:g} steps, {config.agent.kind.upper()} {config.agent.hidden_size}"
     )
     return {
-        "title": f"{config.algorithm.name.upper()} on {program.env.spec.name}",
+        "title": messages.title(config, program.env),
         "program": f"{sizes} · {messages.describe(program)}",
         "machine": describe_machine(),
     }

@@ -96,28 +96,15 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     import jax
 
     from qmix_jax.build import make_mixer
-    from qmix_jax.film.recording import Recording
     from qmix_jax.learning.evaluate import episode_keys, record, team_key
     from qmix_jax.run.compilation import compile_quickly
+    from qmix_jax.run.pictures import cut_episode
 
     mixer, params = make_mixer(run.config.algorithm, run.env), run.params(team)
     keys = episode_keys(team_key(seed, team), episodes)
     played = jax.jit(lambda params, keys: record(run.env, run.agents, mixer, params, keys))
     result = jax.device_get(compile_quickly(played.lower(params, keys))(params, keys))
-    spec, title = run.env.spec, f"{run.config.algorithm.name.upper()} on {run.env.spec.name}"
-    return [
-        Recording.cut(
-            episode,
-            scene=result.scene,
-            reward=result.reward,
-            values=result.values,
-            length=result.episodes.length,
-            won=result.episodes.metrics.get("win_rate"),
-            title=title,
-            agent_names=spec.agent_names,
-        )
-        for episode in range(episodes)
-    ]
+    return [cut_episode(result, episode, run.config, run.env) for episode in range(episodes)]
 
 
 def write(painter: "Painter", recordings: "Sequence[Recording]", path: Path) -> None:

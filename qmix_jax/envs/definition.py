@@ -5,11 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 
-def _no_sizes(settings: Any) -> dict[str, Any]:
-    del settings
-    return {}
-
-
 @dataclass(frozen=True)
 class Definition:
     """An environment's entry in the registry (`qmix_jax.envs.ENVIRONMENTS`)."""
@@ -26,7 +21,7 @@ class Definition:
     """The setting that names a map, task or game; None where there is none."""
     variants: tuple[str, ...] = ()
     """The values of that setting."""
-    team_sizes: Callable[[Any], dict[str, Any]] = _no_sizes
+    team_sizes: Callable[[Any], dict[str, Any]] = lambda _: {}
     """From settings to settings with teams of several sizes, by label, for benchmarks; empty where teams have one."""
     example: str = ""
     """Overrides of a short run on another variant, suggested after training."""

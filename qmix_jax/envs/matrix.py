@@ -1,6 +1,5 @@
 """Games of one step: the payoff table of the settings, and those with a name in the literature."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -11,6 +10,7 @@ from jaxtyping import Array, Int
 from qmix_jax.envs.base import KeepsObservations
 from qmix_jax.envs.definition import Definition
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
+from qmix_jax.envs.matrix_painter import paint_matrix
 from qmix_jax.settings import LARGEST, require, shown
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -28,6 +28,8 @@ class Matrix(KeepsObservations):
 
     Observations and the state are the constant 1: all there is to learn is the table.
     """
+
+    painter = staticmethod(paint_matrix)
 
     def __init__(self, payoff: Any, name: str = "matrix game"):
         self.payoff = jnp.asarray(payoff, float)
@@ -58,13 +60,6 @@ class Matrix(KeepsObservations):
         reward = self.payoff[tuple(action)]
         outcome = Outcome(reward, terminated=jnp.array(True), truncated=jnp.array(False))
         return MatrixState(action.astype(int)), self._observation(), outcome
-
-    @property
-    def painter(self) -> Callable:
-        """The painter of its films."""
-        from qmix_jax.envs.matrix_painter import paint_matrix
-
-        return paint_matrix
 
     def scene(self, state: MatrixState) -> dict[str, Any]:
         """The table and the choice."""

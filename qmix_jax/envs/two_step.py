@@ -1,6 +1,5 @@
 """The QMIX paper's two-step game."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from jaxtyping import Array, Int
 
 from qmix_jax.envs.base import KeepsObservations
 from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.two_step_painter import paint_two_step
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
@@ -34,6 +34,8 @@ class TwoStep(KeepsObservations):
     8, in 2B; a team that cannot represent 2B's table settles for the 7 of 2A. Observation and state are the stage,
     one-hot.
     """
+
+    painter = staticmethod(paint_two_step)
 
     def __init__(self, settings: TwoStepConfig):
         del settings
@@ -60,13 +62,6 @@ class TwoStep(KeepsObservations):
         reward = jnp.where(is_first, 0.0, payoff)
         outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False))
         return TwoStepState(stage, action.astype(int)), self._observation(stage), outcome
-
-    @property
-    def painter(self) -> Callable:
-        """The painter of its films."""
-        from qmix_jax.envs.two_step_painter import paint_two_step
-
-        return paint_two_step
 
     def scene(self, state: TwoStepState) -> dict[str, Any]:
         """The stage, both tables and the choice."""

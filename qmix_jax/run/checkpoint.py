@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from qmix_jax.console import warn
+from qmix_jax.console import reason, warn
 from qmix_jax.files import read_json, write_file, write_json
 from qmix_jax.learning import replay
 from qmix_jax.records import known, versions
@@ -142,7 +142,7 @@ class Checkpoint:
                 if [*_size_and_crc(self.path / name)] != expected:
                     return f"{name[:100]} is not as it was written"
             except (OSError, ValueError) as error:
-                return " ".join(str(error).split())[:300]
+                return reason(error)
         return ""
 
     def _unfit(self, to_resume: bool) -> str:
@@ -246,7 +246,7 @@ def first_usable(
             except ConfigError:
                 raise
             except Exception as error:  # whatever Orbax and its stores raise
-                flaw = f"it cannot be read: {' '.join(str(error).split())[:300] or type(error).__name__}"
+                flaw = f"it cannot be read: {reason(error)}"
         warn(f"{checkpoint.path} is skipped: {flaw}")
     return None
 

@@ -17,7 +17,7 @@ from qmix_jax.build import make_team
 from qmix_jax.config import Config, to_mapping
 from qmix_jax.console import say, warn
 from qmix_jax.files import remove_scratch_files, write_file
-from qmix_jax.records import add_to_manifest, format_rows, note_saved_state, write_manifest
+from qmix_jax.records import add_to_manifest, format_rows, mean, note_saved_state, write_manifest
 from qmix_jax.reporters.base import Reporter
 from qmix_jax.reporters.dashboard import Background, make_dashboards
 from qmix_jax.reporters.display import Display, make_display
@@ -26,7 +26,7 @@ from qmix_jax.run import exits, messages, pictures, plan
 from qmix_jax.run.checkpoint import Checkpoint
 from qmix_jax.run.lock import locked
 from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
-from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score, score_metric
+from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
 from qmix_jax.run.program import DATA, Program, TrainState
 from qmix_jax.run.resume import ResumePoint, find_resume_point, require_place
 from qmix_jax.run.saver import Saver
@@ -48,10 +48,10 @@ def check(config: Config) -> Program:
     return program
 
 
-def run(config: Config, folder: Path, settings: dict, go_on: bool = False, program: Program | None = None) -> int:
+def run(config: Config, folder: Path, settings: dict, resumes: bool = False, program: Program | None = None) -> int:
     """Train as the config says and leave everything in `folder`; returns the exit status.
 
-    With `go_on`, a run that the folder holds is resumed. `program` is that of the config, where it is already checked.
+    With `resumes`, a run that the folder holds is resumed. `program` is the config's, where it is already checked.
 
     Raises:
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
@@ -60,7 +60,7 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
     program = program or check(config)
     with locked(folder):
         start = time.perf_counter()
-        require_place(folder, go_on)
+        require_place(folder, resumes)
         the_run = Run(program, folder, find_resume_point(folder, program), start)
         if (status := _nothing_to_train(the_run)) is not None:
             return status
@@ -185,7 +185,7 @@ class Run:
         self._metric = score_metric(self.config, self.program.env)
         self._best = BestScores(self.config.checkpoint.keep_best)
         for row in self.rows:
-            self._best.add(score(row, self._metric))
+            self._best.add(mean(row.get(self._metric)))
 
     @property
     def config(self) -> Config:
@@ -274,7 +274,7 @@ class Run:
 
     def _save(self, saver: Saver, state: TrainState) -> None:
         """Save the state where it is due, or else the parameters where their score is among the best."""
-        is_among_best = self._best.add(score(self.rows[-1], self._metric))
+        is_among_best = self._best.add(mean(self.rows[-1].get(self._metric)))
         if saver.is_due(self.env_steps):
             saver.save(self._snapshot(state))
         elif is_among_best:
@@ -293,6 +293,6 @@ class Run:
     def _snapshot_of(self, rows: list[dict], items: dict[str, Any]) -> Snapshot:
         last = rows[-1]
         about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
-        about |= {"metric": self._metric, "score": score(last, self._metric)}
+        about |= {"metric": self._metric, "score": mean(last.get(self._metric))}
         about |= {"data_devices": self.program.mesh.shape[DATA], "settings": to_mapping(self.config)}
         return Snapshot(last["env_steps"], items, format_rows(rows), about)

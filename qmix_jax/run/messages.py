@@ -15,13 +15,14 @@ import jax
 
 from qmix_jax.build import environments, from_mapping
 from qmix_jax.config import Config, by_name
+from qmix_jax.console import short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.records import FROZEN, is_share, known, metric_names
+from qmix_jax.records import FROZEN, is_share, known, mean, metric_names
 from qmix_jax.run import exits
 from qmix_jax.run.devices import DATA, SEED, describe_idle
 from qmix_jax.run.memory import gib
-from qmix_jax.run.metrics import score, score_metric
+from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.run.resume import ResumePoint
 
@@ -190,8 +191,8 @@ def _last_scores(row: dict) -> str:
 
 def _best_before(config: Config, rows: Sequence[dict], metric: str) -> list[str]:
     """The best evaluation that is saved, where it is not the last one."""
-    best = max(rows, key=lambda row: -math.inf if (value := score(row, metric)) is None else value)
-    top, last = score(best, metric), score(rows[-1], metric)
+    best = max(rows, key=lambda row: -math.inf if (value := mean(row.get(metric))) is None else value)
+    top, last = mean(best.get(metric)), mean(rows[-1].get(metric))
     if not config.checkpoint.keep_best or top is None or (last is not None and top <= last):
         return []
     shown = _describe_score(metric.partition("/")[2], [top])
@@ -203,7 +204,7 @@ def _describe_score(name: str, value: list[float | None]) -> str:
     words = name.replace("_", " ")
     if not values:
         return f"{words} unknown"
-    text = f"{words} {show.format(sum(values) / len(values))}"
+    text = f"{words} {show.format(mean(values))}"
     return text + (f" (seeds: {', '.join(map(show.format, values))})" if len(values) > 1 else "")
 
 
@@ -254,11 +255,6 @@ def _as_override(value: Any) -> str:
 def command_line(overrides: list[str]) -> str:
     """Overrides, quoted for a shell."""
     return " ".join(map(shlex.quote, overrides))
-
-
-def short(path: Path) -> Path:
-    """The path relative to the current folder, where it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _command() -> str:

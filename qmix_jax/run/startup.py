@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from qmix_jax.console import say
+from qmix_jax.console import say, warn
 from qmix_jax.run.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
 from qmix_jax.settings import ConfigError, require
 
@@ -115,11 +115,7 @@ def keep_compiled_programs() -> None:
     except OSError:
         is_kept = False
     if not is_kept:
-        say(
-            f"warning: compiled programs are not kept, {place} is not writable; JAX_COMPILATION_CACHE_DIR=FOLDER "
-            "names another place",
-            sys.stderr,
-        )
+        warn(f"compiled programs are not kept, {place} is not writable; JAX_COMPILATION_CACHE_DIR=FOLDER names another")
 
 
 def _cache_home() -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from qmix_jax.analysis.drawing import FAINT, INK, MAIN, limit_to_lines, tidy
+from qmix_jax.console import duration
 from qmix_jax.files import write_png
 from qmix_jax.records import count_episodes, is_share, metric_names
 from qmix_jax.statistics import mean_over_seeds
@@ -136,10 +137,7 @@ def _wall_clock(rows: Sequence[dict]) -> str:
     def last(key: str) -> float:
         return next((float(row[key]) for row in reversed(rows) if row.get(key) is not None), 0.0)
 
-    def words(seconds: float) -> str:
-        return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
     if not last("wall_seconds"):
         return ""
-    compiling = f"  ·  compiling {words(last('compile_seconds'))}" if last("compile_seconds") else ""
-    return f"{words(last('wall_seconds'))} of wall-clock time{compiling}"
+    compiling = f"  ·  compiling {duration(last('compile_seconds'))}" if last("compile_seconds") else ""
+    return f"{duration(last('wall_seconds'))} of wall-clock time{compiling}"

@@ -43,13 +43,12 @@ def is_more_better(name: str) -> bool | None:
 
 def compare(old: dict, new: dict) -> list[Change]:
     """Every figure that both have, in the new one's order."""
-    known = old["figures"]
-    return [_change(name, known[name], figure) for name, figure in new["figures"].items() if name in known]
-
-
-def _change(name: str, old: dict, new: dict) -> Change:
-    ratio = new["median"] / old["median"] if old["median"] else float("nan")
-    return Change(name, old, new, ratio, _verdict(name, old, new))
+    changes = []
+    for name, now in new["figures"].items():
+        if before := old["figures"].get(name):
+            ratio = now["median"] / before["median"] if before["median"] else float("nan")
+            changes.append(Change(name, before, now, ratio, _verdict(name, before, now)))
+    return changes
 
 
 def _verdict(name: str, old: dict, new: dict) -> str:
@@ -68,14 +67,8 @@ def markdown(old: dict, new: dict) -> str:
     """The table of ratios, what differs in the circumstances, and the regressions by name."""
     changes = compare(old, new)
     rows = [
-        [
-            change.name,
-            show(change.name, change.old["median"]),
-            show(change.name, change.new["median"]),
-            f"{change.ratio:.2f}",
-            change.verdict,
-        ]
-        for change in changes
+        [name, show(name, before["median"]), show(name, now["median"]), f"{ratio:.2f}", verdict]
+        for name, before, now, ratio, verdict in changes
     ]
     worse = [f"{change.name} ({change.ratio:.2f} times)" for change in changes if change.verdict == "worse"]
     verdict = f"Worse beyond the spread of both: {', '.join(worse)}." if worse else "No regression."

@@ -15,7 +15,7 @@ import jax
 
 from qmix_jax.build import environments, from_mapping
 from qmix_jax.config import Config, by_name
-from qmix_jax.console import short
+from qmix_jax.console import duration, short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.records import FROZEN, is_share, known, mean, metric_names
@@ -166,7 +166,7 @@ def summary(program: Program, folder: Path, rows: Sequence[dict], status: int, r
     seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     lines = [
         f"{_ending(status, last, received)}: {title(config, program.env)}, "
-        f"{last['env_steps']:,} environment steps{seeds} in {_duration(last['wall_seconds'])} "
+        f"{last['env_steps']:,} environment steps{seeds} in {duration(last['wall_seconds'])} "
         f"(compiling {last['compile_seconds']:.0f} s)",
         f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
         *_best_before(config, rows, score_metric(config, program.env)),
@@ -206,10 +206,6 @@ def _describe_score(name: str, value: list[float | None]) -> str:
         return f"{words} unknown"
     text = f"{words} {show.format(mean(values))}"
     return text + (f" (seeds: {', '.join(map(show.format, values))})" if len(values) > 1 else "")
-
-
-def _duration(seconds: float) -> str:
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 # --- the next commands -------------------------------------------------------------------------------------------

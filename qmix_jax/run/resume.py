@@ -153,7 +153,8 @@ def find_resume_point(folder: Path, program: Program) -> ResumePoint:
         is_left = checkpoint.env_steps < config.total_env_steps
         state = checkpoint.restore(program) if is_left else None
         later = [each for each in found if each.env_steps > checkpoint.env_steps]
-        assumed = _assumed(checkpoint, config)
+        known = by_name(config) if checkpoint.settings is None else flatten(checkpoint.settings)
+        assumed = {name: value for name, value in by_name(config).items() if name not in known}
         is_cured = any(not _is_one_of(name, NO_CURE) for name in changed)
         return ResumePoint(checkpoint, state, saved_rows, changed, assumed, later, None if is_cured else met_nan)
 
@@ -178,11 +179,6 @@ def _met_nan(rows: list[dict]) -> int | None:
     frozen = rows[-1].get(FROZEN) if rows else None
     is_over = isinstance(frozen, list) and bool(frozen) and all(type(step) is int for step in frozen)
     return max(frozen) if is_over else None  # pyright: ignore[reportArgumentType]
-
-
-def _assumed(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
-    known = flatten(checkpoint.settings) if checkpoint.settings is not None else by_name(config)
-    return {name: value for name, value in by_name(config).items() if name not in known}
 
 
 # --- from the command line ---------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leav
 the deployed agent.
 """
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from qmix_jax.deployed_agent import Shield, narrow
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.settings import ConfigError, nearest, require
-from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec, global_state
+from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, global_state
 
 
 def load_shield(path: str) -> Shield:
@@ -54,15 +53,11 @@ class Shielded:
 
     def __init__(self, env: TeamEnv, path: str):
         self._env, self._shield = env, load_shield(path)
+        self.painter, self.spec = getattr(env, "painter", None), env.spec
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
         except Exception as error:  # the shield can raise anything
             raise ConfigError(f"env.shield={path} does not work on {env.spec.name}: {_one_line(error)}") from error
-
-    @property
-    def spec(self) -> TeamSpec:
-        """Sizes, names and limits."""
-        return self._env.spec
 
     def layout(self) -> Layout:
         """What observations and actions mean."""
@@ -89,11 +84,6 @@ class Shielded:
     def decompress(self, compact: CompactObservation) -> Observation:
         """The observation of which `compress` made this."""
         return self._narrowed(self._env.decompress(compact))
-
-    @property
-    def painter(self) -> Callable | None:
-        """The painter of the environment inside, where it has one."""
-        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The environment's own."""

@@ -99,3 +99,10 @@ def _steps_text(value: float, _: object = None) -> str:
     if abs(value) >= 5e5:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def draw_numbers(values: np.ndarray, text: str, axes: "Axes", colours: str, low: float, high: float) -> None:
+    """A table with coloured cells; cells with NaN stay empty."""
+    axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(values)):
+        axes.text(column, row, text.format(values[row, column]), ha="center", va="center", fontsize=9, color=INK)

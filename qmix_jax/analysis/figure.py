@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qmix_jax.analysis.comparison import Comparison, Entry
-from qmix_jax.analysis.drawing import COLOURS, FAINT, INK, DrawPanel, draw_grid, draw_line, in_rows, tidy
+from qmix_jax.analysis.drawing import COLOURS, FAINT, INK, DrawPanel, draw_grid, draw_line, draw_numbers, in_rows, tidy
 from qmix_jax.records import is_share
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def _draw_all_pairs(comparison: Comparison, _: dict[str, str], axes: "Axes") -> 
         chances[names.index(row), names.index(column)] = chance
         chances[names.index(column), names.index(row)] = 100 - chance
     axes.grid(visible=False)
-    axes.imshow(chances, cmap="RdBu", vmin=-25, vmax=125, aspect="auto")
-    for row, column in np.argwhere(~np.isnan(chances)):
-        axes.text(column, row, f"{chances[row, column]:.0f}", ha="center", va="center", fontsize=9, color=INK)
+    draw_numbers(chances, "{:.0f}", axes, colours="RdBu", low=-25, high=125)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0, labelsize=8)

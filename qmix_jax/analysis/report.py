@@ -63,10 +63,7 @@ def _sections(comparison: Comparison) -> list[str]:
     parts = [
         f"## {comparison.environment}",
         f"Greedy {name} at the last evaluation: interquartile mean over seeds [{comparison.interval_method}].",
-        _table(
-            ["task", "algorithm", *columns],
-            [_cells(entry, percent, entry.task) for entry in comparison.tasks],
-        ),
+        _table(["task", "algorithm", *columns], [_cells(entry, percent, entry.task) for entry in comparison.tasks]),
     ]
     if comparison.together:
         rows = [_cells(entry, percent, None) for entry in comparison.together]

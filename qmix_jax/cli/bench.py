@@ -54,9 +54,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, with the settings that stand anywhere among them as `overrides`."""
     parser = Parser("bench", takes_settings=True, description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="leave out how the cost grows: two minutes instead of five, on 2 cores",
+        "--quick", action="store_true", help="leave out how the cost grows: two minutes instead of five, on 2 cores"
     )
     parser.add_argument(
         "--compare",

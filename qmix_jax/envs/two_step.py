@@ -65,12 +65,7 @@ class TwoStep(KeepsObservations):
 
     def scene(self, state: TwoStepState) -> dict[str, Any]:
         """The stage, both tables and the choice."""
-        return {
-            "stage": state.stage,
-            "payoff_a": self.payoff_a,
-            "payoff_b": self.payoff_b,
-            "action": state.action,
-        }
+        return {"stage": state.stage, "payoff_a": self.payoff_a, "payoff_b": self.payoff_b, "action": state.action}
 
 
 TRAINING = {

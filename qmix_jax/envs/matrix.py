@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.envs.base import KeepsObservations
-from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.matrix_painter import paint_matrix
 from qmix_jax.settings import LARGEST, require, shown
@@ -95,28 +95,11 @@ def _table_shape(table: Any, depth: int = 0) -> tuple[int, ...]:
     return len(table), *shapes.pop()
 
 
-TRAINING = {
-    "total_env_steps": 80_000,
-    "agent": {"hidden_size": 16},
-    "rollout": {"num_envs": 32, "num_steps": 1, "whole_episodes": True},  # an episode
-    "exploration": {"start": 1.0, "finish": 1.0},  # uniform data, as in the papers
-    "replay": {"capacity": 16_000},
-    "learner": {
-        "batch_size": 32,
-        "env_steps_per_update": 32,  # one update a rollout
-        "start_env_steps": 0,
-        "td_lambda": 0,
-        "final_learning_rate_share": 0,
-    },
-    "target": {"every_env_steps": 640},  # 20 updates
-    "evaluation": {"every_env_steps": 8_000, "episodes": 32},
-}
-
 MATRIX = Definition(
     settings=MatrixConfig,
     make=lambda settings: Matrix(settings.payoff),
     help="A game of one step with any payoff; the default (QTRAN paper) is not monotonic: its best is 8",
-    training=TRAINING,
+    training=training_of_game(1),
 )
 
 # --- games with a name -------------------------------------------------------------------------------------------
@@ -133,7 +116,7 @@ CLIMBING = Definition(
     settings=ClimbingConfig,
     make=lambda settings: Matrix(CLIMBING_PAYOFF, "climbing game"),
     help="The climbing game (Claus and Boutilier 1998): best 11, beside -30",
-    training=TRAINING,
+    training=training_of_game(1),
 )
 
 
@@ -154,7 +137,7 @@ PENALTY = Definition(
     settings=PenaltyConfig,
     make=lambda settings: Matrix(penalty_payoff(settings.k), f"penalty game, k = {settings.k:g}"),
     help="The penalty game (Claus and Boutilier 1998): best 10, in two places",
-    training=TRAINING,
+    training=training_of_game(1),
 )
 
 Game = Literal["harder", "flat"]
@@ -177,7 +160,7 @@ QPLEX_GAME = Definition(
     settings=QplexGameConfig,
     make=lambda settings: Matrix(QPLEX_PAYOFFS[settings.game], f"QPLEX's {settings.game} game"),
     help="The other matrix games of the QPLEX paper (Wang et al. 2021): best 8 and 10.4",
-    training=TRAINING,
+    training=training_of_game(1),
     variant="game",
     variants=get_args(Game),
 )

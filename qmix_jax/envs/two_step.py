@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from qmix_jax.envs.base import KeepsObservations
-from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.envs.two_step_painter import paint_two_step
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -68,26 +68,9 @@ class TwoStep(KeepsObservations):
         return {"stage": state.stage, "payoff_a": self.payoff_a, "payoff_b": self.payoff_b, "action": state.action}
 
 
-TRAINING = {
-    "total_env_steps": 160_000,
-    "agent": {"hidden_size": 16},
-    "rollout": {"num_envs": 32, "num_steps": 2, "whole_episodes": True},  # an episode
-    "exploration": {"start": 1.0, "finish": 1.0},  # uniform data, as in the paper
-    "replay": {"capacity": 32_000},
-    "learner": {
-        "batch_size": 32,
-        "env_steps_per_update": 64,  # one update a rollout
-        "start_env_steps": 0,
-        "td_lambda": 0,
-        "final_learning_rate_share": 0,
-    },
-    "target": {"every_env_steps": 1_280},  # 20 updates
-    "evaluation": {"every_env_steps": 16_000, "episodes": 32},
-}
-
 TWO_STEP = Definition(
     settings=TwoStepConfig,
     make=TwoStep,
     help="The QMIX paper's two-step game: QMIX finds 8, VDN only 7",
-    training=TRAINING,
+    training=training_of_game(2),
 )

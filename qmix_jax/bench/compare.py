@@ -26,7 +26,7 @@ class Change(NamedTuple):
 
 def read(path: Path) -> dict:
     """The results in a bench.json; raises ConfigError where there are none."""
-    require(path.is_file(), f"{path} is no file")
+    require(path.is_file(), f"cannot read {path}: No such file")
     results = read_json(path)
     if not isinstance(results, dict) or "figures" not in results:
         raise ConfigError(f"{path} is no bench.json")

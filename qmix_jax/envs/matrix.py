@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import KeepsObservations
+from qmix_jax.envs.base import KeepsObservations, painted_by
 from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
-from qmix_jax.envs.matrix_painter import paint_matrix
 from qmix_jax.settings import LARGEST, require, shown
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -29,7 +28,7 @@ class Matrix(KeepsObservations):
     Observations and the state are the constant 1: all there is to learn is the table.
     """
 
-    painter = staticmethod(paint_matrix)
+    painter = painted_by("qmix_jax.envs.matrix_painter:paint_matrix")
 
     def __init__(self, payoff: Any, name: str = "matrix game"):
         self.payoff = jnp.asarray(payoff, float)

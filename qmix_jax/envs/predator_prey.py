@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.actions import random_action
+from qmix_jax.envs.base import painted_by
 from qmix_jax.envs.definition import Definition
-from qmix_jax.envs.predator_prey_painter import paint_predator_prey
 from qmix_jax.settings import NotPositive
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -69,7 +69,7 @@ class PredatorPrey:
     whose last agents leave with step 200 terminates here, where theirs is truncated.
     """
 
-    painter = staticmethod(paint_predator_prey)
+    painter = painted_by("qmix_jax.envs.predator_prey_painter:paint_predator_prey")
 
     def __init__(self, settings: PredatorPreyConfig):
         self.punishment = settings.punishment

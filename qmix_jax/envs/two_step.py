@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import KeepsObservations
+from qmix_jax.envs.base import KeepsObservations, painted_by
 from qmix_jax.envs.definition import Definition, training_of_game
-from qmix_jax.envs.two_step_painter import paint_two_step
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
@@ -35,7 +34,7 @@ class TwoStep(KeepsObservations):
     one-hot.
     """
 
-    painter = staticmethod(paint_two_step)
+    painter = painted_by("qmix_jax.envs.two_step_painter:paint_two_step")
 
     def __init__(self, settings: TwoStepConfig):
         del settings

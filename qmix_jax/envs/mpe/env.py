@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from qmix_jax.envs.base import painted_by
 from qmix_jax.envs.jaxmarl_import import episode_limit, only_parts_of_jaxmarl
 from qmix_jax.envs.layout import Layout
 from qmix_jax.envs.mpe.layout import mpe_layout
-from qmix_jax.envs.mpe.painter import paint_mpe
 from qmix_jax.envs.mpe.settings import MpeConfig
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -72,7 +72,7 @@ class Mpe:
     the agents' observations side by side. Every episode is truncated at the time limit; none terminates.
     """
 
-    painter = staticmethod(paint_mpe)
+    painter = painted_by("qmix_jax.envs.mpe.painter:paint_mpe")
 
     def __init__(self, settings: MpeConfig):
         self._task, self._env = settings.task, _lean(getattr(mpe, CLASSES[settings.task]))()

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from qmix_jax.envs.base import painted_by
 from qmix_jax.envs.jaxmarl_import import episode_limit, only_parts_of_jaxmarl
 from qmix_jax.envs.layout import Layout
 from qmix_jax.envs.smax.battle import Battle
 from qmix_jax.envs.smax.layout import smax_layout
-from qmix_jax.envs.smax.painter import paint_smax
 from qmix_jax.envs.smax.rules import FIRST_SHOT, STOP, BattleState
 from qmix_jax.envs.smax.settings import SmaxConfig
 from qmix_jax.envs.smax.view import CompactBattle, View, compress, decompress, view
@@ -30,7 +30,7 @@ class Smax:
     `battle.Battle` computes them four times faster than JaxMARL's own step.
     """
 
-    painter = staticmethod(paint_smax)
+    painter = painted_by("qmix_jax.envs.smax.painter:paint_smax")
 
     def __init__(self, settings: SmaxConfig):
         require_one_of("env.map", settings.map, MAP_NAME_TO_SCENARIO)

@@ -1,6 +1,7 @@
 """A team as one agent that chooses among the joint actions."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,7 +32,6 @@ class JointTeam(KeepsObservations):
                 f"{spec.name}, and takes {MAX_JOINT_ACTIONS:,} at most; choose a smaller game, or algorithm=qplex"
             )
         self._env, self.sizes = env, (spec.num_actions,) * spec.num_agents
-        self.painter = getattr(env, "painter", None)
         observation = jax.eval_shape(env.reset, jax.random.key(0))[1]
         own_state = 0 if observation.state is None else spec.state_size
         obs_size = spec.num_agents * spec.obs_size + own_state
@@ -55,6 +55,11 @@ class JointTeam(KeepsObservations):
     def number(self, actions: tuple[int, ...]) -> int:
         """The joint action of the agents' actions."""
         return int(np.ravel_multi_index(actions, self.sizes))
+
+    @property
+    def painter(self) -> Callable | None:
+        """The painter of the environment inside, where it has one."""
+        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The team's scene."""

@@ -5,6 +5,7 @@ returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leav
 the deployed agent.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Shielded:
 
     def __init__(self, env: TeamEnv, path: str):
         self._env, self._shield = env, load_shield(path)
-        self.painter, self.spec = getattr(env, "painter", None), env.spec
+        self.spec = env.spec
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
         except Exception as error:  # the shield can raise anything
@@ -84,6 +85,11 @@ class Shielded:
     def decompress(self, compact: CompactObservation) -> Observation:
         """The observation of which `compress` made this."""
         return self._narrowed(self._env.decompress(compact))
+
+    @property
+    def painter(self) -> Callable | None:
+        """The painter of the environment inside, where it has one."""
+        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The environment's own."""

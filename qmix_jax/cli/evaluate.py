@@ -172,15 +172,10 @@ def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[Severity
     episodes = plays * scorer.evaluator.episodes * scorer.run.config.num_seeds
     scorer.progress.stage(f"playing {episodes:,} episodes", episodes)
     calm = scorer.score()
-    tables = [
-        SeverityTable(
-            name,
-            title,
-            word,
-            [SeverityRow(zero, calm), *(SeverityRow(severity, scorer.score(it)) for severity, it in trials)],
-        )
-        for name, title, word, zero, trials in kinds
-    ]
+    tables = []
+    for name, title, word, zero, trials in kinds:
+        disturbed = [SeverityRow(severity, scorer.score(disturbance)) for severity, disturbance in trials]
+        tables.append(SeverityTable(name, title, word, [SeverityRow(zero, calm), *disturbed]))
     return calm, tables
 
 

@@ -167,7 +167,7 @@ def summary(program: Program, folder: Path, rows: Sequence[dict], status: int, r
     lines = [
         f"{_ending(status, last, received)}: {title(config, program.env)}, "
         f"{last['env_steps']:,} environment steps{seeds} in {duration(last['wall_seconds'])} "
-        f"(compiling {last['compile_seconds']:.0f} s)",
+        f"(compiling {duration(last['compile_seconds'])})",
         f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
         *_best_before(config, rows, score_metric(config, program.env)),
         f"  folder: {short(folder)}",

@@ -4,6 +4,7 @@ import codecs
 import io
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
 READABLE = "qmix_jax.readable"
@@ -48,6 +49,16 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def warn(text: str) -> None:
     """Print one line of warning to stderr."""
     say(f"warning: {text}", sys.stderr)
+
+
+def short(path: Path) -> Path:
+    """The path relative to the current folder, where it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def reason(error: BaseException) -> str:
+    """An error's message on one line of at most 300 characters; its type where the message is empty."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def duration(seconds: float) -> str:

@@ -36,6 +36,12 @@ def write_file(path: Path, content: str | bytes) -> None:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_png(path: Path, figure: Any) -> None:
+    """Replace a file by the PNG of a matplotlib figure."""
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
+
+
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     """Replace a file by the JSON of a value."""
     write_file(path, to_json(value, indent=indent) + "\n")

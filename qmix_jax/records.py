@@ -81,6 +81,12 @@ def known(value: Any) -> list[float]:
     return [number for item in values if (number := _number(item)) is not None]
 
 
+def mean(value: Any) -> float | None:
+    """The mean of a metric over the seeds that have a value; None where none has."""
+    values = known(value)
+    return sum(values) / len(values) if values else None
+
+
 def _number(value: Any) -> float | None:
     """A finite number as it is, anything else as None."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

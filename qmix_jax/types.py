@@ -7,11 +7,16 @@ Axes are always in this order, and a leading axis that a function does not menti
 A record holds arrays of one environment (or of one sequence) where its docstring names no T or B.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
 
 Params = Any
 """A pytree of network parameters."""
@@ -148,6 +153,21 @@ class TeamValues(NamedTuple):
     """The team's value; None where the mixer has one stream for each agent (independent learners)."""
     credit: Float[Array, "*batch N"] | None
     """dQ_tot / dQ_i: how much the team's value moves with each agent's."""
+
+
+class Behaviour(NamedTuple):
+    """What each agent of S seeds' teams did: means over the steps at which an agent could choose (had several legal
+    actions); NaN where it never could.
+    """
+
+    steps: np.ndarray
+    """(S, N) how many these steps were."""
+    q: np.ndarray
+    """(S, N) the agent's value of the action that it took, in scaled rewards (`learner.reward_scale`)."""
+    credit: np.ndarray | None
+    """(S, N) dQ_tot / dQ_i; None for independent learners, which have no Q_tot."""
+    actions: np.ndarray
+    """(S, N, A) the share of each action."""
 
 
 class Clock(NamedTuple):

@@ -10,13 +10,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, merge
+from conftest import TINY
+from conftest import merge
 
 from qmix_jax.build import from_mapping
-from qmix_jax.config import CheckpointConfig, LoggingConfig
+from qmix_jax.config import CheckpointConfig
+from qmix_jax.config import LoggingConfig
 from qmix_jax.records import read_metrics
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits, experiment, pictures
+from qmix_jax.run import exits
+from qmix_jax.run import experiment
+from qmix_jax.run import pictures
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.compilation import compile_quickly
 from qmix_jax.run.program import Program
@@ -89,7 +93,7 @@ def train(folder: Path, settings: dict, stop_after: int | None = None, **changes
     """Start or resume, until the end or until the signal after a row."""
     settings = merge(settings, changes)
     with stopped_after(stop_after):
-        return experiment.run(from_mapping(settings), folder, settings, go_on=True)
+        return experiment.run(from_mapping(settings), folder, settings, resumes=True)
 
 
 def numbers(folder: Path) -> list[dict]:

@@ -14,12 +14,15 @@ from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.arguments import Progress
 from qmix_jax.cli.conf import choices
-from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
-from qmix_jax.config import Config, by_name
+from qmix_jax.cli.overrides import OTHER_NAMES
+from qmix_jax.cli.overrides import environment_of
+from qmix_jax.config import Config
+from qmix_jax.config import by_name
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import startup
-from qmix_jax.run.exits import NOT_SAVED, STOPPED
+from qmix_jax.run.exits import NOT_SAVED
+from qmix_jax.run.exits import STOPPED
 from qmix_jax.settings import ConfigError
 from qmix_jax.sweep import jobs
 
@@ -44,10 +47,10 @@ class Experiment(types.ModuleType):
             raise ConfigError(self.refuse)
         return types.SimpleNamespace(config=config)
 
-    def run(self, config: Config, folder: Path, settings: dict, go_on: bool = False, program=None) -> int:
+    def run(self, config: Config, folder: Path, settings: dict, resumes: bool = False, program=None) -> int:
         assert program is None or program.config == config
         self.runs.append((config, folder, settings))
-        self.going_on.append(go_on)
+        self.going_on.append(resumes)
         return self.statuses.get(config.seed, 0)
 
 

@@ -12,15 +12,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, merge, tiny
-from pictures import near, pixels
+from conftest import TINY
+from conftest import merge
+from conftest import tiny
+from pictures import near
+from pictures import pixels
 
 from qmix_jax.build import from_mapping
 from qmix_jax.config import to_mapping
-from qmix_jax.film.canvas import GOLD, SIZE
+from qmix_jax.film.canvas import GOLD
+from qmix_jax.film.canvas import SIZE
 from qmix_jax.learning.evaluate import evaluate
 from qmix_jax.records import read_metrics
-from qmix_jax.run import exits, experiment
+from qmix_jax.run import exits
+from qmix_jax.run import experiment
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.program import Program
 from qmix_jax.run.trained import load_run
@@ -166,7 +171,7 @@ def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, c
     jax.tree.map(np.testing.assert_array_equal, saved.params(seed=1), whole.params(seed=1))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params(seed=0)))
     monkeypatch.undo()
-    assert experiment.run(config, tmp_path, {}, go_on=True) == exits.FAILED  # complete, and its status stays
+    assert experiment.run(config, tmp_path, {}, resumes=True) == exits.FAILED  # complete, and its status stays
 
 
 def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monkeypatch, capsys):
@@ -176,7 +181,7 @@ def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monke
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert rows[-1]["train/frozen_since"] == [64, 128] and len(rows) == 2
     capsys.readouterr()
-    assert experiment.run(config, tmp_path, {}, go_on=True) == exits.FAILED
+    assert experiment.run(config, tmp_path, {}, resumes=True) == exits.FAILED
     assert "has parameters only: it met NaN at step 128\n" in capsys.readouterr().err
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
 

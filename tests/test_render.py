@@ -21,10 +21,11 @@ from qmix_jax.film import mp4
 from qmix_jax.film.canvas import SHADE, SIZE, mix
 from qmix_jax.film.credit import EpisodeValues, ValueLanes, agent_colours, paint_with_values
 from qmix_jax.film.painter import paint_text
-from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE, Recording
+from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE
 from qmix_jax.learning.evaluate import episode_keys, evaluate, record, team_key
 from qmix_jax.mixers import MIXERS
 from qmix_jax.mixers.base import credit_assignment
+from qmix_jax.run.pictures import cut_episode
 from qmix_jax.run.trained import load_run
 from qmix_jax.types import MixerInput, TeamValues
 
@@ -87,11 +88,10 @@ def test_recorded_episodes_are_those_of_the_evaluation(played):
 
 
 def test_a_recording_holds_one_value_a_step(played):
-    _, _, recorded = played
+    run, _, recorded = played
     for episode in range(EPISODES):
         episodes = recorded.episodes
-        arrays = {"scene": recorded.scene, "reward": recorded.reward, "values": recorded.values}
-        cut = Recording.cut(episode, **arrays, length=episodes.length, won=episodes.metrics["win_rate"], title="probe")
+        cut = cut_episode(recorded, episode, run.config, run.env)
         steps = episodes.length[episode]
         assert cut.won == episodes.metrics["win_rate"][episode] and cut.reward.sum() == episodes.total[episode]
         assert [len(part) for part in (cut.reward, *cut.values)] == [steps] * 4

@@ -243,7 +243,7 @@ def test_a_setting_that_decides_the_saved_state_is_refused_by_name(stopped, chan
     name = f"{group}.{next(iter(value))}" if isinstance(value, dict) else group
     before = (stopped / "run.json").read_text()
     with pytest.raises(ConfigError, match=rf"another value of {name} \(.* before, .* now\)") as refused:
-        experiment.run(from_mapping(settings), stopped, settings, go_on=True)
+        experiment.run(from_mapping(settings), stopped, settings, resumes=True)
     assert "\n" not in str(refused.value)
     assert (stopped / "run.json").read_text() == before
 

@@ -161,7 +161,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_that_holds_no_evaluation_can_be_used_again(tmp_path, never_stopped):
-    resume.require_place(tmp_path / "none", go_on=False)
+    resume.require_place(tmp_path / "none", resumes=False)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 3")
     (tmp_path / "run" / "metrics.jsonl").write_text('{"env_ste')

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qmix_jax.analysis.curve import Curve, panel_name, read_curve
-from qmix_jax.analysis.drawing import COLOURS, INK, draw_grid, in_rows, limit_to_lines, tidy
+from qmix_jax.analysis.drawing import COLOURS, INK, draw_grid, draw_line, in_rows, limit_to_lines, tidy
 from qmix_jax.analysis.runs import Group
 from qmix_jax.records import is_share, metric_names
 
@@ -68,10 +68,7 @@ def _draw_panel(title: str, curves: dict[str, Curve], labels: list[str], axes: "
     """The mean over seeds of each group, with its interval."""
     tidy(axes, title)
     for label, curve in curves.items():
-        colour, marker = COLOURS[labels.index(label) % len(COLOURS)], "o" if len(curve.env_steps) == 1 else None
-        mean, low, high = curve.interval()
-        axes.fill_between(curve.env_steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(curve.env_steps, mean, color=colour, linewidth=1.8, marker=marker, label=label)
+        draw_line(axes, curve.env_steps, curve.interval(), COLOURS[labels.index(label) % len(COLOURS)], label)
     if all(curve.episodes is None for curve in curves.values()):
         limit_to_lines(axes)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)

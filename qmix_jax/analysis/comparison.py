@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
+from itertools import pairwise
+from itertools import product
 
 import numpy as np
 
 from qmix_jax.analysis.runs import Group
 from qmix_jax.records import is_share
 from qmix_jax.settings import require
-from qmix_jax.statistics import Estimate, TaskScores, interquartile_mean_interval, probability_of_improvement
+from qmix_jax.statistics import Estimate
+from qmix_jax.statistics import TaskScores
+from qmix_jax.statistics import interquartile_mean_interval
+from qmix_jax.statistics import probability_of_improvement
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,10 @@ class _Results:
         self.tasks = list(dict.fromkeys(group.task for group in groups))
         self.algorithms = list(dict.fromkeys(group.algorithm for group in groups))
         self.env_steps = {task: self._common_steps(task) for task in self.tasks}
-        self.scores = {
-            (group.task, group.algorithm): group.scores(self.metric, self.env_steps[group.task]) for group in groups
-        }
-        self.episodes = {
-            (group.task, group.algorithm): group.episodes if is_share(self.metric) else None for group in groups
-        }
-        self.seconds = {
-            (group.task, group.algorithm): group.seconds(self.env_steps[group.task][-1]) for group in groups
-        }
+        by_name = {(group.task, group.algorithm): group for group in groups}
+        self.scores = {key: group.scores(self.metric, self.env_steps[group.task]) for key, group in by_name.items()}
+        self.episodes = {key: group.episodes if is_share(self.metric) else None for key, group in by_name.items()}
+        self.seconds = {key: group.seconds(self.env_steps[group.task][-1]) for key, group in by_name.items()}
 
     @property
     def is_normalised(self) -> bool:
@@ -176,8 +176,9 @@ def _compare(environment: str, results: _Results) -> Comparison:
         metric=results.metric,
         interval_method=results.interval_method,
         tasks=[
-            _entry(*key, [scores], results.env_steps[key[0]], results.seconds[key], results.episodes[key])
-            for key, scores in _by_task(results)
+            _entry(*key, [results.scores[key]], results.env_steps[key[0]], results.seconds[key], results.episodes[key])
+            for key in product(tasks, results.algorithms)
+            if key in results.scores
         ],
         together=_together(results) if len(tasks) > 1 else [],
         is_normalised=results.is_normalised,
@@ -204,12 +205,6 @@ def _together(results: _Results) -> list[Entry]:
         seconds = sum(results.seconds[task, name] for task in tasks)
         entries.append(_entry("all tasks", name, curves, shared, seconds, episodes, [each[:, -1] for each in scores]))
     return entries
-
-
-def _by_task(results: _Results) -> list[tuple[tuple[str, str], np.ndarray]]:
-    """The scores by task, and by algorithm within each task."""
-    tasks, algorithms = results.tasks, results.algorithms
-    return sorted(results.scores.items(), key=lambda item: (tasks.index(item[0][0]), algorithms.index(item[0][1])))
 
 
 def _entry(

@@ -2,12 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from qmix_jax.analysis.drawing import FAINT, INK, MAIN, limit_to_lines, tidy, write_png
-from qmix_jax.records import count_episodes, is_share, metric_names
+from qmix_jax.analysis.drawing import FAINT
+from qmix_jax.analysis.drawing import INK
+from qmix_jax.analysis.drawing import MAIN
+from qmix_jax.analysis.drawing import limit_to_lines
+from qmix_jax.analysis.drawing import tidy
+from qmix_jax.console import duration
+from qmix_jax.files import write_png
+from qmix_jax.records import count_episodes
+from qmix_jax.records import is_share
+from qmix_jax.records import metric_names
 from qmix_jax.statistics import mean_over_seeds
 
 if TYPE_CHECKING:
@@ -86,7 +96,7 @@ def draw_curve(rows: list[dict], path: Path, *, title: str) -> None:
         axes.set_xlim(*_span(rows))
     figure.text(0.055, 1 - 0.286 / height, title, fontsize=15, color=INK, va="center", weight="bold")
     figure.text(0.055, 1 - 0.546 / height, _subtitle(rows, main), fontsize=10, color=FAINT, va="center")
-    write_png(figure, path)
+    write_png(path, figure)
 
 
 def panel_name(name: str) -> str:
@@ -135,10 +145,7 @@ def _wall_clock(rows: Sequence[dict]) -> str:
     def last(key: str) -> float:
         return next((float(row[key]) for row in reversed(rows) if row.get(key) is not None), 0.0)
 
-    def words(seconds: float) -> str:
-        return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
     if not last("wall_seconds"):
         return ""
-    compiling = f"  ·  compiling {words(last('compile_seconds'))}" if last("compile_seconds") else ""
-    return f"{words(last('wall_seconds'))} of wall-clock time{compiling}"
+    compiling = f"  ·  compiling {duration(last('compile_seconds'))}" if last("compile_seconds") else ""
+    return f"{duration(last('wall_seconds'))} of wall-clock time{compiling}"

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmix_jax.files import replacing
+from qmix_jax.files import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 INK = "#1c2430"
 FAINT = "#8a94a6"
+GRID = "#e8ecf2"
 MAIN = "#1f77d0"
 COLOURS = (
     "#1f77d0",
@@ -50,7 +50,7 @@ def draw_grid(rows: Sequence[Sequence[DrawPanel]], path: Path) -> None:
             draw(place)
         for place in places[len(panels) :]:
             place.set_axis_off()
-    write_png(figure, path)
+    write_png(path, figure)
 
 
 def in_rows(panels: Sequence[DrawPanel]) -> list[Sequence[DrawPanel]]:
@@ -58,24 +58,30 @@ def in_rows(panels: Sequence[DrawPanel]) -> list[Sequence[DrawPanel]]:
     return [panels[k : k + COLUMNS] for k in range(0, len(panels), COLUMNS)]
 
 
-def write_png(figure: "Figure", path: Path) -> None:
-    """Replace `path` by the figure."""
-    with replacing(path) as scratch:
-        figure.savefig(scratch, format="png")
+def style(axes: "Axes", title: str, size: float) -> None:
+    """A title, few spines and small ticks."""
+    axes.set_title(title, loc="left", fontsize=size, color=INK, pad=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#c9d0db")
+    axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=size - 2, length=3)
 
 
 def tidy(axes: "Axes", title: str, size: float = PANEL_TITLE) -> None:
     """Style axes over environment steps."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.set_title(title, loc="left", fontsize=size, color=INK, pad=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#c9d0db")
-    axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=size - 2, length=3)
-    axes.grid(axis="y", color="#e8ecf2", linewidth=0.8)
+    style(axes, title, size)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_formatter(FuncFormatter(_steps_text))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+
+
+def draw_line(axes: "Axes", env_steps: Any, estimates: Any, colour: str, label: str, alpha: float = 0.15) -> None:
+    """A line of estimates (mean, low and high, each (points,)), its interval shaded; a single point as a dot."""
+    mean, low, high = estimates
+    axes.fill_between(env_steps, low, high, color=colour, alpha=alpha, linewidth=0)
+    axes.plot(env_steps, mean, color=colour, linewidth=1.8, marker="o" if len(mean) == 1 else None, label=label)
 
 
 def limit_to_lines(axes: "Axes") -> None:
@@ -98,6 +104,5 @@ def _steps_text(value: float, _: object = None) -> str:
 def draw_numbers(values: np.ndarray, text: str, axes: "Axes", colours: str, low: float, high: float) -> None:
     """A table with coloured cells; cells with NaN stay empty."""
     axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            axes.text(column, row, text.format(value), ha="center", va="center", fontsize=9, color=INK)
+    for row, column in np.argwhere(~np.isnan(values)):
+        axes.text(column, row, text.format(values[row, column]), ha="center", va="center", fontsize=9, color=INK)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qmix_jax.analysis.comparison import Comparison, Entry
-from qmix_jax.analysis.drawing import COLOURS, FAINT, INK, DrawPanel, draw_grid, draw_numbers, in_rows, tidy
+from qmix_jax.analysis.drawing import COLOURS, FAINT, INK, DrawPanel, draw_grid, draw_line, draw_numbers, in_rows, tidy
 from qmix_jax.records import is_share
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ def _panels(comparison: Comparison) -> list[DrawPanel]:
     panels.append(partial(_draw_scores, comparison, overall, colours))
     if comparison.improvements:
         is_long = len(comparison.improvements) > MANY_PAIRS
-        panels.append(
-            partial(_draw_all_pairs, comparison) if is_long else partial(_draw_improvements, comparison, colours)
-        )
+        panels.append(partial(_draw_all_pairs if is_long else _draw_improvements, comparison, colours))
     return panels
 
 
@@ -57,10 +55,8 @@ def _draw_curves(comparison: Comparison, entries: list[Entry], colours: dict[str
     tidy(axes, task if task.startswith(comparison.environment) else f"{comparison.environment}: {task}")
     is_crowded = len(entries) > MANY_CURVES
     for entry in entries:
-        value, low, high = factor * np.array(entry.curve).T
-        colour, marker = colours[entry.algorithm], "o" if len(value) == 1 else None
-        axes.fill_between(entry.env_steps, low, high, color=colour, alpha=0.06 if is_crowded else 0.15, linewidth=0)
-        axes.plot(entry.env_steps, value, color=colour, linewidth=1.8, marker=marker, label=entry.algorithm)
+        estimates, alpha = factor * np.array(entry.curve).T, 0.06 if is_crowded else 0.15
+        draw_line(axes, entry.env_steps, estimates, colours[entry.algorithm], entry.algorithm, alpha)
     axes.set_ylabel(name, color=FAINT, fontsize=9)
     axes.set_xlabel("environment steps", color=FAINT, fontsize=9)
     style = {"fontsize": 6.5, "ncols": 2} if is_crowded else {"fontsize": 8}
@@ -87,7 +83,7 @@ def _draw_improvements(comparison: Comparison, colours: dict[str, str], axes: "A
     axes.set_xlim(-3, 103)
 
 
-def _draw_all_pairs(comparison: Comparison, axes: "Axes") -> None:
+def _draw_all_pairs(comparison: Comparison, _: dict[str, str], axes: "Axes") -> None:
     """The same without intervals, as a table: each algorithm (row) against each other one (column)."""
     tidy(axes, f"{comparison.environment}: % of runs (left) that score higher")
     pairs = {(each.algorithm, each.other): 100 * each.probability[0] for each in comparison.improvements}

@@ -1,6 +1,5 @@
 """A report: runs compared, as text, figures and JSON."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from qmix_jax.analysis.comparison import Comparison, Entry, compare
 from qmix_jax.analysis.figure import draw_comparisons
 from qmix_jax.analysis.marl_eval import to_marl_eval
 from qmix_jax.analysis.runs import group_runs, read_runs
-from qmix_jax.console import duration, say
+from qmix_jax.console import duration, warn
 from qmix_jax.files import write_file, write_json
 from qmix_jax.records import is_share
 from qmix_jax.statistics import Estimate
@@ -42,7 +41,7 @@ def write_report(paths: Sequence[Path], out: Path, metric: str | None = None, un
     comparisons = compare(groups, metric)
     table = to_markdown(comparisons) + "".join(["\nLeft out:\n\n"] * bool(left_out) + [f"- {x}\n" for x in left_out])
     for each in left_out:
-        say(f"warning: left out: {each}", sys.stderr)
+        warn(f"left out: {each}")
     write_file(out / "report.md", table)
     write_json(out / "report.json", [asdict(each) for each in comparisons], indent=1)
     write_json(out / "marl_eval.json", to_marl_eval(groups), indent=1)
@@ -64,10 +63,7 @@ def _sections(comparison: Comparison) -> list[str]:
     parts = [
         f"## {comparison.environment}",
         f"Greedy {name} at the last evaluation: interquartile mean over seeds [{comparison.interval_method}].",
-        _table(
-            ["task", "algorithm", *columns],
-            [_cells(entry, percent, entry.task) for entry in comparison.tasks],
-        ),
+        _table(["task", "algorithm", *columns], [_cells(entry, percent, entry.task) for entry in comparison.tasks]),
     ]
     if comparison.together:
         rows = [_cells(entry, percent, None) for entry in comparison.together]

@@ -1,8 +1,11 @@
 """Run folders, read and grouped: the runs of a group differ only in their seeds."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,12 @@ import numpy as np
 
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
-from qmix_jax.records import FROZEN, metric_names, read_metrics
-from qmix_jax.settings import ConfigError, flatten, require
+from qmix_jax.records import FROZEN
+from qmix_jax.records import metric_names
+from qmix_jax.records import read_metrics
+from qmix_jax.settings import ConfigError
+from qmix_jax.settings import flatten
+from qmix_jax.settings import require
 from qmix_jax.untrusted import read_settings
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")
@@ -137,14 +144,10 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         require(path.is_dir(), f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
         marks = [*path.rglob("metrics.jsonl"), *path.rglob(".hydra")]  # a job that failed early has the latter alone
-        folders = sorted({mark.parent for mark in marks if not _is_of_a_checkpoint(mark)})
+        folders = sorted({mark.parent for mark in marks if mark.parent.parent.name != "checkpoints"})
         require(bool(folders), f"{path} holds no run: there is no metrics.jsonl in it or below it")
         found += [folder for folder in folders if folder not in found]
     return found
-
-
-def _is_of_a_checkpoint(file: Path) -> bool:
-    return file.parent.parent.name == "checkpoints"
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[RunFolder], list[str]]:
@@ -250,12 +253,13 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
     Settings in which runs on one task (or of one algorithm on a task) differ become part of its name. Raises
     ConfigError if a group has a seed twice.
     """
-    groups = []
-    for (environment, base), alike in _by(runs, lambda run: (run.environment, run.base_task)).items():
-        for task, on_task in _named(base, alike, lambda key: key.startswith("env.")).items():
-            for algorithm, same in _by(on_task, lambda run: run.algorithm).items():
-                for name, members in _named(algorithm, same, lambda key: not key.startswith("env.")).items():
-                    groups.append(Group(environment, task, name, tuple(members)))
+    groups = [
+        Group(environment, task, name, tuple(members))
+        for (environment, base), alike in _by(runs, lambda run: (run.environment, run.base_task)).items()
+        for task, on_task in _named(base, alike, lambda key: key.startswith("env.")).items()
+        for algorithm, same in _by(on_task, lambda run: run.algorithm).items()
+        for name, members in _named(algorithm, same, lambda key: not key.startswith("env.")).items()
+    ]
     for group in groups:
         _refuse_repeated_seeds(group)
     return groups
@@ -271,17 +275,14 @@ def _by(runs: Sequence[RunFolder], key) -> dict[Any, list[RunFolder]]:
 
 def _named(name: str, runs: Sequence[RunFolder], counts) -> dict[str, list[RunFolder]]:
     """The runs by name and by the settings, among those for which `counts` is true, in which they differ."""
-    keys = {key: None for run in runs for key in run.settings if counts(key) and not _is_no_difference(key)}
+    names = dict.fromkeys(key for run in runs for key in run.settings if counts(key))
+    keys = [key for key in names if key.split(".")[0] not in NO_DIFFERENCE]
     differing = [key for key in keys if any(run.settings.get(key) != runs[0].settings.get(key) for run in runs)]
 
     def label(run: RunFolder) -> str:
         return " ".join([name, *(f"{key}={run.settings[key]}" for key in differing if key in run.settings)])
 
     return _by(runs, label)
-
-
-def _is_no_difference(key: str) -> bool:
-    return key.split(".")[0] in NO_DIFFERENCE
 
 
 def _refuse_repeated_seeds(group: Group) -> None:

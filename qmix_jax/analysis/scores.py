@@ -1,12 +1,13 @@
 """Scores over single episodes with their intervals, as tables and as JSON."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qmix_jax.records import is_share
 from qmix_jax.statistics import nested_bootstrap, share_interval, widen
+from qmix_jax.types import Behaviour
 
 
 class Score(NamedTuple):
@@ -133,31 +134,7 @@ SHOWN_ACTIONS = 6
 """Actions of each agent in the table, the most common first; JSON has all."""
 
 
-class AgentMeans(Protocol):
-    """Means over the steps at which an agent could choose, of S seeds and N agents; NaN if it never could."""
-
-    @property
-    def steps(self) -> np.ndarray:
-        """(S, N) how many these were."""
-        ...
-
-    @property
-    def q(self) -> np.ndarray:
-        """(S, N) the value of the chosen action."""
-        ...
-
-    @property
-    def credit(self) -> np.ndarray | None:
-        """(S, N) dQ_tot / dQ_i; None without a Q_tot."""
-        ...
-
-    @property
-    def actions(self) -> np.ndarray:
-        """(S, N, A) the share of each action."""
-        ...
-
-
-def agents_to_plain(behaviour: AgentMeans, names: Sequence[str]) -> list[dict]:
+def agents_to_plain(behaviour: Behaviour, names: Sequence[str]) -> list[dict]:
     """For JSON: the mean over seeds and the value of each seed, by agent; None where it never could choose."""
 
     def plain(values: np.ndarray) -> dict:
@@ -187,7 +164,7 @@ def _to_list(values: np.ndarray) -> Any:
     return np.where(np.isnan(values), np.array(None), values).tolist()
 
 
-def format_agents(behaviour: AgentMeans, names: Sequence[str]) -> str:
+def format_agents(behaviour: Behaviour, names: Sequence[str]) -> str:
     """A line per agent: means over seeds of its Q-value, its credit, and the share of each action by number."""
     credit = behaviour.credit
     cells = [["agent", "Q", "credit", "actions (number: share)"]]

@@ -1,11 +1,14 @@
 """A bench against an earlier one: ratios, and figures that became worse beyond the spread of both."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
-from qmix_jax.bench.report import show, table
+from qmix_jax.bench.report import show
+from qmix_jax.bench.report import table
+from qmix_jax.files import read_json
 from qmix_jax.settings import ConfigError
+from qmix_jax.settings import flatten
+from qmix_jax.settings import require
 
 MARGINS = {0: 0.0, 1: 0.25}
 """Relative change that counts as noise, by the number of repeats: a counted figure has no noise, one that is measured
@@ -26,12 +29,8 @@ class Change(NamedTuple):
 
 def read(path: Path) -> dict:
     """The results in a bench.json; raises ConfigError where there are none."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is no bench.json: {error}") from error
+    require(path.is_file(), f"cannot read {path}: No such file")
+    results = read_json(path)
     if not isinstance(results, dict) or "figures" not in results:
         raise ConfigError(f"{path} is no bench.json")
     return results
@@ -47,13 +46,12 @@ def is_more_better(name: str) -> bool | None:
 
 def compare(old: dict, new: dict) -> list[Change]:
     """Every figure that both have, in the new one's order."""
-    known = old["figures"]
-    return [_change(name, known[name], figure) for name, figure in new["figures"].items() if name in known]
-
-
-def _change(name: str, old: dict, new: dict) -> Change:
-    ratio = new["median"] / old["median"] if old["median"] else float("nan")
-    return Change(name, old, new, ratio, _verdict(name, old, new))
+    changes = []
+    for name, now in new["figures"].items():
+        if before := old["figures"].get(name):
+            ratio = now["median"] / before["median"] if before["median"] else float("nan")
+            changes.append(Change(name, before, now, ratio, _verdict(name, before, now)))
+    return changes
 
 
 def _verdict(name: str, old: dict, new: dict) -> str:
@@ -72,14 +70,8 @@ def markdown(old: dict, new: dict) -> str:
     """The table of ratios, what differs in the circumstances, and the regressions by name."""
     changes = compare(old, new)
     rows = [
-        [
-            change.name,
-            show(change.name, change.old["median"]),
-            show(change.name, change.new["median"]),
-            f"{change.ratio:.2f}",
-            change.verdict,
-        ]
-        for change in changes
+        [name, show(name, before["median"]), show(name, now["median"]), f"{ratio:.2f}", verdict]
+        for name, before, now, ratio, verdict in changes
     ]
     worse = [f"{change.name} ({change.ratio:.2f} times)" for change in changes if change.verdict == "worse"]
     verdict = f"Worse beyond the spread of both: {', '.join(worse)}." if worse else "No regression."
@@ -99,17 +91,7 @@ def _differences(old: dict, new: dict) -> list[str]:
         machine
     )
     if old["settings"] != new["settings"]:
-        lines.append("Other settings: " + ", ".join(_changed(old["settings"], new["settings"])) + ".")
+        before, now = flatten(old["settings"]), flatten(new["settings"])
+        names = [name for name in before | now if before.get(name) != now.get(name)]
+        lines.append(f"Other settings: {', '.join(f'{x} {before.get(x)} -> {now.get(x)}' for x in names)}.")
     return lines
-
-
-def _changed(old: dict, new: dict, path: str = "") -> list[str]:
-    """The settings that differ, as `name old -> new`."""
-    found = []
-    for key in old | new:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _changed(before, after, f"{path}{key}.")
-        elif before != after:
-            found.append(f"{path}{key} {before} -> {after}")
-    return found

@@ -14,14 +14,14 @@ from qmix_jax.types import AgentInput, Clock, RecurrentState
 
 
 class Part(NamedTuple):
-    """A loop over turns: the initial carry besides the seed's state, and one turn."""
+    """A loop: the initial carry besides the seed's state, and one step."""
 
     begin: Begin
-    turn: Step
+    step: Step
 
 
 def _made_by(make: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Part:
-    """The part whose turn is `make`. Its other results are carried too, so that the compiler cannot drop them."""
+    """The part whose step is `make`. Its other results are carried too, so that the compiler cannot drop them."""
 
     def begin(clock: Clock, state: SeedState) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make, clock, state)[1])
@@ -74,13 +74,13 @@ def learning(trainer: Trainer) -> Part:
         full = jnp.array(trainer.config.replay_sequences // trainer.config.rollout.num_envs)
         return trainer.sample(sequences, full, jnp.array(0), key, key), LossMetrics.zeros()
 
-    def turn(clock: Clock, state: SeedState, kept: Any) -> tuple[SeedState, Any]:
+    def step(clock: Clock, state: SeedState, kept: Any) -> tuple[SeedState, Any]:
         batch, _ = kept
         batch_with_observations = trainer.format.decompress(batch)
         learner, losses = trainer.learner.update(state.learner, batch_with_observations, trainer.env_steps(clock))
         return state._replace(learner=learner), (batch, losses)
 
-    return Part(begin, turn)
+    return Part(begin, step)
 
 
 def evaluation(trainer: Trainer) -> Part:

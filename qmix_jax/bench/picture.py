@@ -1,18 +1,20 @@
 """The picture of a bench: speeds and bounds, shares of the time, and how the cost grows."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qmix_jax.analysis.drawing import FAINT, INK, MAIN, write_png
+from qmix_jax.analysis.drawing import FAINT, GRID, INK, MAIN, style
 from qmix_jax.bench.report import AXES, SHARES, quantity, show
+from qmix_jax.files import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LIGHT, LINE = "#a9c9ec", "#c9d0db"
+LIGHT, TITLE = "#a9c9ec", 11
 SHARE_COLOURS = ("#1f77d0", "#e2873b", "#4aa564", "#b4bcc9")
 SPEEDS = {
     "training/env_steps_per_second": ("training", MAIN),
@@ -40,7 +42,7 @@ def draw(results: dict, path: Path) -> None:
     _draw_shares(figure.add_subplot(grid[1]), results["figures"])
     if results["growth"]:
         _draw_all_growth(figure, results)
-    write_png(figure, path)
+    write_png(path, figure)
 
 
 def _inches_down(figure: "Figure", inches: float) -> float:
@@ -59,55 +61,42 @@ def _draw_head(figure: "Figure", results: dict) -> None:
     figure.text(0.03, _inches_down(figure, 0.72), under, fontsize=10, color=FAINT, va="center")
 
 
-def _tidy(axes: "Axes", title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=9.5, length=3)
+class _Bar(NamedTuple):
+    value: float
+    colour: str
+    text: str
+    end: float
+    """Where the text begins."""
 
 
 def _draw_speeds(axes: "Axes", figures: dict[str, dict]) -> None:
     """A bar for each speed, with the range of its repeats."""
-    _tidy(axes, "Environment steps a second")
+    bars = []
     for row, (name, (_, colour)) in enumerate(SPEEDS.items()):
         value, low, high = (figures[name][key] for key in ("median", "low", "high"))
-        axes.barh(row, value, height=0.62, color=colour)
-        axes.plot([low, high], [row, row], color=INK, linewidth=1.2, solid_capstyle="butt")
-        axes.annotate(
-            quantity(value),
-            (max(value, high), row),
-            (6, 0),
-            textcoords="offset points",
-            fontsize=9.5,
-            color=INK,
-            va="center",
-        )
-    axes.set_yticks(range(len(SPEEDS)), [text for text, _ in SPEEDS.values()])
-    axes.invert_yaxis()
+        bars.append(_Bar(value, colour, quantity(value), max(value, high)))
+        axes.plot([low, high], [row, row], color=INK, linewidth=1.2, solid_capstyle="butt", zorder=3)
+    _draw_bars(axes, "Environment steps a second", [text for text, _ in SPEEDS.values()], bars)
     axes.set_xlim(0, 1.14 * max(figures[name]["high"] for name in SPEEDS))
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
 
 
 def _draw_shares(axes: "Axes", figures: dict[str, dict]) -> None:
     """Each part's share of training's time."""
-    _tidy(axes, "Share of training's time")
-    for row, (share, colour) in enumerate(zip(SHARES, SHARE_COLOURS, strict=True)):
-        value = figures[f"share_of_training/{share}"]["median"]
-        axes.barh(row, max(value, 0), height=0.62, color=colour)
-        axes.annotate(
-            f"{value:z.0%}",
-            (max(value, 0), row),
-            (6, 0),
-            textcoords="offset points",
-            fontsize=9.5,
-            color=INK,
-            va="center",
-        )
-    axes.set_yticks(range(len(SHARES)), SHARES)
-    axes.invert_yaxis()
+    shares = [figures[f"share_of_training/{share}"]["median"] for share in SHARES]
+    each = zip(shares, SHARE_COLOURS, strict=True)
+    bars = [_Bar(max(share, 0), colour, f"{share:z.0%}", max(share, 0)) for share, colour in each]
+    _draw_bars(axes, "Share of training's time", SHARES, bars)
     axes.set_xlim(0, 1.1)
+
+
+def _draw_bars(axes: "Axes", title: str, labels: Sequence[str], bars: Sequence[_Bar]) -> None:
+    """Bars from top to bottom."""
+    style(axes, title, TITLE)
+    for row, (value, colour, text, end) in enumerate(bars):
+        axes.barh(row, value, height=0.62, color=colour)
+        axes.annotate(text, (end, row), (6, 0), textcoords="offset points", fontsize=9.5, color=INK, va="center")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -130,7 +119,7 @@ def _draw_growth(axes: "Axes", figures: dict[str, dict], axis: str, points: list
     """One panel: the points with their ranges, and a line of slope 1."""
     from matplotlib.ticker import LogLocator
 
-    _tidy(axes, AXES[axis])
+    style(axes, AXES[axis], TITLE)
     if exponent := figures.get(f"{axis}/slope"):
         slope = f"slope {show('slope', exponent['median'])}"
         axes.text(0.04, 0.96, slope, transform=axes.transAxes, fontsize=9.5, color=FAINT, va="top")
@@ -142,7 +131,7 @@ def _draw_growth(axes: "Axes", figures: dict[str, dict], axis: str, points: list
     axes.vlines(sizes, low, high, color=INK, linewidth=1.2)
     axes.minorticks_off()
     axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.grid(axis="y", color="#e8ecf2", linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.label_outer()

@@ -37,16 +37,14 @@ def prepare(part: str, overrides: list[str]) -> Any:
     config = from_mapping(compose(overrides))
     start_jax([config.devices])
     check = find("qmix_jax.run.experiment:check", "qmix_jax.experiment:check")
-    benchmark = find("qmix_jax.bench.measure:Benchmark", "qmix_jax.bench.measure:Stand").make(check(config), _ignore)
+    benchmark = find("qmix_jax.bench.measure:Benchmark", "qmix_jax.bench.measure:Stand").make(
+        check(config), lambda _: None
+    )
     run = benchmark.compile_training()
     if part == "training":
         return run
     make = find(f"qmix_jax.bench.parts:{PARTS[part]}")
     return benchmark.compile(part, make(benchmark.program.trainer))
-
-
-def _ignore(line: str) -> None:
-    del line
 
 
 def main(part: str, iterations: int, overrides: list[str]) -> int:

@@ -150,12 +150,7 @@ def _shares(figures: dict[str, dict]) -> str:
 
 def _operations(profile: dict) -> str:
     rows = [
-        [
-            f"{each['name']}: {each['origin']}",
-            f"{each['runs']:,}",
-            seconds(each["seconds"]),
-            f"{each['share']:.1%}",
-        ]
+        [f"{each['name']}: {each['origin']}", f"{each['runs']:,}", seconds(each["seconds"]), f"{each['share']:.1%}"]
         for each in profile["operations"]
     ]
     return table(["operation", "runs", "together", "share"], rows)

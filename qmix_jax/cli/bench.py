@@ -6,7 +6,8 @@ from pathlib import Path
 
 from qmix_jax.bench.probe import PARTS
 from qmix_jax.build import from_mapping
-from qmix_jax.cli.arguments import Parser, count_from
+from qmix_jax.cli.arguments import Parser
+from qmix_jax.cli.arguments import count_from
 from qmix_jax.run import startup
 from qmix_jax.settings import require
 
@@ -43,7 +44,8 @@ def main(arguments: list[str]) -> int:
     startup.start_jax([config.devices])
     import jax
 
-    from qmix_jax.bench.run import BenchOptions, bench
+    from qmix_jax.bench.run import BenchOptions
+    from qmix_jax.bench.run import bench
 
     jax.config.update("jax_enable_compilation_cache", False)  # a cached program would not be compiled
     bench(config, settings, BenchOptions(options.out, not options.quick, earlier, options.profile))
@@ -54,9 +56,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The options, with the settings that stand anywhere among them as `overrides`."""
     parser = Parser("bench", takes_settings=True, description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="leave out how the cost grows: two minutes instead of five, on 2 cores",
+        "--quick", action="store_true", help="leave out how the cost grows: two minutes instead of five, on 2 cores"
     )
     parser.add_argument(
         "--compare",

@@ -1,10 +1,13 @@
 """The disturbances of `qmix-jax evaluate`: noise on observations, replaced actions, removed agents."""
 
 import argparse
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from qmix_jax.settings import require, require_one_of
+from qmix_jax.settings import require
+from qmix_jax.settings import require_one_of
 
 if TYPE_CHECKING:
     from qmix_jax.learning.robustness import Disturbance
@@ -22,7 +25,7 @@ def add_disturbances(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=NOISE,
         default=(),
-        type=severities(None),
+        type=severities(math.inf),
         metavar="STD,...",
         help=f"normal noise on every number of every observation (default {_list(NOISE)})",
     )
@@ -49,7 +52,7 @@ def add_disturbances(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def severities(most: float | None) -> Callable[[str], tuple[float, ...]]:
+def severities(most: float) -> Callable[[str], tuple[float, ...]]:
     """An argument's type: numbers from 0 (to `most`) with commas between."""
 
     def numbers(text: str) -> tuple[float, ...]:
@@ -59,9 +62,8 @@ def severities(most: float | None) -> Callable[[str], tuple[float, ...]]:
             raise argparse.ArgumentTypeError(
                 f"'{text}' must be numbers with commas between, such as 0.1,0.5"
             ) from error
-        top = float("inf") if most is None else most
-        if not all(0 <= value <= top and value < float("inf") for value in values):
-            bounds = "0 or more" if most is None else f"between 0 and {most:g}"
+        if not all(0 <= value <= most and value < math.inf for value in values):
+            bounds = "0 or more" if most == math.inf else f"between 0 and {most:g}"
             raise argparse.ArgumentTypeError(f"'{text}' must be {bounds}")
         return values
 

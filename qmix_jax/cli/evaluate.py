@@ -7,21 +7,32 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from typing import Any
 
-from qmix_jax.build import environments, make_env
-from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
-from qmix_jax.cli.disturbances import Kind, add_disturbances, idle_action, kinds_of
+from qmix_jax.build import environments
+from qmix_jax.build import make_env
+from qmix_jax.cli.arguments import Progress
+from qmix_jax.cli.arguments import count_from
+from qmix_jax.cli.arguments import output
+from qmix_jax.cli.arguments import run_parser
+from qmix_jax.cli.disturbances import Kind
+from qmix_jax.cli.disturbances import add_disturbances
+from qmix_jax.cli.disturbances import idle_action
+from qmix_jax.cli.disturbances import kinds_of
 from qmix_jax.run import startup
-from qmix_jax.settings import ConfigError, require_one_of
+from qmix_jax.settings import ConfigError
+from qmix_jax.settings import require_one_of
 
 if TYPE_CHECKING:
     from qmix_jax.agents import Agents
-    from qmix_jax.analysis.scores import Scores, SeverityTable
+    from qmix_jax.analysis.scores import Scores
+    from qmix_jax.analysis.scores import SeverityTable
     from qmix_jax.envs.base import TeamEnv
-    from qmix_jax.learning.behaviour import Behaviour
-    from qmix_jax.learning.robustness import Disturbance, ParallelEvaluator
+    from qmix_jax.learning.robustness import Disturbance
+    from qmix_jax.learning.robustness import ParallelEvaluator
     from qmix_jax.run.trained import TrainedRun
+    from qmix_jax.types import Behaviour
     from qmix_jax.types import TeamSpec
 
 STDOUT = Path("-")
@@ -47,7 +58,8 @@ def main(arguments: list[str]) -> int:
     """Evaluate as the command line says; returns the exit status."""
     options = parse(arguments)
     startup.start_jax([startup.AUTO])
-    from qmix_jax.analysis.scores import agents_to_plain, format_agents
+    from qmix_jax.analysis.scores import agents_to_plain
+    from qmix_jax.analysis.scores import format_agents
     from qmix_jax.learning.robustness import ParallelEvaluator
     from qmix_jax.run.trained import load_run
 
@@ -55,9 +67,9 @@ def main(arguments: list[str]) -> int:
     run = load_run(options.run, options.checkpoint)
     env, agents = (run.env, run.agents) if options.map is None else on_map(run, options.map)
     kinds, idle = kinds_of(options, env.spec), idle_action(options, env.spec)
-    examination = ParallelEvaluator(env, agents, options.episodes, bool(kinds), idle)
+    evaluator = ParallelEvaluator(env, agents, options.episodes, bool(kinds), idle)
     with Progress() as progress:
-        scorer = Scorer(run, examination, options.seed, progress)
+        scorer = Scorer(run, evaluator, options.seed, progress)
         scores, tables = score_all(scorer, kinds)
         behaviour = watch_agents(scorer) if options.agents else None
     document = to_document(options, scorer, scores, tables) | {"seconds": round(time.perf_counter() - began, 2)}
@@ -135,7 +147,7 @@ class Scorer:
     """Scores the teams of all the run's seeds, and reports its progress."""
 
     run: "TrainedRun"
-    examination: "ParallelEvaluator"
+    evaluator: "ParallelEvaluator"
     seed: int
     progress: Progress
 
@@ -145,9 +157,7 @@ class Scorer:
         from qmix_jax.learning.evaluate import team_key
 
         played = [
-            self.examination.play(
-                self.run.params(i)["agent"], team_key(self.seed, i), disturbance, self.progress.advance
-            )
+            self.evaluator.play(self.run.params(i)["agent"], team_key(self.seed, i), disturbance, self.progress.advance)
             for i in range(self.run.config.num_seeds)
         ]
         metrics = {name: [one.metrics[name] for one in played] for name in played[0].metrics}
@@ -161,29 +171,25 @@ def watch_agents(scorer: Scorer) -> "Behaviour":
     from qmix_jax.learning.evaluate import team_key
 
     scorer.progress.stage("watching the agents")
-    run, examination = scorer.run, scorer.examination
+    run, evaluator = scorer.run, scorer.evaluator
     teams = [(run.params(i), team_key(scorer.seed, i)) for i in range(run.config.num_seeds)]
-    mixer = make_mixer(run.config.algorithm, examination.env)
-    return observe(examination.env, examination.agents, mixer, teams, examination.episodes)
+    mixer = make_mixer(run.config.algorithm, evaluator.env)
+    return observe(evaluator.env, evaluator.agents, mixer, teams, evaluator.episodes)
 
 
 def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[SeverityTable]]":
     """The undisturbed scores, and a table for each kind that begins with them."""
-    from qmix_jax.analysis.scores import SeverityRow, SeverityTable
+    from qmix_jax.analysis.scores import SeverityRow
+    from qmix_jax.analysis.scores import SeverityTable
 
     plays = 1 + sum(len(kind.trials) for kind in kinds)
-    episodes = plays * scorer.examination.episodes * scorer.run.config.num_seeds
+    episodes = plays * scorer.evaluator.episodes * scorer.run.config.num_seeds
     scorer.progress.stage(f"playing {episodes:,} episodes", episodes)
     calm = scorer.score()
-    tables = [
-        SeverityTable(
-            name,
-            title,
-            word,
-            [SeverityRow(zero, calm), *(SeverityRow(severity, scorer.score(it)) for severity, it in trials)],
-        )
-        for name, title, word, zero, trials in kinds
-    ]
+    tables = []
+    for name, title, word, zero, trials in kinds:
+        disturbed = [SeverityRow(severity, scorer.score(disturbance)) for severity, disturbance in trials]
+        tables.append(SeverityTable(name, title, word, [SeverityRow(zero, calm), *disturbed]))
     return calm, tables
 
 
@@ -202,7 +208,7 @@ def to_document(
         "checkpoint": options.checkpoint,
         "algorithm": config.algorithm.name,
         "trained_on": run.env.spec.name,
-        "tested_on": scorer.examination.env.spec.name,
+        "tested_on": scorer.evaluator.env.spec.name,
         "episodes": options.episodes,
         "seed": options.seed,
         "trained_seeds": [config.seed + i for i in range(config.num_seeds)],
@@ -215,7 +221,8 @@ def to_document(
 
 def to_text(document: dict[str, Any], scores: "Scores", tables: "list[SeverityTable]") -> str:
     """The results as text."""
-    from qmix_jax.analysis.scores import format_scores, format_table
+    from qmix_jax.analysis.scores import format_scores
+    from qmix_jax.analysis.scores import format_table
 
     place, trained = document["tested_on"], document["trained_on"]
     where = trained if place == trained else f"{trained}, tested on {place}"
@@ -227,13 +234,10 @@ def to_text(document: dict[str, Any], scores: "Scores", tables: "list[SeverityTa
     return "\n\n".join(["\n".join([heading, format_scores(scores)]), *map(format_table, tables)])
 
 
-def _on_one_line(found: re.Match[str]) -> str:
-    return f"[{' '.join(found[1].split())}]"
-
-
 def write_json(document: dict[str, Any], target: Path) -> None:
     """Write the document to stdout or, atomically, to a file; lists of numbers stand on one line."""
-    text = re.sub(r'\[\n\s*([^][{}"]*?)\s*\]', _on_one_line, json.dumps(document, indent=2))
+    lists = r'\[\n\s*([^][{}"]*?)\s*\]'
+    text = re.sub(lists, lambda found: f"[{' '.join(found[1].split())}]", json.dumps(document, indent=2))
     if target == STDOUT:
         print(text)
     else:

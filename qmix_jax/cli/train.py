@@ -61,7 +61,7 @@ def resume_run(folder: Path, overrides: list[str]) -> int:
     startup.start_jax([config.devices])
     from qmix_jax.run import experiment
 
-    return experiment.run(config, folder, settings, go_on=True)
+    return experiment.run(config, folder, settings, resumes=True)
 
 
 def show(flags: "Flags") -> int:

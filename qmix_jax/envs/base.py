@@ -1,6 +1,7 @@
 """The contract of an environment."""
 
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -52,9 +53,15 @@ class TeamEnv(Protocol):
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The arrays that a painter needs to draw this state. An environment that has a painter names it as `painter`
-        (a `qmix_jax.film.recording.Painter`); the films of the others are text.
+        (a `qmix_jax.film.recording.Painter`, see `painted_by`); the films of the others are text.
         """
         ...
+
+
+def painted_by(place: str) -> property:
+    """The property `painter` of an environment: the function `module:name`, imported when it is needed, not before."""
+    module, _, name = place.partition(":")
+    return property(lambda _: getattr(import_module(module), name))
 
 
 @lru_cache(maxsize=16)

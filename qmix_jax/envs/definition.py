@@ -5,11 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 
-def _no_sizes(settings: Any) -> dict[str, Any]:
-    del settings
-    return {}
-
-
 @dataclass(frozen=True)
 class Definition:
     """An environment's entry in the registry (`qmix_jax.envs.ENVIRONMENTS`)."""
@@ -26,9 +21,29 @@ class Definition:
     """The setting that names a map, task or game; None where there is none."""
     variants: tuple[str, ...] = ()
     """The values of that setting."""
-    team_sizes: Callable[[Any], dict[str, Any]] = _no_sizes
+    team_sizes: Callable[[Any], dict[str, Any]] = lambda _: {}
     """From settings to settings with teams of several sizes, by label, for benchmarks; empty where teams have one."""
     example: str = ""
     """Overrides of a short run on another variant, suggested after training."""
     other_names: tuple[str, ...] = ()
     """What other programs call the environment, in small letters."""
+
+
+def training_of_game(num_steps: int) -> dict[str, Any]:
+    """The settings of training for a game of so few steps: a rollout is an episode, and one update follows it."""
+    return {
+        "total_env_steps": 80_000 * num_steps,
+        "agent": {"hidden_size": 16},
+        "rollout": {"num_envs": 32, "num_steps": num_steps, "whole_episodes": True},
+        "exploration": {"start": 1.0, "finish": 1.0},  # uniform data, as in the papers
+        "replay": {"capacity": 16_000 * num_steps},
+        "learner": {
+            "batch_size": 32,
+            "env_steps_per_update": 32 * num_steps,
+            "start_env_steps": 0,
+            "td_lambda": 0,
+            "final_learning_rate_share": 0,
+        },
+        "target": {"every_env_steps": 640 * num_steps},  # 20 updates
+        "evaluation": {"every_env_steps": 8_000 * num_steps, "episodes": 32},
+    }

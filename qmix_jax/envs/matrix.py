@@ -1,6 +1,5 @@
 """Games of one step: the payoff table of the settings, and those with a name in the literature."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -8,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import KeepsObservations
-from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.base import KeepsObservations, painted_by
+from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.settings import LARGEST, require, shown
 from qmix_jax.types import Observation, Outcome, TeamSpec
@@ -28,6 +27,8 @@ class Matrix(KeepsObservations):
 
     Observations and the state are the constant 1: all there is to learn is the table.
     """
+
+    painter = painted_by("qmix_jax.envs.matrix_painter:paint_matrix")
 
     def __init__(self, payoff: Any, name: str = "matrix game"):
         self.payoff = jnp.asarray(payoff, float)
@@ -58,13 +59,6 @@ class Matrix(KeepsObservations):
         reward = self.payoff[tuple(action)]
         outcome = Outcome(reward, terminated=jnp.array(True), truncated=jnp.array(False))
         return MatrixState(action.astype(int)), self._observation(), outcome
-
-    @property
-    def painter(self) -> Callable:
-        """The painter of its films."""
-        from qmix_jax.envs.matrix_painter import paint_matrix
-
-        return paint_matrix
 
     def scene(self, state: MatrixState) -> dict[str, Any]:
         """The table and the choice."""
@@ -100,28 +94,11 @@ def _table_shape(table: Any, depth: int = 0) -> tuple[int, ...]:
     return len(table), *shapes.pop()
 
 
-TRAINING = {
-    "total_env_steps": 80_000,
-    "agent": {"hidden_size": 16},
-    "rollout": {"num_envs": 32, "num_steps": 1, "whole_episodes": True},  # an episode
-    "exploration": {"start": 1.0, "finish": 1.0},  # uniform data, as in the papers
-    "replay": {"capacity": 16_000},
-    "learner": {
-        "batch_size": 32,
-        "env_steps_per_update": 32,  # one update a rollout
-        "start_env_steps": 0,
-        "td_lambda": 0,
-        "final_learning_rate_share": 0,
-    },
-    "target": {"every_env_steps": 640},  # 20 updates
-    "evaluation": {"every_env_steps": 8_000, "episodes": 32},
-}
-
 MATRIX = Definition(
     settings=MatrixConfig,
     make=lambda settings: Matrix(settings.payoff),
     help="A game of one step with any payoff; the default (QTRAN paper) is not monotonic: its best is 8",
-    training=TRAINING,
+    training=training_of_game(1),
 )
 
 # --- games with a name -------------------------------------------------------------------------------------------
@@ -138,7 +115,7 @@ CLIMBING = Definition(
     settings=ClimbingConfig,
     make=lambda settings: Matrix(CLIMBING_PAYOFF, "climbing game"),
     help="The climbing game (Claus and Boutilier 1998): best 11, beside -30",
-    training=TRAINING,
+    training=training_of_game(1),
 )
 
 
@@ -159,7 +136,7 @@ PENALTY = Definition(
     settings=PenaltyConfig,
     make=lambda settings: Matrix(penalty_payoff(settings.k), f"penalty game, k = {settings.k:g}"),
     help="The penalty game (Claus and Boutilier 1998): best 10, in two places",
-    training=TRAINING,
+    training=training_of_game(1),
 )
 
 Game = Literal["harder", "flat"]
@@ -182,7 +159,7 @@ QPLEX_GAME = Definition(
     settings=QplexGameConfig,
     make=lambda settings: Matrix(QPLEX_PAYOFFS[settings.game], f"QPLEX's {settings.game} game"),
     help="The other matrix games of the QPLEX paper (Wang et al. 2021): best 8 and 10.4",
-    training=TRAINING,
+    training=training_of_game(1),
     variant="game",
     variants=get_args(Game),
 )

@@ -1,6 +1,5 @@
 """Predator-prey with punishment: the game of relative overgeneralisation (Böhmer et al. 2020, section 5.1)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.actions import random_action
+from qmix_jax.envs.base import painted_by
 from qmix_jax.envs.definition import Definition
 from qmix_jax.settings import NotPositive
 from qmix_jax.types import Observation, Outcome, TeamSpec
@@ -69,6 +69,8 @@ class PredatorPrey:
     whose last agents leave with step 200 terminates here, where theirs is truncated.
     """
 
+    painter = painted_by("qmix_jax.envs.predator_prey_painter:paint_predator_prey")
+
     def __init__(self, settings: PredatorPreyConfig):
         self.punishment = settings.punishment
         self.spec = TeamSpec(
@@ -113,13 +115,6 @@ class PredatorPrey:
     def decompress(self, compact: Board) -> Observation:
         """What the agents saw of the board."""
         return observe(compact._replace(position=compact.position.astype(int)))
-
-    @property
-    def painter(self) -> Callable:
-        """The painter of its films."""
-        from qmix_jax.envs.predator_prey_painter import paint_predator_prey
-
-        return paint_predator_prey
 
     def scene(self, state: PredatorPreyState) -> dict[str, Any]:
         """Positions of agents and then prey by row and column, which are still there, which agents tried to capture."""

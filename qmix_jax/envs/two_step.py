@@ -1,6 +1,5 @@
 """The QMIX paper's two-step game."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import KeepsObservations
-from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.base import KeepsObservations, painted_by
+from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 
@@ -34,6 +33,8 @@ class TwoStep(KeepsObservations):
     8, in 2B; a team that cannot represent 2B's table settles for the 7 of 2A. Observation and state are the stage,
     one-hot.
     """
+
+    painter = painted_by("qmix_jax.envs.two_step_painter:paint_two_step")
 
     def __init__(self, settings: TwoStepConfig):
         del settings
@@ -61,43 +62,14 @@ class TwoStep(KeepsObservations):
         outcome = Outcome(reward, terminated=~is_first, truncated=jnp.array(False))
         return TwoStepState(stage, action.astype(int)), self._observation(stage), outcome
 
-    @property
-    def painter(self) -> Callable:
-        """The painter of its films."""
-        from qmix_jax.envs.two_step_painter import paint_two_step
-
-        return paint_two_step
-
     def scene(self, state: TwoStepState) -> dict[str, Any]:
         """The stage, both tables and the choice."""
-        return {
-            "stage": state.stage,
-            "payoff_a": self.payoff_a,
-            "payoff_b": self.payoff_b,
-            "action": state.action,
-        }
+        return {"stage": state.stage, "payoff_a": self.payoff_a, "payoff_b": self.payoff_b, "action": state.action}
 
-
-TRAINING = {
-    "total_env_steps": 160_000,
-    "agent": {"hidden_size": 16},
-    "rollout": {"num_envs": 32, "num_steps": 2, "whole_episodes": True},  # an episode
-    "exploration": {"start": 1.0, "finish": 1.0},  # uniform data, as in the paper
-    "replay": {"capacity": 32_000},
-    "learner": {
-        "batch_size": 32,
-        "env_steps_per_update": 64,  # one update a rollout
-        "start_env_steps": 0,
-        "td_lambda": 0,
-        "final_learning_rate_share": 0,
-    },
-    "target": {"every_env_steps": 1_280},  # 20 updates
-    "evaluation": {"every_env_steps": 16_000, "episodes": 32},
-}
 
 TWO_STEP = Definition(
     settings=TwoStepConfig,
     make=TwoStep,
     help="The QMIX paper's two-step game: QMIX finds 8, VDN only 7",
-    training=TRAINING,
+    training=training_of_game(2),
 )

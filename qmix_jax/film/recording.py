@@ -49,42 +49,6 @@ class Recording(NamedTuple):
     agent_names: tuple[str, ...] = ()
     """For legends; empty: agent_0, agent_1, ..."""
 
-    @classmethod
-    def cut(
-        cls,
-        episode: int,
-        *,
-        scene: Mapping[str, np.ndarray],
-        reward: np.ndarray,
-        values: "TeamValues",
-        length: np.ndarray,
-        won: np.ndarray | None,
-        title: str,
-        agent_names: tuple[str, ...] = (),
-    ) -> "Recording":
-        """Episode number `episode` of E that were recorded side by side, up to its own length.
-
-        Args:
-            episode: counted from 0.
-            scene: (L+1, E, ...) each.
-            reward: (L, E).
-            values: (L, E, ...) each.
-            length: (E,).
-            won: (E,); None where the environment has no wins.
-            title: of the film.
-            agent_names: of the team.
-        """
-        steps = length[episode]
-        q, q_tot, credit = (None if part is None else part[:steps, episode] for part in values)
-        return cls(
-            scene={name: np.asarray(value[: steps + 1, episode]) for name, value in scene.items()},
-            reward=np.asarray(reward[:steps, episode]),
-            won=None if won is None else bool(won[episode]),
-            title=title,
-            values=values._replace(q=q, q_tot=q_tot, credit=credit),
-            agent_names=agent_names,
-        )
-
     @property
     def returns(self) -> np.ndarray:
         """(L+1,) the return before each step, and at the end."""

@@ -1,7 +1,5 @@
 """What each agent of a trained team does in greedy episodes, and how much the team's value depends on it."""
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,20 +13,7 @@ from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import AgentSums, episode_keys, watch
 from qmix_jax.learning.robustness import BATCH, plan
 from qmix_jax.settings import ConfigError
-from qmix_jax.types import Params
-
-
-class Behaviour(NamedTuple):
-    """Means over the steps at which an agent could choose (more than one legal action); NaN where it never could."""
-
-    steps: np.ndarray
-    """(S, N) how many these steps were."""
-    q: np.ndarray
-    """(S, N) the agent's value of the action that it took, in scaled rewards (`learner.reward_scale`)."""
-    credit: np.ndarray | None
-    """(S, N) dQ_tot / dQ_i; None for independent learners, which have no Q_tot."""
-    actions: np.ndarray
-    """(S, N, A) the share of each action."""
+from qmix_jax.types import Behaviour, Params
 
 
 def observe(

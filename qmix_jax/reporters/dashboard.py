@@ -1,6 +1,5 @@
 """Dashboards on threads of their own. A dashboard that fails or hangs costs one warning and never stops training."""
 
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +7,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 from qmix_jax.config import Config
-from qmix_jax.console import say
+from qmix_jax.console import reason, warn
 from qmix_jax.reporters.base import Dashboard
 from qmix_jax.reporters.tensorboard import TensorBoard
 from qmix_jax.reporters.wandb import WandbRuns
@@ -79,8 +78,7 @@ class Background:
 
     def _fail(self, error: Exception) -> None:
         self._has_failed = True
-        reason = " ".join(str(error).split()) or type(error).__name__
-        _warn(f"{self._name} is off for the rest of this run: {reason[:300]}")
+        _warn(f"{self._name} is off for the rest of this run: {reason(error)}")
 
 
 def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dict]) -> list[Background]:
@@ -97,4 +95,4 @@ def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dic
 
 
 def _warn(text: str) -> None:
-    say(f"warning: {text}; metrics.jsonl holds every row", sys.stderr)
+    warn(f"{text}; metrics.jsonl holds every row")

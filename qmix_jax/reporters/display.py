@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qmix_jax.console import duration, say
-from qmix_jax.records import is_share
-from qmix_jax.reporters.progress import UNKNOWN, RunProgress, compact, known_mean, number
+from qmix_jax.records import is_share, mean
+from qmix_jax.reporters.progress import UNKNOWN, RunProgress, compact, number
 
 
 def make_display(
@@ -31,16 +31,13 @@ def make_display(
     if mode == "none":
         return Display()
     console = Console(file=cast(TextIO, _Unfailing(sys.stdout)))
-    if not console.encoding.startswith("utf") or (mode == "auto" and not _is_live_terminal(console)):
+    is_live = mode != "auto" or (console.is_terminal and not console.is_dumb_terminal)
+    if not console.encoding.startswith("utf") or not is_live:
         mode = "plain"
     progress = RunProgress(title, total_env_steps, num_seeds)
     for row in rows:
         progress.log(row)
     return PlainDisplay(progress) if mode == "plain" else LiveDisplay(progress, console)
-
-
-def _is_live_terminal(console: Console) -> bool:
-    return console.is_terminal and not console.is_dumb_terminal
 
 
 class _Unfailing:
@@ -151,7 +148,7 @@ class LiveDisplay(Display):
             "left": progress.left_text,
             **progress.evaluation,
             "best": progress.best,
-            "loss": number(known_mean(row.get("train/loss"))),
+            "loss": number(mean(row.get("train/loss"))),
             "epsilon": number(row.get("train/epsilon")),
             "compile": duration(row["compile_seconds"]),
         }
@@ -196,10 +193,10 @@ def sparkline(values: list[float], low: float, high: float, width: int) -> str:
     """Blocks of eight heights for values between `low` and `high`, in at most `width` characters."""
     count = min(len(values), width)
     edges = [len(values) * i // count for i in range(count + 1)] if count else []
-    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    heights = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     blocks = "▁▂▃▄▅▆▇█"
     span = high - low or 1.0
-    return "".join(blocks[min(7, max(0, int(8 * (mean - low) / span)))] for mean in means)
+    return "".join(blocks[min(7, max(0, int(8 * (height - low) / span)))] for height in heights)
 
 
 # --- plain -------------------------------------------------------------------------------------------------------
@@ -243,5 +240,5 @@ class PlainDisplay(Display):
             *evaluation,
             ("best", 6, progress.best),
             ("epsilon", 7, number(row.get("train/epsilon"))),
-            ("loss", 8, number(known_mean(row.get("train/loss")))),
+            ("loss", 8, number(mean(row.get("train/loss")))),
         ]

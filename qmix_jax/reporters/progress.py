@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qmix_jax.console import duration
-from qmix_jax.records import count_episodes, is_share, known, metric_names
+from qmix_jax.records import count_episodes, is_share, known, mean, metric_names
 from qmix_jax.statistics import seeds_interval
 
 UNKNOWN = "–"  # noqa: RUF001  (a dash is what a reader expects)
@@ -27,7 +27,7 @@ class RunProgress:
         """Take a row."""
         self._first = self._first or row
         self.row, self._changed = row, self._clock()
-        score = known_mean(row.get(f"eval/{self.score_name}"))
+        score = mean(row.get(f"eval/{self.score_name}"))
         if score is not None:
             self.scores.append(score)
 
@@ -96,12 +96,6 @@ def _training_seconds(row: dict) -> float:
 # --- numbers as text ---------------------------------------------------------------------------------------------
 
 
-def known_mean(value: Any) -> float | None:
-    """The mean over the seeds that have a value."""
-    values = known(value)
-    return sum(values) / len(values) if values else None
-
-
 def number(value: Any) -> str:
     """A number; of several seeds the mean and half of its 95 % interval: `11.00 ± 2.48`."""
     return _with_interval(value, _short)
@@ -121,8 +115,9 @@ def _with_interval(value: Any, show: Callable[[float], str], episodes: int | Non
     summary = seeds_interval(values, episodes)
     if summary is None:
         return UNKNOWN
-    mean, low, high = summary
-    return f"{show(mean)} ± {show(max(mean - low, high - mean))}" if len(values) > 1 else show(mean)
+    middle, low, high = summary
+    shown = show(middle)
+    return f"{shown} ± {show(max(middle - low, high - middle))}" if len(values) > 1 else shown
 
 
 def _short(value: float) -> str:

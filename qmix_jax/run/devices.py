@@ -30,15 +30,11 @@ def split_devices(config: Config, available: int) -> tuple[int, int]:
     `devices=auto` uses the largest number of devices that divides the work; a number of devices is used or refused.
     """
 
-    def data_fits(count: int) -> bool:
-        numbers = (config.rollout.num_envs, config.learner.batch_size, config.evaluation.episodes)
-        return all(number % count == 0 for number in numbers)
-
     splits = [
         (seeds, data)
         for seeds in range(1, available + 1)
         for data in range(1, available // seeds + 1)
-        if config.num_seeds % seeds == 0 and data_fits(data)
+        if config.num_seeds % seeds == 0 and not any(number % data for number in _of_seed(config).values())
     ]
     if config.devices == "auto":
         return max(splits, key=lambda split: (math.prod(split), split[0]))
@@ -47,12 +43,21 @@ def split_devices(config: Config, available: int) -> tuple[int, int]:
         raise ConfigError(f"devices={wanted}, but only {available} are available; use devices=auto")
     exact = [split for split in splits if math.prod(split) == wanted]
     if not exact:
+        together = ", ".join(f"{name}={number}" for name, number in _of_seed(config).items())
         raise ConfigError(
-            f"devices={wanted} cannot share the work: num_seeds={config.num_seeds}, or else rollout.num_envs="
-            f"{config.rollout.num_envs}, learner.batch_size={config.learner.batch_size} and evaluation.episodes="
-            f"{config.evaluation.episodes} together, must be multiples of it; use devices=auto"
+            f"devices={wanted} cannot share the work: num_seeds={config.num_seeds}, or else {together} together, must "
+            "be multiples of it; use devices=auto"
         )
     return max(exact)
+
+
+def _of_seed(config: Config) -> dict[str, int]:
+    """What the devices of one seed share, by setting."""
+    return {
+        "rollout.num_envs": config.rollout.num_envs,
+        "learner.batch_size": config.learner.batch_size,
+        "evaluation.episodes": config.evaluation.episodes,
+    }
 
 
 def describe_idle(config: Config, available: int) -> str:
@@ -63,15 +68,10 @@ def describe_idle(config: Config, available: int) -> str:
     used = math.prod(split_devices(config, available))
     if config.devices != "auto" or used == available:
         return ""
-    numbers = {
-        "rollout.num_envs": config.rollout.num_envs,
-        "learner.batch_size": config.learner.batch_size,
-        "evaluation.episodes": config.evaluation.episodes,
-    }
     ways = [
         available // seeds for seeds in range(available, 0, -1) if available % seeds == config.num_seeds % seeds == 0
     ]
-    obstacles = [{name: (n, data) for name, n in numbers.items() if n % data} for data in ways]
+    obstacles = [{name: (n, data) for name, n in _of_seed(config).items() if n % data} for data in ways]
     fewest = min(obstacles, key=len)
     now = " and ".join(f"{name}={n}" for name, (n, _) in fewest.items())
     better = " ".join(f"{name}={math.ceil(n / data) * data}" for name, (n, data) in fewest.items())

@@ -21,13 +21,7 @@ INTERRUPTED, TERMINATED = 130, 143
 """Stopped by SIGINT or SIGTERM: 128 + the signal's number, as in a shell. SIGHUP (a closed terminal) counts as SIGTERM.
 """
 
-_STATUSES = {
-    "SIGINT": INTERRUPTED,
-    "SIGTERM": TERMINATED,
-    "SIGHUP": TERMINATED,
-    "SIGUSR1": REQUEUE,
-    "SIGUSR2": REQUEUE,
-}
+_STATUSES = {"SIGINT": INTERRUPTED, "SIGTERM": TERMINATED, "SIGHUP": TERMINATED, "SIGUSR1": REQUEUE, "SIGUSR2": REQUEUE}
 STOP_SIGNALS: dict[signal.Signals, int] = {
     getattr(signal, name): status for name, status in _STATUSES.items() if hasattr(signal, name)
 }

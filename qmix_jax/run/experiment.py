@@ -6,32 +6,60 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qmix_jax.build import make_team
-from qmix_jax.config import Config, to_mapping
-from qmix_jax.console import say, warn
-from qmix_jax.files import remove_scratch_files, write_file
-from qmix_jax.records import add_to_manifest, format_rows, note_saved_state, write_manifest
+from qmix_jax.config import Config
+from qmix_jax.config import to_mapping
+from qmix_jax.console import say
+from qmix_jax.console import warn
+from qmix_jax.files import remove_scratch_files
+from qmix_jax.files import write_file
+from qmix_jax.records import add_to_manifest
+from qmix_jax.records import format_rows
+from qmix_jax.records import mean
+from qmix_jax.records import note_saved_state
+from qmix_jax.records import write_manifest
 from qmix_jax.reporters.base import Reporter
-from qmix_jax.reporters.dashboard import Background, make_dashboards
-from qmix_jax.reporters.display import Display, make_display
+from qmix_jax.reporters.dashboard import Background
+from qmix_jax.reporters.dashboard import make_dashboards
+from qmix_jax.reporters.display import Display
+from qmix_jax.reporters.display import make_display
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits, messages, pictures, plan
+from qmix_jax.run import exits
+from qmix_jax.run import messages
+from qmix_jax.run import pictures
+from qmix_jax.run import plan
 from qmix_jax.run.checkpoint import Checkpoint
 from qmix_jax.run.lock import locked
-from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
-from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score, score_metric
-from qmix_jax.run.program import DATA, Program, TrainState
-from qmix_jax.run.resume import ResumePoint, find_resume_point, require_place
+from qmix_jax.run.memory import refuse_what_cannot_fit
+from qmix_jax.run.memory import what_to_lower
+from qmix_jax.run.metrics import BestScores
+from qmix_jax.run.metrics import FrozenSeeds
+from qmix_jax.run.metrics import Seconds
+from qmix_jax.run.metrics import env_steps_at
+from qmix_jax.run.metrics import make_row
+from qmix_jax.run.metrics import score_metric
+from qmix_jax.run.program import DATA
+from qmix_jax.run.program import Program
+from qmix_jax.run.program import TrainState
+from qmix_jax.run.resume import ResumePoint
+from qmix_jax.run.resume import find_resume_point
+from qmix_jax.run.resume import require_place
 from qmix_jax.run.saver import Saver
-from qmix_jax.run.snapshot import PARAMS, Snapshot, state_to_host, to_host
-from qmix_jax.settings import ConfigError, require
+from qmix_jax.run.snapshot import PARAMS
+from qmix_jax.run.snapshot import Snapshot
+from qmix_jax.run.snapshot import state_to_host
+from qmix_jax.run.snapshot import to_host
+from qmix_jax.settings import ConfigError
+from qmix_jax.settings import require
 
 
 def check(config: Config) -> Program:
@@ -48,10 +76,10 @@ def check(config: Config) -> Program:
     return program
 
 
-def run(config: Config, folder: Path, settings: dict, go_on: bool = False, program: Program | None = None) -> int:
+def run(config: Config, folder: Path, settings: dict, resumes: bool = False, program: Program | None = None) -> int:
     """Train as the config says and leave everything in `folder`; returns the exit status.
 
-    With `go_on`, a run that the folder holds is resumed. `program` is that of the config, where it is already checked.
+    With `resumes`, a run that the folder holds is resumed. `program` is the config's, where it is already checked.
 
     Raises:
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
@@ -60,7 +88,7 @@ def run(config: Config, folder: Path, settings: dict, go_on: bool = False, progr
     program = program or check(config)
     with locked(folder):
         start = time.perf_counter()
-        require_place(folder, go_on)
+        require_place(folder, resumes)
         the_run = Run(program, folder, find_resume_point(folder, program), start)
         if (status := _nothing_to_train(the_run)) is not None:
             return status
@@ -185,7 +213,7 @@ class Run:
         self._metric = score_metric(self.config, self.program.env)
         self._best = BestScores(self.config.checkpoint.keep_best)
         for row in self.rows:
-            self._best.add(score(row, self._metric))
+            self._best.add(mean(row.get(self._metric)))
 
     @property
     def config(self) -> Config:
@@ -274,7 +302,7 @@ class Run:
 
     def _save(self, saver: Saver, state: TrainState) -> None:
         """Save the state where it is due, or else the parameters where their score is among the best."""
-        is_among_best = self._best.add(score(self.rows[-1], self._metric))
+        is_among_best = self._best.add(mean(self.rows[-1].get(self._metric)))
         if saver.is_due(self.env_steps):
             saver.save(self._snapshot(state))
         elif is_among_best:
@@ -293,6 +321,6 @@ class Run:
     def _snapshot_of(self, rows: list[dict], items: dict[str, Any]) -> Snapshot:
         last = rows[-1]
         about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
-        about |= {"metric": self._metric, "score": score(last, self._metric)}
+        about |= {"metric": self._metric, "score": mean(last.get(self._metric))}
         about |= {"data_devices": self.program.mesh.shape[DATA], "settings": to_mapping(self.config)}
         return Snapshot(last["env_steps"], items, format_rows(rows), about)

@@ -6,7 +6,7 @@ batch, rollout and evaluation, with factors measured by XLA's `memory_analysis` 
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import psutil
@@ -16,7 +16,7 @@ from qmix_jax.config import AgentConfig, EvaluationConfig, LearnerConfig, Replay
 from qmix_jax.run.devices import SEED
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
-from qmix_jax.types import tree_bytes
+from qmix_jax.types import Params, tree_bytes
 
 USUAL = {
     "num_seeds": 1,
@@ -74,16 +74,18 @@ def estimate(program: Program) -> list[Part]:
     live = num_seeds if program.vmaps_seeds else program.mesh.shape[SEED]
     for_seeds = {"num_seeds": 1} if live == num_seeds else {}
     networks = needs["learner"] + COPIES_OF_PARAMETERS * needs["parameters"]
-    agents = _of_agents(program.shapes.seeds.learner.params)
-    share = sum(leaf.size for _, leaf in agents) * BYTES / max(needs["parameters"], 1)
+    params = program.shapes.seeds.learner.params
+    share = tree_bytes(params["agent"]) / max(needs["parameters"], 1)
     rows = live * config.learner.batch_size * (config.rollout.num_steps + 1)
-    widths, agent_widths = _widths(_leaves(program.shapes.seeds.learner.params)), _widths(agents)
+    widths, agent_widths = _widths(params), _widths(params["agent"])
     stored = OF_TRANSFORMER if config.agent.kind == "transformer" else 1
     numbers = spec.num_agents * (stored * agent_widths + spec.obs_size) + widths - agent_widths
     options = dict.fromkeys(_sizes_of_mixer(program), 1)
     batch = {"learner.batch_size": 1, "rollout.num_steps": 1, **for_seeds}
     of_env = needs["rollout"] / num_seeds / num_envs
     rollout = live * num_envs * (tree_bytes(program.trainer.row()) + program.trainer.fresh_episodes * of_env)
+    for_rollout = {"rollout.num_envs": 1, "rollout.num_steps": 1, "env.starts_per_rollout": 1, **for_seeds}
+    evaluation = EPISODE_COPIES * live * config.evaluation.episodes * of_env
     is_copied = _is_copied(program)
     return [
         Part("replay", needs["replay"] * (1 + is_copied), {"replay.capacity": 1, "num_seeds": 1}),
@@ -91,18 +93,8 @@ def estimate(program: Program) -> list[Part]:
         Part("the mixer", networks * (1 - share), {**options, "num_seeds": 1}),
         Part("environments", needs["rollout"], {"rollout.num_envs": 1, "num_seeds": 1}),
         Part("an update", ACTIVATIONS * BYTES * rows * numbers, {**batch, "agent.hidden_size": 1, **options}, False),
-        Part(
-            "a rollout",
-            rollout,
-            {"rollout.num_envs": 1, "rollout.num_steps": 1, "env.starts_per_rollout": 1, **for_seeds},
-            False,
-        ),
-        Part(
-            "an evaluation",
-            EPISODE_COPIES * live * config.evaluation.episodes * of_env,
-            {"evaluation.episodes": 1, **for_seeds},
-            False,
-        ),
+        Part("a rollout", rollout, for_rollout, False),
+        Part("an evaluation", evaluation, {"evaluation.episodes": 1, **for_seeds}, False),
     ]
 
 
@@ -111,18 +103,10 @@ def _is_copied(program: Program) -> bool:
     return jax.default_backend() == "cpu" and program.config.checkpoint.replay and program.config.has_replay
 
 
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
-    """The arrays (S, ...) of a pytree with their paths."""
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def _of_agents(params: Any) -> list[tuple[str, Any]]:
-    return [(path, leaf) for path, leaf in _leaves(params) if "'agent'" in path]
-
-
-def _widths(leaves: list[tuple[str, Any]]) -> int:
+def _widths(params: Params) -> int:
     """The summed output widths of the matrices among parameters (S, ...)."""
-    return sum(leaf.shape[-1] for path, leaf in leaves if leaf.ndim > 2 and "bias" not in path)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return sum(leaf.shape[-1] for path, leaf in leaves if leaf.ndim > 2 and "bias" not in jax.tree_util.keystr(path))
 
 
 def _sizes_of_mixer(program: Program) -> Iterator[str]:

@@ -13,16 +13,27 @@ from typing import Any
 
 import jax
 
-from qmix_jax.build import environments, from_mapping
-from qmix_jax.config import Config, by_name
+from qmix_jax.build import environments
+from qmix_jax.build import from_mapping
+from qmix_jax.config import Config
+from qmix_jax.config import by_name
+from qmix_jax.console import duration
+from qmix_jax.console import short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.records import FROZEN, is_share, known, metric_names
+from qmix_jax.records import FROZEN
+from qmix_jax.records import is_share
+from qmix_jax.records import known
+from qmix_jax.records import mean
+from qmix_jax.records import metric_names
 from qmix_jax.run import exits
-from qmix_jax.run.devices import DATA, SEED, describe_idle
+from qmix_jax.run.devices import DATA
+from qmix_jax.run.devices import SEED
+from qmix_jax.run.devices import describe_idle
 from qmix_jax.run.memory import gib
-from qmix_jax.run.metrics import score, score_metric
-from qmix_jax.run.program import Program, describe_memory
+from qmix_jax.run.metrics import score_metric
+from qmix_jax.run.program import Program
+from qmix_jax.run.program import describe_memory
 from qmix_jax.run.resume import ResumePoint
 
 ENDINGS = {
@@ -165,8 +176,8 @@ def summary(program: Program, folder: Path, rows: Sequence[dict], status: int, r
     seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     lines = [
         f"{_ending(status, last, received)}: {title(config, program.env)}, "
-        f"{last['env_steps']:,} environment steps{seeds} in {_duration(last['wall_seconds'])} "
-        f"(compiling {last['compile_seconds']:.0f} s)",
+        f"{last['env_steps']:,} environment steps{seeds} in {duration(last['wall_seconds'])} "
+        f"(compiling {duration(last['compile_seconds'])})",
         f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
         *_best_before(config, rows, score_metric(config, program.env)),
         f"  folder: {short(folder)}",
@@ -190,8 +201,8 @@ def _last_scores(row: dict) -> str:
 
 def _best_before(config: Config, rows: Sequence[dict], metric: str) -> list[str]:
     """The best evaluation that is saved, where it is not the last one."""
-    best = max(rows, key=lambda row: -math.inf if (value := score(row, metric)) is None else value)
-    top, last = score(best, metric), score(rows[-1], metric)
+    best = max(rows, key=lambda row: -math.inf if (value := mean(row.get(metric))) is None else value)
+    top, last = mean(best.get(metric)), mean(rows[-1].get(metric))
     if not config.checkpoint.keep_best or top is None or (last is not None and top <= last):
         return []
     shown = _describe_score(metric.partition("/")[2], [top])
@@ -203,12 +214,8 @@ def _describe_score(name: str, value: list[float | None]) -> str:
     words = name.replace("_", " ")
     if not values:
         return f"{words} unknown"
-    text = f"{words} {show.format(sum(values) / len(values))}"
+    text = f"{words} {show.format(mean(values))}"
     return text + (f" (seeds: {', '.join(map(show.format, values))})" if len(values) > 1 else "")
-
-
-def _duration(seconds: float) -> str:
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 # --- the next commands -------------------------------------------------------------------------------------------
@@ -254,11 +261,6 @@ def _as_override(value: Any) -> str:
 def command_line(overrides: list[str]) -> str:
     """Overrides, quoted for a shell."""
     return " ".join(map(shlex.quote, overrides))
-
-
-def short(path: Path) -> Path:
-    """The path relative to the current folder, where it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _command() -> str:

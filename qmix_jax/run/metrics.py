@@ -12,7 +12,7 @@ from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv, metric_names
 from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.rollout import EpisodeSums
-from qmix_jax.records import FROZEN, known
+from qmix_jax.records import FROZEN
 from qmix_jax.run.program import ChunkMetrics, Program
 from qmix_jax.settings import require_one_of
 from qmix_jax.types import Clock, Params
@@ -145,12 +145,6 @@ def score_metric(config: Config, env: TeamEnv) -> str:
     choices = [f"{prefix}/{name}" for prefix in ("eval", "train") for name in ("return", "episode_length", *names)]
     require_one_of("checkpoint.metric", wanted, ["auto", *choices])
     return wanted
-
-
-def score(row: dict, metric: str) -> float | None:
-    """The mean of a metric over seeds; None where no seed has one."""
-    values = known(row.get(metric))
-    return sum(values) / len(values) if values else None
 
 
 class BestScores:

@@ -2,15 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from qmix_jax.analysis.curve import draw_curve
+from qmix_jax.config import Config
+from qmix_jax.console import reason
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.learning.evaluate import RecordedEpisodes
 from qmix_jax.records import best_seed
 from qmix_jax.run.messages import title
 from qmix_jax.run.program import Program
-from qmix_jax.types import Params
+from qmix_jax.types import Params, TeamValues
+
+if TYPE_CHECKING:
+    from qmix_jax.film.recording import Recording
 
 CURVE, FILM = "curve.png", "policy.gif"
 FILM_CANDIDATES = 8
@@ -36,27 +44,33 @@ def draw(program: Program, folder: Path, rows: list[dict], params: Params | None
             say("painting the film")
             paint_film(program, folder / FILM, rows, params)
     except Exception as error:  # a run is worth more than its pictures
-        say(f"warning: no pictures of the run: {str(error) or type(error).__name__}")
+        say(f"warning: no pictures of the run: {reason(error)}")
 
 
 def paint_film(program: Program, path: Path, rows: list[dict], params: Params) -> None:
     """Paint the best seed's greedy episode with the median return."""
     from qmix_jax.film.gif import save_gif
     from qmix_jax.film.painter import painter_of
-    from qmix_jax.film.recording import Recording
 
     config, env = program.config, program.env
     params = jax.tree.map(lambda leaf: leaf[best_seed(rows[-1])], params)
     play = program.compile_record(params, FILM_CANDIDATES)
     record = jax.device_get(play(params, jax.random.key(config.seed)))
     chosen = int(np.argsort(record.episodes.total)[FILM_CANDIDATES // 2])
-    recording = Recording.cut(
-        chosen,
-        scene=record.scene,
-        reward=record.reward,
-        values=record.values,
-        length=record.episodes.length,
-        won=record.episodes.metrics.get("win_rate"),
+    save_gif(painter_of(env)(cut_episode(record, chosen, config, env)), path)
+
+
+def cut_episode(record: RecordedEpisodes, episode: int, config: Config, env: TeamEnv) -> "Recording":
+    """Episode number `episode`, counted from 0, of those that were recorded side by side, up to its own length."""
+    from qmix_jax.film.recording import Recording
+
+    steps, won = record.episodes.length[episode], record.episodes.metrics.get("win_rate")
+    parts = (None if part is None else part[:steps, episode] for part in record.values)
+    return Recording(
+        scene={name: np.asarray(value[: steps + 1, episode]) for name, value in record.scene.items()},
+        reward=np.asarray(record.reward[:steps, episode]),
+        won=None if won is None else bool(won[episode]),
         title=title(config, env),
+        values=TeamValues(*parts),  # pyright: ignore[reportArgumentType]
+        agent_names=env.spec.agent_names,
     )
-    save_gif(painter_of(env)(recording), path)

@@ -61,46 +61,23 @@ def rounding(config: Config) -> list[str]:
 
 def warnings(config: Config) -> list[str]:
     """What the settings schedule after the end of the run, a line each."""
-    return [line for line in (_epsilon(config), _evaluation(config), _target(config), _batch(config)) if line]
-
-
-def _epsilon(config: Config) -> str:
-    exploration, end = config.exploration, config.trained_env_steps
+    end, every = config.trained_env_steps, config.evaluation.every_env_steps
+    exploration, target, batch_size = config.exploration, config.target, config.learner.batch_size
     start, finish, decay = exploration.start, exploration.finish, exploration.decay_env_steps
-    if start == finish or decay <= end:
-        return ""
-    reached = start + (finish - start) * end / decay
-    return (
-        f"epsilon ends at {reached:.2g} instead of exploration.finish={finish:g}: exploration.decay_env_steps={decay} "
-        f"is longer than the run of {end:,} environment steps"
-    )
-
-
-def _evaluation(config: Config) -> str:
-    every, end = config.evaluation.every_env_steps, config.trained_env_steps
-    if every <= end:
-        return ""
-    return (
+    first, gathered = learning(config).first, end // config.rollout.num_steps
+    reached = start + (finish - start) * end / max(decay, 1)
+    found = {
+        f"epsilon ends at {reached:.2g} instead of exploration.finish={finish:g}: "
+        f"exploration.decay_env_steps={decay} is longer than the run of {end:,} environment steps": (
+            start != finish and decay > end
+        ),
         f"one evaluation only, at the end: evaluation.every_env_steps={every} is longer than the run of {end:,} "
-        f"environment steps"
-    )
-
-
-def _target(config: Config) -> str:
-    every, end, first = config.target.every_env_steps, config.trained_env_steps, learning(config).first
-    if config.target.mode != "hard" or end // every > first // every:
-        return ""
-    return (
+        "environment steps": every > end,
         f"the target network is never updated: learning starts at step {first:,} and the run ends at {end:,}, with no "
-        f"multiple of target.every_env_steps={every} between"
-    )
-
-
-def _batch(config: Config) -> str:
-    gathered = config.trained_env_steps // config.rollout.num_steps
-    if not config.has_replay or gathered >= config.learner.batch_size:
-        return ""
-    return (
-        f"every batch repeats sequences: the run of {config.trained_env_steps:,} environment steps has {gathered}, "
-        f"fewer than learner.batch_size={config.learner.batch_size}"
-    )
+        f"multiple of target.every_env_steps={target.every_env_steps} between": (
+            target.mode == "hard" and end // target.every_env_steps <= first // target.every_env_steps
+        ),
+        f"every batch repeats sequences: the run of {end:,} environment steps has {gathered}, fewer than "
+        f"learner.batch_size={batch_size}": config.has_replay and gathered < batch_size,
+    }
+    return [line for line, applies in found.items() if applies]

@@ -1,6 +1,5 @@
 """Resuming a run: the checkpoint in its folder, and the settings that may change."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from qmix_jax.records import FROZEN, HAS_STATE, read_manifest, read_metrics
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
 from qmix_jax.run.program import Program, TrainState
 from qmix_jax.run.trained import read_config, read_config_of
-from qmix_jax.settings import ConfigError, flatten, nearest, require
+from qmix_jax.settings import ConfigError, flatten, merge, nearest, require
 from qmix_jax.untrusted import read_settings
 
 MAY_CHANGE = (
@@ -84,10 +83,10 @@ def _rows(folder: Path) -> list[dict]:
     return read_metrics(path) if path.is_file() else []
 
 
-def require_place(folder: Path, go_on: bool) -> None:
+def require_place(folder: Path, resumes: bool) -> None:
     """Raise ConfigError where a new run would overwrite the results of another."""
     require(
-        go_on or not holds_run(folder),
+        resumes or not holds_run(folder),
         f"{folder} holds a run: add resume=auto to resume it, or name another folder, hydra.run.dir=FOLDER",
     )
 
@@ -154,7 +153,8 @@ def find_resume_point(folder: Path, program: Program) -> ResumePoint:
         is_left = checkpoint.env_steps < config.total_env_steps
         state = checkpoint.restore(program) if is_left else None
         later = [each for each in found if each.env_steps > checkpoint.env_steps]
-        assumed = _assumed(checkpoint, config)
+        known = by_name(config) if checkpoint.settings is None else flatten(checkpoint.settings)
+        assumed = {name: value for name, value in by_name(config).items() if name not in known}
         is_cured = any(not _is_one_of(name, NO_CURE) for name in changed)
         return ResumePoint(checkpoint, state, saved_rows, changed, assumed, later, None if is_cured else met_nan)
 
@@ -181,11 +181,6 @@ def _met_nan(rows: list[dict]) -> int | None:
     return max(frozen) if is_over else None  # pyright: ignore[reportArgumentType]
 
 
-def _assumed(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
-    known = flatten(checkpoint.settings) if checkpoint.settings is not None else by_name(config)
-    return {name: value for name, value in by_name(config).items() if name not in known}
-
-
 # --- from the command line ---------------------------------------------------------------------------------------
 
 
@@ -202,7 +197,7 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
     from yaml import YAMLError
 
     written = read_settings(folder)
-    settings = _merge(_settings(folder) or {}, written)
+    settings = merge(_settings(folder) or {}, written)
     try:
         known = by_name(from_mapping(settings))
     except ConfigError as error:
@@ -218,12 +213,3 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
         return OmegaConf.to_container(merged, resolve=True)  # pyright: ignore[reportReturnType]
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from error
-
-
-def _merge(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested mappings as one; where both have a value, it is that of the second."""
-    merged = dict(settings)
-    for name, value in others.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged

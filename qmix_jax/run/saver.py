@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 from qmix_jax.config import CheckpointConfig
+from qmix_jax.console import reason
 from qmix_jax.run.checkpoint import Checkpoint, retain, write
 from qmix_jax.run.snapshot import Snapshot
 
@@ -127,7 +128,7 @@ class Saver:
         try:
             write(self._folder, snapshot)
         except Exception as error:  # whatever Orbax and its stores raise
-            self._fail(snapshot.env_steps, " ".join(str(error).split())[:300] or type(error).__name__)
+            self._fail(snapshot.env_steps, reason(error))
             return False
         if not self._is_stuck:
             self.failure = ""

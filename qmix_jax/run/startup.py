@@ -10,8 +10,13 @@ from functools import cache
 from pathlib import Path
 
 from qmix_jax.console import say
-from qmix_jax.run.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
-from qmix_jax.settings import ConfigError, require
+from qmix_jax.console import warn
+from qmix_jax.run.exits import NOT_SAVED
+from qmix_jax.run.exits import OUT_OF_MEMORY
+from qmix_jax.run.exits import USAGE_ERROR
+from qmix_jax.run.exits import is_out_of_memory
+from qmix_jax.settings import ConfigError
+from qmix_jax.settings import require
 
 AUTO = "auto"
 
@@ -115,11 +120,7 @@ def keep_compiled_programs() -> None:
     except OSError:
         is_kept = False
     if not is_kept:
-        say(
-            f"warning: compiled programs are not kept, {place} is not writable; JAX_COMPILATION_CACHE_DIR=FOLDER "
-            "names another place",
-            sys.stderr,
-        )
+        warn(f"compiled programs are not kept, {place} is not writable; JAX_COMPILATION_CACHE_DIR=FOLDER names another")
 
 
 def _cache_home() -> Path:

@@ -10,14 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.agents import Agents
-from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers
-from qmix_jax.config import Config, by_name
+from qmix_jax.build import environments
+from qmix_jax.build import from_mapping
+from qmix_jax.build import make_agents
+from qmix_jax.build import make_team
+from qmix_jax.build import mixers
+from qmix_jax.config import Config
+from qmix_jax.config import by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.trainer import Trainer
-from qmix_jax.run.checkpoint import Checkpoint, find
+from qmix_jax.run.checkpoint import Checkpoint
+from qmix_jax.run.checkpoint import find
 from qmix_jax.run.snapshot import leaves_by_path
-from qmix_jax.settings import ConfigError, require
+from qmix_jax.settings import ConfigError
+from qmix_jax.settings import require
 from qmix_jax.types import Params
 from qmix_jax.untrusted import read_settings
 
@@ -87,23 +94,19 @@ def read_config_of(checkpoint: Checkpoint) -> Config:
 
 
 def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
-    """The config of settings that were read from `path`."""
+    """The config of settings that were read from `path`; raises ConfigError where this version cannot use them."""
     for group, choices in {"env": environments(), "algorithm": mixers()}.items():
-        _require_known(path, group, settings.get(group), list(choices))
+        section = settings.get(group)
+        name = section.get("name") if isinstance(section, dict) else None
+        require(
+            not isinstance(name, str) or name in choices,
+            f"{path} was trained with {group}={name}, which this installation does not know (it has "
+            f"{', '.join(choices)}); use the installation that it was trained with, or add {name} to this one",
+        )
     try:
         return from_mapping(settings)
     except ConfigError as error:
         raise ConfigError(f"{path} was made by another version of qmix_jax: {error}") from error
-
-
-def _require_known(path: Path, group: str, section: Any, choices: list[str]) -> None:
-    """Raise ConfigError where this installation does not have the run's environment or mixer."""
-    name = section.get("name") if isinstance(section, dict) else None
-    require(
-        not isinstance(name, str) or name in choices,
-        f"{path} was trained with {group}={name}, which this installation does not know (it has {', '.join(choices)}); "
-        f"use the installation that it was trained with, or add {name} to this one",
-    )
 
 
 def _warn_of_edits(folder: Path, written: Config, trained: Config) -> None:

@@ -2,16 +2,18 @@
 
 import traceback
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from qmix_jax.build import from_mapping
 from qmix_jax.config import Config
 from qmix_jax.console import say
+from qmix_jax.console import short
 from qmix_jax.run import startup
-from qmix_jax.run.exits import FAILED, STOPPED
+from qmix_jax.run.exits import FAILED
+from qmix_jax.run.exits import STOPPED
 from qmix_jax.settings import require
 
 
@@ -58,14 +60,16 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
     Does not start JAX. What depends on devices is checked when a job runs.
     """
     startup.import_jax()
-    from qmix_jax.run import lock, plan, resume
+    from qmix_jax.run import lock
+    from qmix_jax.run import plan
+    from qmix_jax.run import resume
 
     configs = [job.config for job in job_list.jobs]
     for job, config in zip(job_list.jobs, configs, strict=True):
         plan.check(config)
         needs_folder = resumes and job.dated
         require(not needs_folder, f"resume=auto needs a folder that is the same at every start: add {job.dated}=FOLDER")
-        folder = _short(job.folder)
+        folder = short(job.folder)
         lock.require_unlocked(folder)
         resume.require_place(folder, resumes)
         if resumes:
@@ -103,9 +107,11 @@ def run_job(job: Job, resumes: bool = False) -> int:
         ConfigError: the settings cannot work on this machine or in this folder; nothing has been written.
         OSError: the folder cannot be written to.
     """
+    from hydra.core.utils import env_override
+
     from qmix_jax.run import experiment
 
-    with _environment(job.environment):
+    with env_override(dict(job.environment)):
         program = experiment.check(job.config)
         _write(job.files)
         return experiment.run(program.config, job.folder, job.settings, resumes, program)
@@ -123,20 +129,6 @@ def _run_reported(job: Job, resumes: bool, is_only: bool) -> int:
                 raise
             traceback.print_exc()
             return FAILED
-
-
-def _short(folder: Path) -> Path:
-    """The folder relative to the current one, where it lies below it."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-
-
-def _environment(variables: Mapping[str, str]) -> Any:
-    """A context in which the environment variables are set."""
-    if not variables:
-        return nullcontext()
-    from hydra.core.utils import env_override
-
-    return env_override(dict(variables))
 
 
 def _write(files: Mapping[Path, str]) -> None:

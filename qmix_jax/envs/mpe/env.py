@@ -1,18 +1,22 @@
 """JaxMARL's particle worlds under the TeamEnv contract."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
+from jaxtyping import Int
 
-from qmix_jax.envs.jaxmarl_import import episode_limit, only_parts_of_jaxmarl
+from qmix_jax.envs.base import painted_by
+from qmix_jax.envs.jaxmarl_import import episode_limit
+from qmix_jax.envs.jaxmarl_import import only_parts_of_jaxmarl
 from qmix_jax.envs.layout import Layout
 from qmix_jax.envs.mpe.layout import mpe_layout
 from qmix_jax.envs.mpe.settings import MpeConfig
-from qmix_jax.types import Observation, Outcome, TeamSpec
+from qmix_jax.types import Observation
+from qmix_jax.types import Outcome
+from qmix_jax.types import TeamSpec
 
 with only_parts_of_jaxmarl():
     from jaxmarl.environments import mpe
@@ -72,6 +76,8 @@ class Mpe:
     the agents' observations side by side. Every episode is truncated at the time limit; none terminates.
     """
 
+    painter = painted_by("qmix_jax.envs.mpe.painter:paint_mpe")
+
     def __init__(self, settings: MpeConfig):
         self._task, self._env = settings.task, _lean(getattr(mpe, CLASSES[settings.task]))()
         names = tuple(self._env.agents)
@@ -123,13 +129,6 @@ class Mpe:
     def layout(self) -> Layout:
         """What observations and actions mean."""
         return mpe_layout(self._task, self.spec.agent_names, self._env.num_landmarks, self._env.dim_c)
-
-    @property
-    def painter(self) -> Callable:
-        """The painter of its films."""
-        from qmix_jax.envs.mpe.painter import paint_mpe
-
-        return paint_mpe
 
     def scene(self, state: Any) -> dict[str, Any]:
         """Agents and landmarks by position, with goals and messages where the task has them."""

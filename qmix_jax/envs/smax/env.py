@@ -1,12 +1,12 @@
 """SMAX under the TeamEnv contract."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from qmix_jax.envs.base import painted_by
 from qmix_jax.envs.jaxmarl_import import episode_limit, only_parts_of_jaxmarl
 from qmix_jax.envs.layout import Layout
 from qmix_jax.envs.smax.battle import Battle
@@ -29,6 +29,8 @@ class Smax:
     won when every enemy is dead and an ally is alive; the time limit truncates it. The rules are JaxMARL's;
     `battle.Battle` computes them four times faster than JaxMARL's own step.
     """
+
+    painter = painted_by("qmix_jax.envs.smax.painter:paint_smax")
 
     def __init__(self, settings: SmaxConfig):
         require_one_of("env.map", settings.map, MAP_NAME_TO_SCENARIO)
@@ -81,13 +83,6 @@ class Smax:
     def layout(self) -> Layout:
         """What observations and actions mean."""
         return smax_layout(self._rules.num_allies, self._rules.num_enemies, self._unit_types)
-
-    @property
-    def painter(self) -> Callable:
-        """The painter of its films."""
-        from qmix_jax.envs.smax.painter import paint_smax
-
-        return paint_smax
 
     def scene(self, state: BattleState) -> dict[str, Any]:
         """Units by position, health and type, and their targets in the previous step."""

@@ -16,7 +16,7 @@ from qmix_jax.deployed_agent import Shield, narrow
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.settings import ConfigError, nearest, require
-from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec, global_state
+from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, global_state
 
 
 def load_shield(path: str) -> Shield:
@@ -54,15 +54,11 @@ class Shielded:
 
     def __init__(self, env: TeamEnv, path: str):
         self._env, self._shield = env, load_shield(path)
+        self.spec = env.spec
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
         except Exception as error:  # the shield can raise anything
             raise ConfigError(f"env.shield={path} does not work on {env.spec.name}: {_one_line(error)}") from error
-
-    @property
-    def spec(self) -> TeamSpec:
-        """Sizes, names and limits."""
-        return self._env.spec
 
     def layout(self) -> Layout:
         """What observations and actions mean."""

@@ -21,7 +21,7 @@ from qmix_jax.mixers import MIXERS
 from qmix_jax.run import startup
 from qmix_jax.run.exits import NOT_SAVED, STOPPED
 from qmix_jax.settings import ConfigError
-from qmix_jax.sweep import jobs
+from qmix_jax.sweep import jobs, worker
 
 PRESETS = list(choices("preset"))
 
@@ -57,6 +57,7 @@ def experiment(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "qmix_jax.run.experiment", fake)
     monkeypatch.setattr(qmix_jax.run, "experiment", fake, raising=False)
     monkeypatch.setattr(startup, "start_jax", fake.devices.extend)
+    monkeypatch.setattr(worker, "run_in_own_process", worker.run_reported)
     monkeypatch.chdir(tmp_path)
     return fake
 

@@ -7,16 +7,12 @@ Axes are always in this order, and a leading axis that a function does not menti
 A record holds arrays of one environment (or of one sequence) where its docstring names no T or B.
 """
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
-from jaxtyping import Bool
-from jaxtyping import Float
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Float, Int
 
 Params = Any
 """A pytree of network parameters."""

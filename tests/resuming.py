@@ -10,17 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TINY
-from conftest import merge
+from conftest import TINY, merge
 
 from qmix_jax.build import from_mapping
-from qmix_jax.config import CheckpointConfig
-from qmix_jax.config import LoggingConfig
+from qmix_jax.config import CheckpointConfig, LoggingConfig
 from qmix_jax.records import read_metrics
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits
-from qmix_jax.run import experiment
-from qmix_jax.run import pictures
+from qmix_jax.run import exits, experiment, pictures
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.compilation import compile_quickly
 from qmix_jax.run.program import Program

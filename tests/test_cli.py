@@ -14,17 +14,14 @@ from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.arguments import Progress
 from qmix_jax.cli.conf import choices
-from qmix_jax.cli.overrides import OTHER_NAMES
-from qmix_jax.cli.overrides import environment_of
-from qmix_jax.config import Config
-from qmix_jax.config import by_name
+from qmix_jax.cli.overrides import OTHER_NAMES, environment_of
+from qmix_jax.config import Config, by_name
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import startup
-from qmix_jax.run.exits import NOT_SAVED
-from qmix_jax.run.exits import STOPPED
+from qmix_jax.run.exits import NOT_SAVED, STOPPED
 from qmix_jax.settings import ConfigError
-from qmix_jax.sweep import jobs
+from qmix_jax.sweep import jobs, worker
 
 PRESETS = list(choices("preset"))
 
@@ -60,6 +57,7 @@ def experiment(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "qmix_jax.run.experiment", fake)
     monkeypatch.setattr(qmix_jax.run, "experiment", fake, raising=False)
     monkeypatch.setattr(startup, "start_jax", fake.devices.extend)
+    monkeypatch.setattr(worker, "run_in_own_process", worker.run_reported)
     monkeypatch.chdir(tmp_path)
     return fake
 

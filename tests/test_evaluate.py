@@ -10,35 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
-from conftest import merge
-from conftest import untrained_run
+from conftest import TINY, merge, untrained_run
 
 from qmix_jax.actions import random_action
 from qmix_jax.analysis import scores
-from qmix_jax.build import from_mapping
-from qmix_jax.build import make_agents
-from qmix_jax.build import make_env
-from qmix_jax.build import make_mixer
+from qmix_jax.build import from_mapping, make_agents, make_env, make_mixer
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.evaluate import on_map
 from qmix_jax.learning import robustness
-from qmix_jax.learning.evaluate import episode_keys
-from qmix_jax.learning.evaluate import evaluate
-from qmix_jax.learning.evaluate import play_episodes
-from qmix_jax.learning.evaluate import record
-from qmix_jax.learning.evaluate import team_key
-from qmix_jax.learning.robustness import ParallelEvaluator
-from qmix_jax.learning.robustness import disturbed
-from qmix_jax.learning.robustness import plan
-from qmix_jax.learning.robustness import undisturbed
-from qmix_jax.run.trained import TrainedRun
-from qmix_jax.run.trained import load_run
+from qmix_jax.learning.evaluate import episode_keys, evaluate, play_episodes, record, team_key
+from qmix_jax.learning.robustness import ParallelEvaluator, disturbed, plan, undisturbed
+from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError
-from qmix_jax.statistics import nested_bootstrap
-from qmix_jax.statistics import share_interval
-from qmix_jax.types import AgentInput
-from qmix_jax.types import Behaviour
+from qmix_jax.statistics import nested_bootstrap, share_interval
+from qmix_jax.types import AgentInput, Behaviour
 
 SEEDS = 2
 

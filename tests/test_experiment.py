@@ -12,20 +12,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TINY
-from conftest import merge
-from conftest import tiny
-from pictures import near
-from pictures import pixels
+from conftest import TINY, merge, tiny
+from pictures import near, pixels
 
 from qmix_jax.build import from_mapping
 from qmix_jax.config import to_mapping
-from qmix_jax.film.canvas import GOLD
-from qmix_jax.film.canvas import SIZE
+from qmix_jax.film.canvas import GOLD, SIZE
 from qmix_jax.learning.evaluate import evaluate
 from qmix_jax.records import read_metrics
-from qmix_jax.run import exits
-from qmix_jax.run import experiment
+from qmix_jax.run import exits, experiment
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.program import Program
 from qmix_jax.run.trained import load_run

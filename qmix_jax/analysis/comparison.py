@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from itertools import pairwise
-from itertools import product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 
 from qmix_jax.analysis.runs import Group
 from qmix_jax.records import is_share
 from qmix_jax.settings import require
-from qmix_jax.statistics import Estimate
-from qmix_jax.statistics import TaskScores
-from qmix_jax.statistics import interquartile_mean_interval
-from qmix_jax.statistics import probability_of_improvement
+from qmix_jax.statistics import Estimate, TaskScores, interquartile_mean_interval, probability_of_improvement
 
 
 @dataclass(frozen=True)

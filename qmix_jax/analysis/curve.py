@@ -2,22 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-from typing import Any
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qmix_jax.analysis.drawing import FAINT
-from qmix_jax.analysis.drawing import INK
-from qmix_jax.analysis.drawing import MAIN
-from qmix_jax.analysis.drawing import limit_to_lines
-from qmix_jax.analysis.drawing import tidy
+from qmix_jax.analysis.drawing import FAINT, INK, MAIN, limit_to_lines, tidy
 from qmix_jax.console import duration
 from qmix_jax.files import write_png
-from qmix_jax.records import count_episodes
-from qmix_jax.records import is_share
-from qmix_jax.records import metric_names
+from qmix_jax.records import count_episodes, is_share, metric_names
 from qmix_jax.statistics import mean_over_seeds
 
 if TYPE_CHECKING:

@@ -1,11 +1,8 @@
 """Run folders, read and grouped: the runs of a group differ only in their seeds."""
 
 import math
-from collections.abc import Iterable
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +11,8 @@ import numpy as np
 
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
-from qmix_jax.records import FROZEN
-from qmix_jax.records import metric_names
-from qmix_jax.records import read_metrics
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import flatten
-from qmix_jax.settings import require
+from qmix_jax.records import FROZEN, metric_names, read_metrics
+from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings
 
 NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")

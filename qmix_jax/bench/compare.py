@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from qmix_jax.bench.report import show
-from qmix_jax.bench.report import table
+from qmix_jax.bench.report import show, table
 from qmix_jax.files import read_json
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import flatten
-from qmix_jax.settings import require
+from qmix_jax.settings import ConfigError, flatten, require
 
 MARGINS = {0: 0.0, 1: 0.25}
 """Relative change that counts as noise, by the number of repeats: a counted figure has no noise, one that is measured

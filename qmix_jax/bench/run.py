@@ -5,20 +5,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from qmix_jax.bench import compare
-from qmix_jax.bench import report
-from qmix_jax.bench.measure import Figures
-from qmix_jax.bench.measure import measure
+from qmix_jax.bench import compare, report
+from qmix_jax.bench.measure import Figures, measure
 from qmix_jax.bench.picture import draw
-from qmix_jax.bench.scaling import Measured
-from qmix_jax.bench.scaling import growth_figures
-from qmix_jax.bench.scaling import measure_growth
+from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
 from qmix_jax.config import Config
-from qmix_jax.files import write_file
-from qmix_jax.files import write_json
+from qmix_jax.files import write_file, write_json
 from qmix_jax.records import describe_machine
-from qmix_jax.run import experiment
-from qmix_jax.run import messages
+from qmix_jax.run import experiment, messages
 from qmix_jax.run.program import Program
 from qmix_jax.settings import ConfigError
 

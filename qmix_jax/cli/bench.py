@@ -6,8 +6,7 @@ from pathlib import Path
 
 from qmix_jax.bench.probe import PARTS
 from qmix_jax.build import from_mapping
-from qmix_jax.cli.arguments import Parser
-from qmix_jax.cli.arguments import count_from
+from qmix_jax.cli.arguments import Parser, count_from
 from qmix_jax.run import startup
 from qmix_jax.settings import require
 
@@ -44,8 +43,7 @@ def main(arguments: list[str]) -> int:
     startup.start_jax([config.devices])
     import jax
 
-    from qmix_jax.bench.run import BenchOptions
-    from qmix_jax.bench.run import bench
+    from qmix_jax.bench.run import BenchOptions, bench
 
     jax.config.update("jax_enable_compilation_cache", False)  # a cached program would not be compiled
     bench(config, settings, BenchOptions(options.out, not options.quick, earlier, options.profile))

@@ -3,11 +3,9 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from qmix_jax.settings import require
-from qmix_jax.settings import require_one_of
+from qmix_jax.settings import require, require_one_of
 
 if TYPE_CHECKING:
     from qmix_jax.learning.robustness import Disturbance

@@ -7,33 +7,21 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qmix_jax.build import environments
-from qmix_jax.build import make_env
-from qmix_jax.cli.arguments import Progress
-from qmix_jax.cli.arguments import count_from
-from qmix_jax.cli.arguments import output
-from qmix_jax.cli.arguments import run_parser
-from qmix_jax.cli.disturbances import Kind
-from qmix_jax.cli.disturbances import add_disturbances
-from qmix_jax.cli.disturbances import idle_action
-from qmix_jax.cli.disturbances import kinds_of
+from qmix_jax.build import environments, make_env
+from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
+from qmix_jax.cli.disturbances import Kind, add_disturbances, idle_action, kinds_of
 from qmix_jax.run import startup
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import require_one_of
+from qmix_jax.settings import ConfigError, require_one_of
 
 if TYPE_CHECKING:
     from qmix_jax.agents import Agents
-    from qmix_jax.analysis.scores import Scores
-    from qmix_jax.analysis.scores import SeverityTable
+    from qmix_jax.analysis.scores import Scores, SeverityTable
     from qmix_jax.envs.base import TeamEnv
-    from qmix_jax.learning.robustness import Disturbance
-    from qmix_jax.learning.robustness import ParallelEvaluator
+    from qmix_jax.learning.robustness import Disturbance, ParallelEvaluator
     from qmix_jax.run.trained import TrainedRun
-    from qmix_jax.types import Behaviour
-    from qmix_jax.types import TeamSpec
+    from qmix_jax.types import Behaviour, TeamSpec
 
 STDOUT = Path("-")
 
@@ -58,8 +46,7 @@ def main(arguments: list[str]) -> int:
     """Evaluate as the command line says; returns the exit status."""
     options = parse(arguments)
     startup.start_jax([startup.AUTO])
-    from qmix_jax.analysis.scores import agents_to_plain
-    from qmix_jax.analysis.scores import format_agents
+    from qmix_jax.analysis.scores import agents_to_plain, format_agents
     from qmix_jax.learning.robustness import ParallelEvaluator
     from qmix_jax.run.trained import load_run
 
@@ -179,8 +166,7 @@ def watch_agents(scorer: Scorer) -> "Behaviour":
 
 def score_all(scorer: Scorer, kinds: list[Kind]) -> "tuple[Scores, list[SeverityTable]]":
     """The undisturbed scores, and a table for each kind that begins with them."""
-    from qmix_jax.analysis.scores import SeverityRow
-    from qmix_jax.analysis.scores import SeverityTable
+    from qmix_jax.analysis.scores import SeverityRow, SeverityTable
 
     plays = 1 + sum(len(kind.trials) for kind in kinds)
     episodes = plays * scorer.evaluator.episodes * scorer.run.config.num_seeds
@@ -221,8 +207,7 @@ def to_document(
 
 def to_text(document: dict[str, Any], scores: "Scores", tables: "list[SeverityTable]") -> str:
     """The results as text."""
-    from qmix_jax.analysis.scores import format_scores
-    from qmix_jax.analysis.scores import format_table
+    from qmix_jax.analysis.scores import format_scores, format_table
 
     place, trained = document["tested_on"], document["trained_on"]
     where = trained if place == trained else f"{trained}, tested on {place}"

@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmix_jax.cli.arguments import Progress
-from qmix_jax.cli.arguments import count_from
-from qmix_jax.cli.arguments import output
-from qmix_jax.cli.arguments import run_parser
+from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
 from qmix_jax.run import startup
 from qmix_jax.settings import require
 
 if TYPE_CHECKING:
-    from qmix_jax.film.recording import Painter
-    from qmix_jax.film.recording import Recording
+    from qmix_jax.film.recording import Painter, Recording
     from qmix_jax.run.trained import TrainedRun
 
 SUFFIXES = (".gif", ".mp4", ".png")
@@ -88,8 +84,7 @@ def picture(text: str) -> Path:
 
 def best_team(run: "TrainedRun", folder: Path) -> int:
     """The seed, counted from 0, whose last evaluation was best; 0 where no evaluation is recorded."""
-    from qmix_jax.records import best_seed
-    from qmix_jax.records import read_metrics
+    from qmix_jax.records import best_seed, read_metrics
 
     path = folder / "metrics.jsonl"
     rows = read_metrics(path) if run.config.num_seeds > 1 and path.is_file() else []
@@ -101,9 +96,7 @@ def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Record
     import jax
 
     from qmix_jax.build import make_mixer
-    from qmix_jax.learning.evaluate import episode_keys
-    from qmix_jax.learning.evaluate import record
-    from qmix_jax.learning.evaluate import team_key
+    from qmix_jax.learning.evaluate import episode_keys, record, team_key
     from qmix_jax.run.compilation import compile_quickly
     from qmix_jax.run.pictures import cut_episode
 

@@ -20,36 +20,22 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from qmix_jax.console import reason
-from qmix_jax.console import warn
-from qmix_jax.files import read_json
-from qmix_jax.files import write_file
-from qmix_jax.files import write_json
+from qmix_jax.console import reason, warn
+from qmix_jax.files import read_json, write_file, write_json
 from qmix_jax.learning import replay
-from qmix_jax.records import known
-from qmix_jax.records import versions
-from qmix_jax.run.program import DATA
-from qmix_jax.run.program import Program
-from qmix_jax.run.program import TrainState
-from qmix_jax.run.snapshot import PARAMS
-from qmix_jax.run.snapshot import REPLAY
-from qmix_jax.run.snapshot import STATE
-from qmix_jax.run.snapshot import Snapshot
-from qmix_jax.run.snapshot import state_from_host
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import require
+from qmix_jax.records import known, versions
+from qmix_jax.run.program import DATA, Program, TrainState
+from qmix_jax.run.snapshot import PARAMS, REPLAY, STATE, Snapshot, state_from_host
+from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Params
 from qmix_jax.untrusted import require_plain
 

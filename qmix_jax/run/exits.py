@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,10 +31,7 @@ STOPPED = frozenset(STOP_SIGNALS.values())
 
 @contextmanager
 def stop_signals() -> Iterator[list[signal.Signals]]:
-    """Catch the signals that stop a run; gives the list of those received so far. A second SIGINT ends the process.
-
-    SIGHUP stays ignored where it already was, as under nohup.
-    """
+    """Catch the signals that stop a run; gives the list of those received so far. A second SIGINT ends the process."""
     received: list[signal.Signals] = []
 
     def note(number: int, frame: Any) -> None:
@@ -43,9 +40,19 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS if not _is_ignored_hangup(number)}
-    try:
+    with signals_handled_by(note):
         yield received
+
+
+@contextmanager
+def signals_handled_by(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Call `handle(number, frame)` for the signals that stop a run.
+
+    SIGHUP stays ignored where it already was, as under nohup.
+    """
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS if not _is_ignored_hangup(number)}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

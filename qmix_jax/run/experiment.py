@@ -6,60 +6,32 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qmix_jax.build import make_team
-from qmix_jax.config import Config
-from qmix_jax.config import to_mapping
-from qmix_jax.console import say
-from qmix_jax.console import warn
-from qmix_jax.files import remove_scratch_files
-from qmix_jax.files import write_file
-from qmix_jax.records import add_to_manifest
-from qmix_jax.records import format_rows
-from qmix_jax.records import mean
-from qmix_jax.records import note_saved_state
-from qmix_jax.records import write_manifest
+from qmix_jax.config import Config, to_mapping
+from qmix_jax.console import say, warn
+from qmix_jax.files import remove_scratch_files, write_file
+from qmix_jax.records import add_to_manifest, format_rows, mean, note_saved_state, write_manifest
 from qmix_jax.reporters.base import Reporter
-from qmix_jax.reporters.dashboard import Background
-from qmix_jax.reporters.dashboard import make_dashboards
-from qmix_jax.reporters.display import Display
-from qmix_jax.reporters.display import make_display
+from qmix_jax.reporters.dashboard import Background, make_dashboards
+from qmix_jax.reporters.display import Display, make_display
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits
-from qmix_jax.run import messages
-from qmix_jax.run import pictures
-from qmix_jax.run import plan
+from qmix_jax.run import exits, messages, pictures, plan
 from qmix_jax.run.checkpoint import Checkpoint
 from qmix_jax.run.lock import locked
-from qmix_jax.run.memory import refuse_what_cannot_fit
-from qmix_jax.run.memory import what_to_lower
-from qmix_jax.run.metrics import BestScores
-from qmix_jax.run.metrics import FrozenSeeds
-from qmix_jax.run.metrics import Seconds
-from qmix_jax.run.metrics import env_steps_at
-from qmix_jax.run.metrics import make_row
-from qmix_jax.run.metrics import score_metric
-from qmix_jax.run.program import DATA
-from qmix_jax.run.program import Program
-from qmix_jax.run.program import TrainState
-from qmix_jax.run.resume import ResumePoint
-from qmix_jax.run.resume import find_resume_point
-from qmix_jax.run.resume import require_place
+from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
+from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
+from qmix_jax.run.program import DATA, Program, TrainState
+from qmix_jax.run.resume import ResumePoint, find_resume_point, require_place
 from qmix_jax.run.saver import Saver
-from qmix_jax.run.snapshot import PARAMS
-from qmix_jax.run.snapshot import Snapshot
-from qmix_jax.run.snapshot import state_to_host
-from qmix_jax.run.snapshot import to_host
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import require
+from qmix_jax.run.snapshot import PARAMS, Snapshot, state_to_host, to_host
+from qmix_jax.settings import ConfigError, require
 
 
 def check(config: Config) -> Program:

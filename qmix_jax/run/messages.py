@@ -13,27 +13,17 @@ from typing import Any
 
 import jax
 
-from qmix_jax.build import environments
-from qmix_jax.build import from_mapping
-from qmix_jax.config import Config
-from qmix_jax.config import by_name
-from qmix_jax.console import duration
-from qmix_jax.console import short
+from qmix_jax.build import environments, from_mapping
+from qmix_jax.config import Config, by_name
+from qmix_jax.console import duration, short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.records import FROZEN
-from qmix_jax.records import is_share
-from qmix_jax.records import known
-from qmix_jax.records import mean
-from qmix_jax.records import metric_names
+from qmix_jax.records import FROZEN, is_share, known, mean, metric_names
 from qmix_jax.run import exits
-from qmix_jax.run.devices import DATA
-from qmix_jax.run.devices import SEED
-from qmix_jax.run.devices import describe_idle
+from qmix_jax.run.devices import DATA, SEED, describe_idle
 from qmix_jax.run.memory import gib
 from qmix_jax.run.metrics import score_metric
-from qmix_jax.run.program import Program
-from qmix_jax.run.program import describe_memory
+from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.run.resume import ResumePoint
 
 ENDINGS = {

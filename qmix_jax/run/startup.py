@@ -9,14 +9,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from qmix_jax.console import say
-from qmix_jax.console import warn
-from qmix_jax.run.exits import NOT_SAVED
-from qmix_jax.run.exits import OUT_OF_MEMORY
-from qmix_jax.run.exits import USAGE_ERROR
-from qmix_jax.run.exits import is_out_of_memory
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import require
+from qmix_jax.console import say, warn
+from qmix_jax.run.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
+from qmix_jax.settings import ConfigError, require
 
 AUTO = "auto"
 

@@ -10,21 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.agents import Agents
-from qmix_jax.build import environments
-from qmix_jax.build import from_mapping
-from qmix_jax.build import make_agents
-from qmix_jax.build import make_team
-from qmix_jax.build import mixers
-from qmix_jax.config import Config
-from qmix_jax.config import by_name
+from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers
+from qmix_jax.config import Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.trainer import Trainer
-from qmix_jax.run.checkpoint import Checkpoint
-from qmix_jax.run.checkpoint import find
+from qmix_jax.run.checkpoint import Checkpoint, find
 from qmix_jax.run.snapshot import leaves_by_path
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import require
+from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Params
 from qmix_jax.untrusted import read_settings
 

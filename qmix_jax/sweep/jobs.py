@@ -1,18 +1,14 @@
 """The jobs of a command line: checked together, then run one after the other."""
 
-import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qmix_jax.build import from_mapping
 from qmix_jax.config import Config
-from qmix_jax.console import say
-from qmix_jax.console import short
+from qmix_jax.console import say, short
 from qmix_jax.run import startup
-from qmix_jax.run.exits import FAILED
 from qmix_jax.run.exits import STOPPED
 from qmix_jax.settings import require
 
@@ -60,9 +56,7 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
     Does not start JAX. What depends on devices is checked when a job runs.
     """
     startup.import_jax()
-    from qmix_jax.run import lock
-    from qmix_jax.run import plan
-    from qmix_jax.run import resume
+    from qmix_jax.run import lock, plan, resume
 
     configs = [job.config for job in job_list.jobs]
     for job, config in zip(job_list.jobs, configs, strict=True):
@@ -80,20 +74,23 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
 def run(job_list: JobList, resumes: bool = False) -> int:
     """Check all jobs, then run each; returns the worst exit status.
 
-    A job that fails does not stop the others; a signal ends them all.
+    The jobs of a sweep run one after the other, each in a process of its own: this one starts no JAX. A job that fails
+    does not stop the others; a signal ends them all.
 
     Raises:
         ConfigError: a job cannot work; nothing has been written.
         OSError: the files of the sweep cannot be written.
     """
-    configs = check(job_list, resumes)
-    startup.start_jax([config.devices for config in configs])
+    check(job_list, resumes)
+    if not job_list.is_sweep:
+        return run_job(job_list.jobs[0], resumes)
+    from qmix_jax.sweep import worker
+
     _write(job_list.files)
     worst = 0
     for number, job in enumerate(job_list.jobs, 1):
-        if job_list.is_sweep:
-            say(f"job {number} of {len(job_list.jobs)}: {' '.join(job.overrides)}")
-        status = _run_reported(job, resumes, is_only=len(job_list.jobs) == 1)
+        say(f"job {number} of {len(job_list.jobs)}: {' '.join(job.overrides)}")
+        status = worker.run_in_own_process(job, resumes)
         if status in STOPPED:
             return status
         worst = max(worst, status)
@@ -101,7 +98,7 @@ def run(job_list: JobList, resumes: bool = False) -> int:
 
 
 def run_job(job: Job, resumes: bool = False) -> int:
-    """Check the job on this machine's devices and run it; returns the exit status.
+    """Start JAX, check the job on this machine's devices and run it; returns the exit status.
 
     Raises:
         ConfigError: the settings cannot work on this machine or in this folder; nothing has been written.
@@ -109,26 +106,14 @@ def run_job(job: Job, resumes: bool = False) -> int:
     """
     from hydra.core.utils import env_override
 
-    from qmix_jax.run import experiment
-
     with env_override(dict(job.environment)):
-        program = experiment.check(job.config)
+        config = job.config
+        startup.start_jax([config.devices])
+        from qmix_jax.run import experiment
+
+        program = experiment.check(config)
         _write(job.files)
         return experiment.run(program.config, job.folder, job.settings, resumes, program)
-
-
-def _run_reported(job: Job, resumes: bool, is_only: bool) -> int:
-    """The job's exit status, also where it raises; an unforeseen error of an only job is raised again."""
-    try:
-        return run_job(job, resumes)
-    except Exception as error:
-        try:
-            return startup.report(error)
-        except Exception:
-            if is_only:
-                raise
-            traceback.print_exc()
-            return FAILED
 
 
 def _write(files: Mapping[Path, str]) -> None:

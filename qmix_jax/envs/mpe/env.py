@@ -5,18 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from qmix_jax.envs.base import painted_by
-from qmix_jax.envs.jaxmarl_import import episode_limit
-from qmix_jax.envs.jaxmarl_import import only_parts_of_jaxmarl
+from qmix_jax.envs.jaxmarl_import import episode_limit, only_parts_of_jaxmarl
 from qmix_jax.envs.layout import Layout
 from qmix_jax.envs.mpe.layout import mpe_layout
 from qmix_jax.envs.mpe.settings import MpeConfig
-from qmix_jax.types import Observation
-from qmix_jax.types import Outcome
-from qmix_jax.types import TeamSpec
+from qmix_jax.types import Observation, Outcome, TeamSpec
 
 with only_parts_of_jaxmarl():
     from jaxmarl.environments import mpe

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from qmix_jax.actions import epsilon_greedy, uniform
-from qmix_jax.agents import Agents
+from qmix_jax.agents.base import Agents
 from qmix_jax.build import make_agents, make_mixer
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv

@@ -24,7 +24,7 @@ class TransfQMix(Mixer):
         Q_tot = ELU(q^T |W1| + b_1) |w_2| + relu(W b_2 + b)
 
     h_i is agent i's recurrent state, through which no gradient flows, and its output w_i a row of W1. So Q_tot rises
-    with every Q_i, and no parameter depends on the number of agents or entities. With `agent.kind` gru it is the
+    with every Q_i, and no parameter depends on the number of agents or entities. With agent=gru it is the
     authors' ablation of the agents, and QMIX on transformer agents that of the mixer; `+preset=transfqmix` has both
     (`transfqmix_mpe` for simple_spread). Layers and sizes are those of the authors' code. Here unlike there: the three
     tokens are learnt, where the authors carry their outputs from step to step; the weights are divided by

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmix_jax.build import from_mapping
+from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
 from qmix_jax.records import FROZEN, HAS_STATE, read_manifest, read_metrics
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
@@ -182,7 +182,7 @@ def _met_nan(rows: list[dict]) -> int | None:
 
 
 def _assumed(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
-    known = flatten(checkpoint.settings) if checkpoint.settings is not None else by_name(config)
+    known = flatten(upgrade(checkpoint.settings)) if checkpoint.settings is not None else by_name(config)
     return {name: value for name, value in by_name(config).items() if name not in known}
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax.agents import Agents
-from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers
+from qmix_jax.agents.base import Agents
+from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers, networks
 from qmix_jax.config import Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
@@ -88,7 +88,7 @@ def read_config_of(checkpoint: Checkpoint) -> Config:
 
 def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
     """The config of settings that were read from `path`."""
-    for group, choices in {"env": environments(), "algorithm": mixers()}.items():
+    for group, choices in {"env": environments(), "algorithm": mixers(), "agent": networks()}.items():
         _require_known(path, group, settings.get(group), list(choices))
     try:
         return from_mapping(settings)
@@ -97,7 +97,7 @@ def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
 
 
 def _require_known(path: Path, group: str, section: Any, choices: list[str]) -> None:
-    """Raise ConfigError where this installation does not have the run's environment or mixer."""
+    """Raise ConfigError where this installation does not have the run's environment, mixer or network."""
     name = section.get("name") if isinstance(section, dict) else None
     require(
         not isinstance(name, str) or name in choices,

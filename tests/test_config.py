@@ -152,10 +152,9 @@ CHOICES = [
 every_choice = pytest.mark.parametrize(("env", "algorithm", "agent"), CHOICES)
 
 
-def made_in_python(env: str, algorithm: str, agent: str = "gru", **groups) -> Config:
-    return from_mapping(
-        merge({"env": {"name": env}, "algorithm": {"name": algorithm}, "agent": {"name": agent}}, groups)
-    )
+def made_in_python(env: str, algorithm: str, network: str = "gru", **groups) -> Config:
+    chosen = {"env": {"name": env}, "algorithm": {"name": algorithm}, "agent": {"name": network}}
+    return from_mapping({**chosen, **groups})
 
 
 @every_choice

@@ -11,11 +11,12 @@ class Registry(Mapping[str, T]):
     """What a package offers by name, where `places` maps each name to "module:attribute" within the package."""
 
     def __init__(self, package: str, places: dict[str, str]):
-        self._places = {name: (f"{package}.{module}", attribute) for name, module, attribute in _split(places)}
+        self._package, self._places = package, places
 
     def place(self, name: str) -> tuple[str, str]:
         """The module and the attribute of an entry."""
-        return self._places[name]
+        module, _, attribute = self._places[name].partition(":")
+        return f"{self._package}.{module}", attribute
 
     def __getitem__(self, name: str) -> T:
         module, attribute = self.place(name)
@@ -26,9 +27,3 @@ class Registry(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._places)
-
-
-def _split(places: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    for name, place in places.items():
-        module, _, attribute = place.partition(":")
-        yield name, module, attribute

@@ -1,7 +1,8 @@
 """Environments under one contract (`base.TeamEnv`), and their registry. Importing this package does not import JAX.
 
 Everything that is known of an environment is in its own file or folder here. A new one needs a class that fulfils
-the contract, a dataclass of settings, a `Definition` and a line in the registry.
+the contract, a dataclass of settings, a `Definition` and a line in the registry. `qmix-jax train --help` reads `help`,
+`variant` and `variants` from the source of the `Definition`, so they are constants, or `get_args` of a `Literal`.
 """
 
 from qmix_jax.envs.definition import Definition

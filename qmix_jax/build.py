@@ -1,6 +1,6 @@
-"""From names to objects. The only module that knows the registries of environments and mixers.
+"""From names to objects. The only module that knows the registries of environments, mixers and networks.
 
-Registries are imported within the functions that need them, so that reading a command line does not import JAX.
+Importing it does not import JAX; an environment, a mixer or a network is imported when it is used.
 """
 
 import dataclasses
@@ -8,9 +8,12 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.definition import Definition
+from qmix_jax.mixers import MIXERS
+from qmix_jax.registry import Registry
 from qmix_jax.settings import (
     check_keys,
     check_ranges,
@@ -24,7 +27,7 @@ from qmix_jax.settings import (
 )
 
 if TYPE_CHECKING:
-    from qmix_jax.agents import Agents
+    from qmix_jax.agents.base import Agents, Network
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.mixers.base import Mixer
 
@@ -35,16 +38,19 @@ NOT_OPTIONS = ("parent", "name", "entities")
 # --- what there is -----------------------------------------------------------------------------------------------
 
 
-def environments() -> Mapping[str, Definition]:
+def environments() -> Registry[Definition]:
     """The definitions of all environments by name."""
     return ENVIRONMENTS
 
 
-def mixers() -> "Mapping[str, type[Mixer]]":
+def mixers() -> "Registry[type[Mixer]]":
     """The classes of all mixers by name."""
-    from qmix_jax.mixers import MIXERS
-
     return MIXERS
+
+
+def networks() -> "Registry[type[Network]]":
+    """The classes of all networks of agents by name."""
+    return NETWORKS
 
 
 # --- settings ----------------------------------------------------------------------------------------------------
@@ -55,6 +61,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
 
     What the mapping leaves out comes from the environment's training settings, or else from the dataclasses.
     """
+    values = upgrade(values)
     hints = typing.get_type_hints(Config)
     check_keys(values, [f.name for f in dataclasses.fields(Config)])
     for group in ("env", "algorithm"):
@@ -66,8 +73,29 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
     return Config(
         env=env,
         algorithm=_algorithm_config(values["algorithm"]),
+        agent=_agent_config(rest.pop("agent", {})),
         **{key: convert(value, hints[key], key) for key, value in rest.items()},
     )
+
+
+OF_OTHER_KINDS = {
+    "gru": ("num_heads", "num_layers"),
+    "transformer": ("layer_norm", "use_agent_id", "use_last_action", "share_parameters"),
+}
+"""The former agent.kind -> the settings that it ignored."""
+
+
+def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a run, also an older one, under their names of today.
+
+    Older runs have the network's name as agent.kind, and the settings of both networks.
+    """
+    agent = values.get("agent")
+    if not (isinstance(agent, Mapping) and "kind" in agent):
+        return values
+    kind = str(agent["kind"])
+    left_out = ("kind", *OF_OTHER_KINDS.get(kind, ()))
+    return {**values, "agent": {"name": kind, **{key: agent[key] for key in agent if key not in left_out}}}
 
 
 def _env_config(values: Mapping[str, Any]) -> EnvConfig:
@@ -85,6 +113,22 @@ def _algorithm_config(values: Mapping[str, Any]) -> AlgorithmConfig:
     options = make_settings(mixers()[name], own, "algorithm.", leave_out=NOT_OPTIONS)
     check_ranges("algorithm.", options)
     return AlgorithmConfig(name, {key: getattr(options, key) for key in field_names(mixers()[name], NOT_OPTIONS)})
+
+
+def _agent_config(values: Any) -> AgentConfig:
+    require(isinstance(values, Mapping), f"agent={shown(values)} must be a group of settings")
+    own = {"name": DEFAULT_NETWORK, **values}
+    name = str(own.pop("name"))
+    require_one_of("agent", name, list(networks()))
+    settings = networks()[name].Settings
+    for key in own:
+        owners = [] if key in field_names(settings) else _networks_with(key)
+        require(not owners, f"agent={name} has no setting 'agent.{key}'; it belongs to agent={'|'.join(owners)}")
+    return AgentConfig(name, make_settings(settings, own, "agent."))
+
+
+def _networks_with(setting: str) -> list[str]:
+    return [name for name, cls in networks().items() if setting in field_names(cls.Settings)]
 
 
 # --- parts of a run ----------------------------------------------------------------------------------------------
@@ -117,9 +161,4 @@ def make_mixer(config: AlgorithmConfig, env: "TeamEnv") -> "Mixer":
 
 def make_agents(config: AgentConfig, env: "TeamEnv") -> "Agents":
     """The networks of a config, for an environment."""
-    from qmix_jax.agents import RecurrentAgents, TransformerAgents
-    from qmix_jax.envs.entities import team_of
-
-    if config.kind == "gru":
-        return RecurrentAgents(config, env.spec)
-    return TransformerAgents(config, env.spec, team_of(env))
+    return networks()[config.name].make(config.settings, env)

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from qmix_jax.settings import (
     LARGEST_INT,
     Count,
-    Few,
     NotNegative,
     Positive,
     PositiveShare,
@@ -59,33 +58,15 @@ class AlgorithmConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """The recurrent Q-network of each agent."""
+    """The network of the agents and its own settings."""
 
-    hidden_size: Size = 64
-    """Width of the layers and of the recurrent state."""
-    layer_norm: bool = False
-    """Normalise the first layer, and the recurrent state before the last layer."""
-    use_agent_id: bool = True
-    """Add the agent's number to its input, so that shared parameters can tell agents apart."""
-    use_last_action: bool = True
-    """Add the agent's last action to its input."""
-    share_parameters: bool = True
-    """One network for all agents; false: each agent has its own."""
-    kind: Literal["gru", "transformer"] = "gru"
-    """gru: Linear, GRU, Linear; transformer: attention over entities, with +preset=transfqmix."""
-    num_heads: Few = 4
-    """Attention heads of the transformer."""
-    num_layers: Few = 2
-    """Layers of the transformer."""
+    name: str
+    """The network; chosen by agent=NAME."""
+    settings: Any
+    """The network's own dataclass."""
 
     def __post_init__(self):
-        check_ranges("agent.", self)
-        is_plain = self.share_parameters and not (self.layer_norm or self.use_agent_id or self.use_last_action)
-        require(
-            self.kind == "gru" or is_plain,
-            "agent.kind=transformer knows entities only; set agent.use_agent_id=false agent.use_last_action=false "
-            "agent.layer_norm=false agent.share_parameters=true",
-        )
+        check_ranges("agent.", self.settings)
 
 
 @dataclass(frozen=True)
@@ -277,6 +258,7 @@ class Config:
 
     env: EnvConfig
     algorithm: AlgorithmConfig
+    agent: AgentConfig
     seed: Steps = 0
     """The first seed; docs/settings.md says what gives equal numbers."""
     num_seeds: Size = 1
@@ -287,7 +269,6 @@ class Config:
     """How many devices, CPU cores included; auto: all that the work divides over."""
     matmul_dtype: Literal["float32", "bfloat16"] = "float32"
     """Inputs of matrix products in training: float32, or bfloat16 (faster on GPUs, TPUs and CPUs with AMX)."""
-    agent: AgentConfig = field(default_factory=AgentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -387,7 +368,8 @@ class Config:
 def to_mapping(config: Config) -> dict[str, Any]:
     """The nested mapping of which `build.from_mapping` makes this config."""
     groups = dataclasses.asdict(config)
-    groups["env"] |= groups["env"].pop("settings")
+    for group in ("env", "agent"):
+        groups[group] |= groups[group].pop("settings")
     groups["algorithm"] |= groups["algorithm"].pop("options")
     return groups
 

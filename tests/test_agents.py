@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from qmix_jax.agents.gru import RecurrentAgents
-from qmix_jax.config import AgentConfig
+from qmix_jax.agents.gru import GruConfig, RecurrentAgents
 from qmix_jax.nn import gru
 from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.nn.linear import linear, matmul_dtype
@@ -112,10 +111,10 @@ def test_an_accelerators_way_through_the_loop_gives_what_a_cpus_does(gru_inputs)
 @pytest.fixture(scope="module", params=["shared", "separate", "layer_norm", "bare"])
 def agents(request):
     config = {
-        "shared": AgentConfig(hidden_size=H),
-        "separate": AgentConfig(hidden_size=H, share_parameters=False),
-        "layer_norm": AgentConfig(hidden_size=H, layer_norm=True),
-        "bare": AgentConfig(hidden_size=H, use_agent_id=False, use_last_action=False),
+        "shared": GruConfig(hidden_size=H),
+        "separate": GruConfig(hidden_size=H, share_parameters=False),
+        "layer_norm": GruConfig(hidden_size=H, layer_norm=True),
+        "bare": GruConfig(hidden_size=H, use_agent_id=False, use_last_action=False),
     }[request.param]
     return RecurrentAgents(config, SPEC)
 
@@ -166,17 +165,17 @@ def test_an_episodes_start_forgets_everything_before_it(agents, inputs):
 
 def test_agents_differ_by_id_and_by_last_action_only_if_asked(inputs):
     same_obs = inputs._replace(obs=jnp.broadcast_to(inputs.obs[:, :, :1], inputs.obs.shape))
-    for config, differs in [(AgentConfig(hidden_size=H), True), (AgentConfig(H, use_agent_id=False), True)]:
+    for config, differs in [(GruConfig(hidden_size=H), True), (GruConfig(H, use_agent_id=False), True)]:
         agents = RecurrentAgents(config, SPEC)
         q = q_of(agents, agents.init(jax.random.key(5)), same_obs)
         assert np.allclose(q[:, :, 0], q[:, :, 1]) != differs
-    bare = RecurrentAgents(AgentConfig(H, use_agent_id=False, use_last_action=False), SPEC)
+    bare = RecurrentAgents(GruConfig(H, use_agent_id=False, use_last_action=False), SPEC)
     q = q_of(bare, bare.init(jax.random.key(5)), same_obs)
     np.testing.assert_allclose(q[:, :, 0], q[:, :, 1], atol=1e-6)
 
 
 def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_recurrent_state(inputs):
-    agents = RecurrentAgents(AgentConfig(hidden_size=H, layer_norm=True), SPEC)
+    agents = RecurrentAgents(GruConfig(hidden_size=H, layer_norm=True), SPEC)
     params = agents.init(jax.random.key(5))
     q = q_of(agents, params, inputs)
     first_layer = {name: 10 * params[name] for name in ("obs", "bias", "agent_id", "last_action")}
@@ -185,7 +184,7 @@ def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_r
 
 
 def test_separate_parameters_are_independent(inputs):
-    agents = RecurrentAgents(AgentConfig(H, share_parameters=False), SPEC)
+    agents = RecurrentAgents(GruConfig(H, share_parameters=False), SPEC)
     params = agents.init(jax.random.key(6))
     changed = jax.tree.map(lambda leaf: leaf.at[1].add(1.0), params)
     before = q_of(agents, params, inputs)

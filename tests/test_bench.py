@@ -56,7 +56,7 @@ def test_an_update_counts_online_network_target_and_gradient_of_the_whole_batch(
     config = from_mapping({**TINY, "algorithm": {"name": "vdn"}})
     program, spec = Program.make(config, probe), probe.spec
     steps, rows = config.rollout.num_steps, config.learner.batch_size * spec.num_agents
-    obs, size, actions = spec.obs_size, config.agent.hidden_size, spec.num_actions
+    obs, size, actions = spec.obs_size, config.agent.settings.hidden_size, spec.num_actions
     gru = 6 * size * size  # to the gates, from the input and from the state
     forwards = obs * size + gru + size * actions
     backwards = obs * size + 2 * gru + 2 * size * actions  # the observation itself needs no gradient
@@ -78,7 +78,7 @@ def test_one_setting_grows_at_a_time():
     axes = axes_of_growth(config)
     assert [point.label for point in axes["num_envs"]] == ["4", "8", "16"]
     assert [point.config.num_seeds for point in axes["num_seeds"]] == [1, 2, 4]
-    assert [point.config.agent.hidden_size for point in axes["hidden_size"]] == [8, 16, 32]
+    assert [point.config.agent.settings.hidden_size for point in axes["hidden_size"]] == [8, 16, 32]
     assert [point.config.rollout.num_steps for point in axes["num_steps"]] == [8, 16, 32]
     assert [point.config.env.settings.num_agents for point in axes["agents"]] == [2, 4, 8]
     starts = {str(points[0].config) for points in axes.values()}

@@ -92,7 +92,7 @@ def run(line: str) -> int:
         ("+preset=pqn algorithm=qmix env=mpe", {"algorithm.name": "qmix", "env.name": "mpe", "replay_sequences": 0}),
         ("algorithm=original/qplex_games", {"algorithm.name": "qplex", "algorithm.options.num_heads": 10}),
         ("+preset=pymarl algorithm=original/shaq", {"algorithm.name": "shaq", "learner.optimizer": "rmsprop"}),
-        ("+preset=transfqmix_mpe env.task=simple_reference", {"agent.kind": "transformer", "env.name": "mpe"}),
+        ("+preset=transfqmix_mpe env.task=simple_reference", {"agent.name": "transformer", "env.name": "mpe"}),
         ("+preset=jaxmarl_mpe", {"env.name": "mpe", "learner.gamma": 0.9, "learner.final_learning_rate": 1e-10}),
     ],
 )

@@ -10,9 +10,10 @@ import pytest
 from conftest import TINY, merge, tiny
 from omegaconf import OmegaConf
 
+from qmix_jax.agents import NETWORKS
 from qmix_jax.build import NOT_OPTIONS, from_mapping
 from qmix_jax.cli.compose import compose
-from qmix_jax.cli.conf import choices
+from qmix_jax.cli.conf import choices, variants
 from qmix_jax.cli.help import help_text
 from qmix_jax.cli.settings_text import meanings, settings_text
 from qmix_jax.config import Config, by_name
@@ -24,11 +25,11 @@ from qmix_jax.settings import ConfigError, field_names, flatten
 STRANGE = [-1, 0, math.nan, math.inf, -math.inf, 1e39, 2**31, 10**400, -(10**400), 0.5, True, None, "x", [], [[1]], {}]
 
 
-def with_setting(name: str, value, env: str = "probe", algorithm: str = "qmix") -> dict:
-    """TINY on an environment and with a mixer, with one more setting under its dotted name."""
+def with_setting(name: str, value, **choices: str) -> dict:
+    """TINY with other choices of env, algorithm or agent, and with one more setting under its dotted name."""
     settings = copy.deepcopy(merge(TINY, {}))
-    settings["env"] = {"name": env}
-    settings["algorithm"] = {"name": algorithm}
+    for group, choice in {"env": "probe", "algorithm": "qmix", **choices}.items():
+        settings[group] = {"name": choice}
     *groups, last = name.split(".")
     inner = settings
     for group in groups:
@@ -43,10 +44,12 @@ def options(cls: type) -> list[str]:
 
 COMMON = [name for name in by_name(tiny()) if not name.startswith("algorithm.") and name != "env.name"]
 COMMON = [name for name in COMMON if name.removeprefix("env.") not in options(ENVIRONMENTS["probe"].settings)]
+NETWORK_SETTINGS = [(f"agent.{name}", agent) for agent, cls in NETWORKS.items() for name in options(cls.Settings)]
 EVERY = [
-    *((name, "probe", "qmix") for name in COMMON),
-    *((f"env.{name}", env, "qmix") for env, known in ENVIRONMENTS.items() for name in options(known.settings)),
-    *((f"algorithm.{name}", "probe", mixer) for mixer, cls in MIXERS.items() for name in options(cls)),
+    *((name, {}) for name in COMMON if not name.startswith("agent.") or name == "agent.name"),
+    *((f"env.{name}", {"env": env}) for env, known in ENVIRONMENTS.items() for name in options(known.settings)),
+    *((f"algorithm.{name}", {"algorithm": mixer}) for mixer, cls in MIXERS.items() for name in options(cls)),
+    *((name, {"agent": agent}) for name, agent in NETWORK_SETTINGS),
 ]
 
 
@@ -57,14 +60,14 @@ def is_sane(value) -> bool:
     return not isinstance(value, int | float) or abs(value) <= (3.4e38 if isinstance(value, float) else 2**40)
 
 
-@pytest.mark.parametrize(("name", "env", "algorithm"), EVERY, ids=lambda word: word)
-def test_any_value_of_any_setting_works_or_is_refused_in_one_line_that_names_it(name, env, algorithm):
+@pytest.mark.parametrize(("name", "chosen"), EVERY, ids=lambda part: part if isinstance(part, str) else str(part))
+def test_any_value_of_any_setting_works_or_is_refused_in_one_line_that_names_it(name, chosen):
     for value in STRANGE:
         try:
-            config = from_mapping(with_setting(name, value, env, algorithm))
+            config = from_mapping(with_setting(name, value, **chosen))
         except ConfigError as error:
             assert "\n" not in str(error) and len(str(error)) < 400
-            assert name.rpartition(".")[2] in str(error), (value, error)
+            assert name.removesuffix(".name").rpartition(".")[2] in str(error), (value, error)
         else:
             assert is_sane(by_name(config).get(name)), value
 
@@ -117,7 +120,7 @@ def test_what_a_setting_cannot_mean_is_said(name, value, said):
     mixers = [mixer for mixer, cls in MIXERS.items() if group == "algorithm" and option in options(cls)]
     for mixer in mixers or ["qmix"]:
         with pytest.raises(ConfigError) as refused:
-            from_mapping(with_setting(name, value, env, mixer))
+            from_mapping(with_setting(name, value, env=env, algorithm=mixer))
         assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -131,7 +134,7 @@ def test_a_payoff_has_any_number_of_axes_up_to_its_limit():
     deep = [1.0, 2.0]
     for axes in range(2, 40):
         deep = [deep]
-        settings = with_setting("env.payoff", deep, "matrix")
+        settings = with_setting("env.payoff", deep, env="matrix")
         if axes <= 32:
             hash(from_mapping(settings).env)  # tuples all the way down
         else:
@@ -141,18 +144,23 @@ def test_a_payoff_has_any_number_of_axes_up_to_its_limit():
 
 # --- one default, in Python ---------------------------------------------------------------------------------------
 
-PAIRS = [*((env, "qmix") for env in ENVIRONMENTS), *(("smax", mixer) for mixer in MIXERS if mixer != "qmix")]
-every_pair = pytest.mark.parametrize(("env", "algorithm"), PAIRS)
+CHOICES = [
+    *((env, "qmix", "gru") for env in ENVIRONMENTS),
+    *(("smax", mixer, "gru") for mixer in MIXERS if mixer != "qmix"),
+    *((env, "qmix", agent) for env in ("smax", "two_step") for agent in NETWORKS if agent != "gru"),
+]
+every_choice = pytest.mark.parametrize(("env", "algorithm", "agent"), CHOICES)
 
 
-def made_in_python(env: str, algorithm: str, **groups) -> Config:
-    return from_mapping({"env": {"name": env}, "algorithm": {"name": algorithm}, **groups})
+def made_in_python(env: str, algorithm: str, network: str = "gru", **groups) -> Config:
+    chosen = {"env": {"name": env}, "algorithm": {"name": algorithm}, "agent": {"name": network}}
+    return from_mapping({**chosen, **groups})
 
 
-@every_pair
-def test_a_config_made_in_python_is_the_one_that_hydra_composes(env, algorithm):
-    composed = compose([f"env={env}", f"algorithm={algorithm}"])
-    config = made_in_python(env, algorithm)
+@every_choice
+def test_a_config_made_in_python_is_the_one_that_hydra_composes(env, algorithm, agent):
+    composed = compose([f"env={env}", f"algorithm={algorithm}", f"agent={agent}"])
+    config = made_in_python(env, algorithm, agent)
     assert from_mapping(composed) == config
     assert set(flatten(composed)) == set(by_name(config)), "the command line knows every setting"
 
@@ -184,30 +192,84 @@ def test_composing_starts_no_device():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
+# --- the network of the agents ------------------------------------------------------------------------------------
+
+OLD_AGENT = {
+    "hidden_size": 32,
+    "layer_norm": False,
+    "use_agent_id": False,
+    "use_last_action": False,
+    "share_parameters": True,
+    "num_heads": 2,
+    "num_layers": 3,
+}
+"""The settings of both networks, which every older run has beside agent.kind."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gru", {"hidden_size": 32, "use_agent_id": False, "use_last_action": False}),
+        ("transformer", {"hidden_size": 32, "num_heads": 2, "num_layers": 3}),
+    ],
+)
+def test_the_network_of_an_older_run_is_read_by_its_kind(kind, settings):
+    older = made_in_python("probe", "vdn", agent={"kind": kind, **OLD_AGENT})
+    assert older == made_in_python("probe", "vdn", agent={"name": kind, **settings})
+
+
+def test_a_setting_of_another_network_is_refused_by_the_name_of_that_network():
+    for agent, setting, owner in [("transformer", "use_agent_id", "gru"), ("gru", "num_heads", "transformer")]:
+        with pytest.raises(ConfigError, match=f"'agent.{setting}'; it belongs to agent={owner}$"):
+            made_in_python("probe", "vdn", agent={"name": agent, setting: 1})
+        with pytest.raises(ConfigError, match=f"'agent.{setting}'; it belongs to agent={owner}$"):
+            compose([f"agent={agent}", f"agent.{setting}=1"])
+
+
+def test_the_former_name_of_the_choice_is_answered_with_the_present_one():
+    with pytest.raises(ConfigError, match=r"did you mean 'agent=transformer'\?"):
+        compose(["agent.kind=transformer"])
+
+
 # --- what each setting means --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("group", "classes"), [("env", ENVIRONMENTS), ("algorithm", MIXERS)])
+@pytest.mark.parametrize(("group", "classes"), [("env", ENVIRONMENTS), ("algorithm", MIXERS), ("agent", NETWORKS)])
 def test_each_choice_of_a_group_is_explained_in_one_line(group, classes):
     lines = choices(group)
     assert list(lines) == list(classes)
     assert all(10 < len(line) < 104 and not line.endswith((".", ",")) for line in lines.values())
 
 
-@every_pair
-def test_every_setting_is_explained(env, algorithm):
-    config = made_in_python(env, algorithm)
+@every_choice
+def test_every_setting_is_explained(env, algorithm, agent):
+    config = made_in_python(env, algorithm, agent)
     texts = meanings(config)
     sections = {name.rpartition(".")[0] for name in by_name(config)} - {""}
     assert all(10 < len(texts[name]) < 160 for name in {*by_name(config), *sections})
 
 
-@every_pair
-def test_the_explained_settings_are_yaml_that_reads_as_the_same_config(env, algorithm):
-    config = made_in_python(env, algorithm)
+@every_choice
+def test_the_explained_settings_are_yaml_that_reads_as_the_same_config(env, algorithm, agent):
+    config = made_in_python(env, algorithm, agent)
     text = settings_text(config)
     assert from_mapping(OmegaConf.to_container(OmegaConf.create(text))) == config
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_what_help_reads_from_source_is_what_the_definitions_say():
+    assert choices("env") == {name: env.help for name, env in ENVIRONMENTS.items()}
+    assert variants() == {name: (env.variant, env.variants) for name, env in ENVIRONMENTS.items() if env.variant}
+
+
+def test_help_imports_neither_jax_nor_hydra():
+    program = (
+        "import sys\n"
+        "from qmix_jax.cli.train import main\n"
+        "main(['--help'])\n"
+        "assert {'jax', 'flax', 'hydra', 'omegaconf'}.isdisjoint(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, stdout=subprocess.DEVNULL)
 
 
 def test_help_explains_the_settings_of_the_chosen_run():
@@ -271,16 +333,17 @@ def test_a_run_is_whole_chunks_that_are_spread_evenly(total, every, chunks, trai
 
 # --- limits of the machine --------------------------------------------------------------------------------------
 
-SIZES = [name for name in by_name(tiny()) if type(by_name(tiny())[name]) is int]
+SIZES = {name: "gru" for name in by_name(tiny()) if type(by_name(tiny())[name]) is int}
+SIZES |= {name: agent for name, agent in NETWORK_SETTINGS if agent == "transformer"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [1, 1000, 65536, 2**31 - 1])
 def test_any_size_can_be_trained_or_is_refused_before_anything_is_compiled(value):
-    for name in SIZES:
+    for name, agent in SIZES.items():
         algorithm = "transfqmix" if name.startswith("agent") else "qmix"
         try:
-            experiment.check(from_mapping(with_setting(name, value, algorithm=algorithm)))
+            experiment.check(from_mapping(with_setting(name, value, algorithm=algorithm, agent=agent)))
         except ConfigError as error:
             assert "\n" not in str(error)
 

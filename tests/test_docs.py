@@ -28,11 +28,11 @@ def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("qmix_jax", "conf", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    module, entry, line = blocks("python")
+    module, entry = blocks("python")
     (folder / "qmix_jax" / "mixers" / "hinge.py").write_text(module)
     registry = folder / "qmix_jax" / "mixers" / "__init__.py"
-    before, head, after = registry.read_text().partition("MIXERS: dict[str, type[Mixer]] = {\n")
-    registry.write_text(before + line + head + entry + after)
+    before, head, after = registry.read_text().partition("    __name__,\n    {\n")
+    registry.write_text(before + head + entry + after)
     return folder
 
 

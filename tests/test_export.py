@@ -137,7 +137,7 @@ for folder in sys.argv[1:]:
 
 def compiled_inputs(run, batch):
     keys = iter(jax.random.split(jax.random.key(batch), 4))
-    spec, size = run.env.spec, run.config.agent.hidden_size
+    spec, size = run.env.spec, run.config.agent.settings.hidden_size
     team = (batch, spec.num_agents)
     return {
         "hidden": jax.random.normal(next(keys), (*team, size)),
@@ -213,7 +213,7 @@ def test_the_weights_are_plain_safetensors_and_shared_ones_are_there_once(teams)
     for run, folder in teams.values():
         stored = load_file(folder / "weights.safetensors")
         jax.tree.map(np.testing.assert_array_equal, stored, run.params(0)["agent"])
-        network, num_agents = run.config.agent, run.env.spec.num_agents
+        network, num_agents = run.config.agent.settings, run.env.spec.num_agents
         lead = () if network.share_parameters else (num_agents,)
         assert stored["gru_recurrent"].shape == (*lead, 8, 24)
 

@@ -27,6 +27,7 @@ def config_of(line):
         ("env.scale_state=false env.starts_per_rollout=5", ["env.starts_per_rollout=5", "env.scale_state=false"]),
         ("env.shield=team.rules:legal num_seeds=3", ["env.shield=team.rules:legal", "num_seeds=3"]),
         ("learner.gamma=0.9 checkpoint.every_env_steps=null", ["learner.gamma=0.9"]),
+        ("agent=transformer agent.num_heads=2", ["agent=transformer", "agent.num_heads=2"]),
         ("+preset=pymarl", None),
         ("+preset=demo", None),
     ],

@@ -32,8 +32,7 @@ SETTINGS = merge(
     },
 )
 """About 300 updates."""
-PLAIN = {"kind": "transformer", "use_agent_id": False, "use_last_action": False}
-AGENTS = {"transfqmix": {"agent": PLAIN, "algorithm": {"embed_size": 16}}}
+AGENTS = {"transfqmix": {"agent": {"name": "transformer"}, "algorithm": {"embed_size": 16}}}
 """Whose agents belong to the method."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny
 from jax import lax
 
-from qmix_jax.agents import Agents
+from qmix_jax.agents.base import Agents
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.types import AgentOutput, Clock, TeamSpec
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from conftest import input_of, merge, shaken
 
-from qmix_jax.agents import TransformerAgents
+from qmix_jax.agents.transformer import TransformerAgents, TransformerConfig
 from qmix_jax.build import from_mapping, make_agents, make_env
 from qmix_jax.cli.evaluate import on_map
-from qmix_jax.config import AgentConfig
 from qmix_jax.envs.entities import Entities, Team, state_of, team_of
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.learning.robustness import ParallelEvaluator
@@ -23,12 +22,12 @@ from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import AgentInput, TeamSpec
 
-AGENT = {"kind": "transformer", "hidden_size": 6, "num_heads": 3, "use_agent_id": False, "use_last_action": False}
+SIZES = {"hidden_size": 6, "num_heads": 3}
 B, N, K, F, E, HEADS = 4, 2, 3, 5, 6, 3
 
 
 def settings_of(env, **changes):
-    return merge({"env": env, "algorithm": {"name": "transfqmix"}, "agent": AGENT}, changes)
+    return merge({"env": env, "algorithm": {"name": "transfqmix"}, "agent": {"name": "transformer", **SIZES}}, changes)
 
 
 # --- the public modules ------------------------------------------------------------------------------------------
@@ -90,7 +89,7 @@ def test_agents(num_aimed):
     team = Team(entities, (tuple(range(num_plain + num_aimed)),) * N, num_plain)
     names = ("agent_0", "agent_1")
     spec = TeamSpec("entities", names, K * (F - 2), num_plain + num_aimed, 1, episode_limit=1)
-    agents = TransformerAgents(AgentConfig(**AGENT), spec, team)
+    agents = TransformerAgents(TransformerConfig(**SIZES), spec, team)
     keys = jax.random.split(jax.random.key(0), 4)
     params = jax.jit(lambda key: shaken(key, agents.init(key), 0.2))(keys[0])
     obs, hidden = jax.random.normal(keys[1], (B, N, spec.obs_size)), jax.random.normal(keys[2], (B, N, E))
@@ -186,7 +185,7 @@ def test_a_states_entities_are_the_units_with_their_places_sides_and_types():
 
 def test_an_unroll_is_its_steps_and_an_episodes_start_forgets():
     env = make_env(from_mapping(settings_of({"name": "two_step"})).env)
-    agents = make_agents(AgentConfig(**AGENT), env)
+    agents = TransformerAgents.make(TransformerConfig(**SIZES), env)
     params = agents.init(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), (3, B, 2, 4))
     first = jnp.zeros((3, B), bool).at[1, 0].set(True)
@@ -216,9 +215,9 @@ def test_a_team_of_three_plays_as_eight():
 
 
 def test_what_does_not_suit_transformers_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"agent.use_agent_id=false agent.use_last_action=false"):
+    with pytest.raises(ConfigError, match=r"'agent.use_agent_id'; it belongs to agent=gru"):
         from_mapping(settings_of({"name": "probe"}, agent={"use_agent_id": True}))
     config = from_mapping(settings_of({"name": "probe"}))
     run = TrainedRun(config, make_env(config.env), {})
-    with pytest.raises(ConfigError, match=r"agent\.kind=transformer cannot be exported"):
+    with pytest.raises(ConfigError, match=r"agent=transformer cannot be exported"):
         export_team(run, tmp_path / "team", 0, {})

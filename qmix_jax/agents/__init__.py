@@ -1,7 +1,22 @@
-"""The networks that act."""
+"""Networks of the agents, one file each, and their registry. Importing this package does not import JAX.
 
-from qmix_jax.agents.base import Agents
-from qmix_jax.agents.gru import RecurrentAgents
-from qmix_jax.agents.transformer import TransformerAgents
+A new network needs a class that fulfils the contract (`base.Network`), a dataclass of its settings and a line in the
+registry.
+"""
 
-__all__ = ["Agents", "RecurrentAgents", "TransformerAgents"]
+from typing import TYPE_CHECKING
+
+from qmix_jax.registry import Registry
+
+if TYPE_CHECKING:
+    from qmix_jax.agents.base import Network
+
+DEFAULT_NETWORK = "gru"
+
+NETWORKS: "Registry[type[Network]]" = Registry(
+    __name__,
+    {
+        "gru": "gru:RecurrentAgents",
+        "transformer": "transformer:TransformerAgents",
+    },
+)

@@ -1,9 +1,10 @@
 """The contract of the agents: a recurrent Q-network for the whole team, as pure functions over `Params`."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.types import AgentInput, AgentOutput, Params, RecurrentState, TeamSpec
 
 
@@ -30,4 +31,18 @@ class Agents(Protocol):
 
     def unroll(self, params: Params, state: RecurrentState, inputs: AgentInput) -> tuple[RecurrentState, AgentOutput]:
         """T time steps from the state before the first: the state after the last, and the outputs (T, B, ...)."""
+        ...
+
+
+class Network(Agents, Protocol):
+    """Agents in the registry: they can be made from the settings of a run. The first line of the class's docstring is
+    printed by `qmix-jax train --help`.
+    """
+
+    Settings: ClassVar[type]
+    """The dataclass of its settings, of which `hidden_size` is the width of the features."""
+
+    @classmethod
+    def make(cls, settings: Any, env: TeamEnv) -> Agents:
+        """The agents for an environment."""
         ...

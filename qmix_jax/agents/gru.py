@@ -1,6 +1,7 @@
 """The recurrent Q-network of every agent: a linear layer, a GRU, a linear layer (DRQN, as in PyMARL)."""
 
 import functools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -8,14 +9,31 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from qmix_jax.config import AgentConfig
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.nn.linear import linear
+from qmix_jax.settings import Size
 from qmix_jax.types import AgentInput, AgentOutput, Params, TeamSpec
 
 
+@dataclass(frozen=True)
+class GruConfig:
+    """Linear layer, GRU, linear layer."""
+
+    hidden_size: Size = 64
+    """Width of the layers and of the recurrent state."""
+    layer_norm: bool = False
+    """Normalise the first layer, and the recurrent state before the last layer."""
+    use_agent_id: bool = True
+    """Add the agent's number to its input, so that shared parameters can tell agents apart."""
+    use_last_action: bool = True
+    """Add the agent's last action to its input."""
+    share_parameters: bool = True
+    """One network for all agents; false: each agent has its own."""
+
+
 class RecurrentAgents(NamedTuple):
-    """The team's networks as pure functions over `Params`.
+    """Linear layer, GRU, linear layer, as in PyMARL.
 
         x = ReLU(W obs + I[agent id] + A[last action]),    h' = GRU(h, x),    Q = V h' + b
 
@@ -28,8 +46,15 @@ class RecurrentAgents(NamedTuple):
     scales the step of each number, such as Adam or RMSprop, moves the sum of two twice as far).
     """
 
-    config: AgentConfig
+    config: GruConfig
     spec: TeamSpec
+
+    Settings = GruConfig
+
+    @classmethod
+    def make(cls, settings: GruConfig, env: TeamEnv) -> "RecurrentAgents":
+        """The agents for an environment."""
+        return cls(settings, env.spec)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""

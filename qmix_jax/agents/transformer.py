@@ -1,5 +1,6 @@
 """The agents of TransfQMix: attention over the entities that an agent sees, and over its recurrent state."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -10,14 +11,27 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from qmix_jax.config import AgentConfig
-from qmix_jax.envs.entities import Team
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.entities import Team, team_of
 from qmix_jax.nn.linear import Dense
 from qmix_jax.nn.transformer import Transformer
+from qmix_jax.settings import Few, Size
 from qmix_jax.types import AgentInput, AgentOutput, Params, TeamSpec
 
 
-class Network(nn.Module):
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Attention over entities."""
+
+    hidden_size: Size = 64
+    """Width of the layers and of the recurrent state."""
+    num_heads: Few = 4
+    """Attention heads."""
+    num_layers: Few = 2
+    """Layers of attention."""
+
+
+class AttentionNetwork(nn.Module):
     """TransfQMix's agent (Gallici et al. 2023).
 
         [h', e_1', ..., e_K'] = Transformer([h, e_1, ..., e_K]),    e_k = W entity_k + b
@@ -52,22 +66,29 @@ class Network(nn.Module):
 
 
 class TransformerAgents(NamedTuple):
-    """The team's networks as pure functions over `Params`, like `RecurrentAgents`.
+    """Attention over the entities that an agent sees, as in TransfQMix (Gallici et al. 2023).
 
     The parameters know features and not entities, so that they fit a team of any size whose entities have the same
     features. They equal the agents of the authors' code, except that the environment's layout says which numbers
     describe an entity (`qmix_jax.envs.entities`): an entity that is not seen is zero but for its marks.
     """
 
-    config: AgentConfig
+    config: TransformerConfig
     spec: TeamSpec
     team: Team
 
+    Settings = TransformerConfig
+
+    @classmethod
+    def make(cls, settings: TransformerConfig, env: TeamEnv) -> "TransformerAgents":
+        """The agents for an environment."""
+        return cls(settings, env.spec, team_of(env))
+
     @property
-    def _network(self) -> Network:
+    def _network(self) -> AttentionNetwork:
         config, num_plain = self.config, self.team.num_plain
         aims = max(map(max, self.team.values)) >= num_plain
-        return Network(config.hidden_size, config.num_heads, config.num_layers, num_plain, aims)
+        return AttentionNetwork(config.hidden_size, config.num_heads, config.num_layers, num_plain, aims)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""

@@ -67,7 +67,7 @@ def _subject(program: Program) -> dict:
     rollout, learner = config.rollout, config.learner
     sizes = (
         f"{rollout.num_envs} environments x {rollout.num_steps} steps, batches of {learner.batch_size} sequences every "
-        f"{learner.env_steps_per_update:g} steps, {config.agent.kind.upper()} {config.agent.hidden_size}"
+        f"{learner.env_steps_per_update:g} steps, {config.agent.name.upper()} {config.agent.settings.hidden_size}"
     )
     return {
         "title": messages.title(config, program.env),

@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
 def axes_of_growth(config: Config) -> dict[str, list[Point]]:
     """The configs of each enlarged setting. Teams grow where the environment has several sizes of them."""
-    rollout, agent = config.rollout, config.agent
+    rollout, network = config.rollout, config.agent.settings
     axes: dict[str, list[Point]] = {"num_envs": [], "num_seeds": [], "agents": [], "hidden_size": [], "num_steps": []}
 
     def add(axis: str, size: int | str, larger: Config) -> None:
@@ -33,11 +33,12 @@ def axes_of_growth(config: Config) -> dict[str, list[Point]]:
         axes[axis].append(Point(str(size), replace(larger, replay=replay)))
 
     for factor in FACTORS:
-        envs, steps, width = factor * rollout.num_envs, factor * rollout.num_steps, factor * agent.hidden_size
+        envs, steps, width = factor * rollout.num_envs, factor * rollout.num_steps, factor * network.hidden_size
         seeds = factor * config.num_seeds
         add("num_envs", envs, replace(config, rollout=replace(rollout, num_envs=envs)))
         add("num_seeds", seeds, replace(config, num_seeds=seeds))
-        add("hidden_size", width, replace(config, agent=replace(agent, hidden_size=width)))
+        wider = replace(config.agent, settings=replace(network, hidden_size=width))
+        add("hidden_size", width, replace(config, agent=wider))
         add("num_steps", steps, replace(config, rollout=replace(rollout, num_steps=steps)))
     for name, settings in environments()[config.env.name].team_sizes(config.env.settings).items():
         add("agents", name, replace(config, env=replace(config.env, settings=settings)))

@@ -20,9 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from qmix_jax.cli.conf import conf_dir, fill_store
+from qmix_jax.cli.conf import conf_dir
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.overrides import OverrideChecker
+from qmix_jax.cli.store import fill_store
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job, JobList
 

@@ -1,11 +1,9 @@
-"""What Hydra composes from: the defaults in Python, and the YAML files of presets and of the authors' originals."""
+"""The choices of each group, and the folder of YAML files that define some of them. Does not import JAX."""
 
 from pathlib import Path
 
-from qmix_jax.build import NOT_OPTIONS, environments, mixers
-from qmix_jax.config import Config, EnvConfig
-from qmix_jax.run.startup import import_jax
-from qmix_jax.settings import defaults
+from qmix_jax.build import environments, mixers, networks
+from qmix_jax.cli import source
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -16,35 +14,20 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
-def fill_store() -> None:
-    """Put the general defaults and the choices of every group that Python defines into Hydra's ConfigStore.
-
-    A YAML file of the same group and name, in conf/ or in `--config-dir`, goes before the one in the store.
-    """
-    from hydra.core.config_store import ConfigStore
-
-    import_jax()  # for the mixers and some environments; raises ConfigError where JAX refuses to be imported
-    store = ConfigStore.instance().store
-    store("settings", {"env": defaults(EnvConfig), **defaults(Config)})
-    for name, env in environments().items():
-        store(name, {"env": {"name": name, **defaults(env.settings)}, **env.training}, "env", "_global_")
-    for name, mixer in mixers().items():
-        store(name, {"name": name, **defaults(mixer, NOT_OPTIONS)}, "algorithm")
-
-
 def choices(group: str) -> dict[str, str]:
     """The choices of a group, each with one line that says what it is."""
-    import_jax()
     if group == "env":
-        return {name: env.help for name, env in environments().items()}
-    if group == "algorithm":
-        return {name: summary(mixer).removesuffix(".") for name, mixer in mixers().items()}
+        return {name: source.definition(environments().place(name), "help")[0] for name in environments()}
+    if group in ("algorithm", "agent"):
+        registry = {"algorithm": mixers(), "agent": networks()}[group]
+        return {name: source.summary(registry.place(name)) for name in registry}
     return {path.stem: _first_comment(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
 
 
-def summary(cls: type) -> str:
-    """The first line of a class's docstring."""
-    return (cls.__doc__ or "").strip().partition("\n")[0]
+def variants() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Environment -> the setting that names its map, task or game, and the values of it."""
+    found = {name: source.definition(environments().place(name), "variant", "variants") for name in environments()}
+    return {name: (setting, values) for name, (setting, values) in found.items() if setting}
 
 
 def _first_comment(path: Path) -> str:

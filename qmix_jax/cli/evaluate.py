@@ -16,7 +16,7 @@ from qmix_jax.run import startup
 from qmix_jax.settings import ConfigError, require_one_of
 
 if TYPE_CHECKING:
-    from qmix_jax.agents import Agents
+    from qmix_jax.agents.base import Agents
     from qmix_jax.analysis.scores import Scores, SeverityTable
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.learning.robustness import Disturbance, ParallelEvaluator

@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from qmix_jax.build import environments, from_mapping
-from qmix_jax.cli.conf import choices
+from qmix_jax.build import from_mapping
+from qmix_jax.cli.conf import choices, variants
 from qmix_jax.settings import require
 
 HELP = """\
@@ -20,6 +20,9 @@ Environment (env=..., its settings as env.NAME=...)
 
 Algorithm (algorithm=..., its settings as algorithm.NAME=...)
 {algorithm}
+
+Network of the agents (agent=..., its settings as agent.NAME=...)
+{agent}
 
 Preset (+preset=..., with the plus: an environment and settings, which the rest of the command line overrides)
 {preset}
@@ -67,7 +70,7 @@ def help_text(arguments: Sequence[str] = ()) -> str:
     if "settings" in words:
         words.remove("settings")
         return _settings(words)
-    tables = {group: _table(group) for group in ("env", "algorithm", "preset")}
+    tables = {group: _table(group) for group in ("env", "algorithm", "agent", "preset")}
     return HELP.format(**tables, variants="\n".join(_variants())).rstrip()
 
 
@@ -76,10 +79,9 @@ def _table(group: str) -> str:
 
 
 def _variants() -> Iterator[str]:
-    for name, env in environments().items():
-        if env.variant:
-            head, text = f"  {f'env.{env.variant}=...':<14} ", f"({name}) {' '.join(env.variants)}"
-            yield textwrap.fill(text, 120, initial_indent=head, subsequent_indent=" " * len(head))
+    for env, (setting, values) in variants().items():
+        head, text = f"  {f'env.{setting}=...':<14} ", f"({env}) {' '.join(values)}"
+        yield textwrap.fill(text, 120, initial_indent=head, subsequent_indent=" " * len(head))
 
 
 def _settings(overrides: list[str]) -> str:

@@ -148,6 +148,8 @@ class OverrideChecker:
         require(is_right, f"{group} {why}: write {right}{group}={override.get_value_element_as_str()}")
 
     def _check_keys(self, override: Override, known: dict[str, Any]) -> None:
+        is_old = override.key_or_group == "agent.kind"
+        require(not is_old, f"unknown setting 'agent.kind' (did you mean 'agent={override.value()}'?)")
         for key in _keys(override.key_or_group, override.value()):
             if key not in known:
                 self._refuse_key(key, known)

@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from qmix_jax.build import mixers
-from qmix_jax.cli.conf import summary
 from qmix_jax.config import Config, to_mapping
 
 WIDTH = 120
@@ -28,6 +27,7 @@ def meanings(config: Config) -> dict[str, str]:
     return {
         **_meanings(Config, ""),
         **_meanings(type(config.env.settings), "env."),
+        **_meanings(type(config.agent.settings), "agent."),
         **_meanings(mixers()[config.algorithm.name], "algorithm."),
     }
 
@@ -39,10 +39,15 @@ def _meanings(cls: type, path: str) -> dict[str, str]:
     for name in (each.name for each in dataclasses.fields(cls)):
         hint = hints.get(name)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            found |= {path + name: summary(hint).removesuffix("."), **_meanings(hint, f"{path}{name}.")}
+            found |= {path + name: _summary(hint), **_meanings(hint, f"{path}{name}.")}
         elif name in texts:
             found[path + name] = _with_words(texts[name].removesuffix("."), hint)
     return found
+
+
+def _summary(cls: type) -> str:
+    """The first line of a class's docstring."""
+    return (cls.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
 
 
 def field_texts(cls: type) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmix_jax.build import from_mapping
-from qmix_jax.cli.conf import conf_dir, fill_store
+from qmix_jax.cli.conf import conf_dir
 from qmix_jax.cli.help import help_text
 from qmix_jax.run import startup
 from qmix_jax.settings import require
@@ -67,6 +67,8 @@ def resume_run(folder: Path, overrides: list[str]) -> int:
 def show(flags: "Flags") -> int:
     """Let Hydra show what the flags ask for, such as `--cfg job`; returns the exit status."""
     import hydra
+
+    from qmix_jax.cli.store import fill_store
 
     def train(_: object) -> None:
         raise AssertionError("Hydra runs no job")

@@ -8,7 +8,7 @@ from flax.errors import ScopeParamShapeError
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from qmix_jax.agents import Agents
+from qmix_jax.agents.base import Agents
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import AgentSums, episode_keys, watch
 from qmix_jax.learning.robustness import BATCH, plan

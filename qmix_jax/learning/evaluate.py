@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.actions import greedy
-from qmix_jax.agents import Agents
+from qmix_jax.agents.base import Agents
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.rollout import EpisodeSums, Policy, RolloutState, advance, begin, episode_sums
 from qmix_jax.mixers.base import credit_assignment, mixer_input

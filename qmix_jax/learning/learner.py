@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.actions import greedy
-from qmix_jax.agents import Agents
+from qmix_jax.agents.base import Agents
 from qmix_jax.config import LearnerConfig, TargetConfig
 from qmix_jax.learning.exploration import linear
 from qmix_jax.learning.losses import LOSSES

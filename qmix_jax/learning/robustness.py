@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.actions import random_action
-from qmix_jax.agents import Agents
+from qmix_jax.agents.base import Agents
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import Episodes, Keys, episode_keys, greedy_policy, play_episodes
 from qmix_jax.learning.rollout import Policy

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from qmix_jax.actions import epsilon_greedy, uniform
-from qmix_jax.agents import Agents
+from qmix_jax.agents.base import Agents
 from qmix_jax.build import make_agents, make_mixer
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
@@ -20,15 +20,7 @@ from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.learning.replay import ReplayBuffer, SequenceFormat, minibatch
 from qmix_jax.learning.rollout import EpisodeSums, RolloutState
-from qmix_jax.types import (
-    AgentInput,
-    Clock,
-    Params,
-    RecurrentState,
-    Sequence,
-    swap_time_and_batch,
-    tree_where,
-)
+from qmix_jax.types import AgentInput, Clock, Params, RecurrentState, Sequence, swap_time_and_batch, tree_where
 
 
 class SeedState(NamedTuple):

@@ -22,6 +22,7 @@ from jax import export as jax_export
 
 from qmix_jax import __version__, deployed_agent
 from qmix_jax.actions import greedy
+from qmix_jax.agents.gru import RecurrentAgents
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.envs.layout import Layout, layout_of
@@ -76,7 +77,8 @@ def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict
         ConfigError: the agents are no GRU, their weights are not finite, or the export could not be loaded again.
     """
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already; name a new folder")
-    require(run.config.agent.kind == "gru", f"agents of agent.kind={run.config.agent.kind} cannot be exported")
+    is_gru = isinstance(run.agents, RecurrentAgents)
+    require(is_gru, f"agents of agent={run.config.agent.name} cannot be exported")
     params = {name: np.asarray(leaf, np.float32) for name, leaf in run.params(seed)["agent"].items()}
     network = _describe_network(run)
     _refuse_unknown_weights(params, deployed_agent.expected_shapes(network, run.env.spec.num_agents))
@@ -140,7 +142,7 @@ def compile_policy(run: TrainedRun, params: dict[str, np.ndarray]) -> bytes:
         hidden, output = agents.step(weights, hidden, AgentInput(observation, last_action, first))
         return hidden, output.q, greedy(output.q, available).astype(jnp.int32)
 
-    spec, size = run.env.spec, run.config.agent.hidden_size
+    spec, size = run.env.spec, run.config.agent.settings.hidden_size
     (batch,) = jax_export.symbolic_shape("batch")
     team = (batch, spec.num_agents)
     inputs = (
@@ -177,7 +179,7 @@ def _describe_compiled() -> dict:
 
 def _describe_network(run: TrainedRun) -> dict[str, Any]:
     """The padded sizes and the switches of the agents' network: what fixes the shape of every weight."""
-    agent, spec = run.config.agent, run.env.spec
+    agent, spec = run.config.agent.settings, run.env.spec
     return {
         "obs_size": spec.obs_size,
         "num_actions": spec.num_actions,

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import jax
 import psutil
 
+from qmix_jax.agents.gru import GruConfig
+from qmix_jax.agents.transformer import TransformerAgents
 from qmix_jax.build import mixers
-from qmix_jax.config import AgentConfig, EvaluationConfig, LearnerConfig, ReplayConfig, RolloutConfig, by_name
+from qmix_jax.config import EvaluationConfig, LearnerConfig, ReplayConfig, RolloutConfig, by_name
 from qmix_jax.run.devices import SEED
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
@@ -24,7 +26,7 @@ USUAL = {
     "rollout.num_envs": RolloutConfig.num_envs,
     "rollout.num_steps": RolloutConfig.num_steps,
     "env.starts_per_rollout": 3,
-    "agent.hidden_size": AgentConfig.hidden_size,
+    "agent.hidden_size": GruConfig.hidden_size,
     "learner.batch_size": LearnerConfig.batch_size,
     "evaluation.episodes": EvaluationConfig.episodes,
 }
@@ -78,7 +80,7 @@ def estimate(program: Program) -> list[Part]:
     share = tree_bytes(params["agent"]) / max(needs["parameters"], 1)
     rows = live * config.learner.batch_size * (config.rollout.num_steps + 1)
     widths, agent_widths = _widths(params), _widths(params["agent"])
-    stored = OF_TRANSFORMER if config.agent.kind == "transformer" else 1
+    stored = OF_TRANSFORMER if isinstance(program.trainer.agents, TransformerAgents) else 1
     numbers = spec.num_agents * (stored * agent_widths + spec.obs_size) + widths - agent_widths
     options = dict.fromkeys(_sizes_of_mixer(program), 1)
     batch = {"learner.batch_size": 1, "rollout.num_steps": 1, **for_seeds}

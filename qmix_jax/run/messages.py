@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from qmix_jax.agents import DEFAULT_NETWORK
 from qmix_jax.build import environments, from_mapping
 from qmix_jax.config import Config, by_name
 from qmix_jax.console import duration, short
@@ -236,12 +237,14 @@ def next_steps(config: Config, folder: Path) -> str:
 
 def same_settings(config: Config) -> list[str]:
     """The overrides of a comparable run: its environment, and what differs from the defaults but `NOT_COMPARED`."""
-    plain = by_name(from_mapping({"env": {"name": config.env.name}, "algorithm": {"name": config.algorithm.name}}))
+    groups = {"env": config.env.name, "algorithm": config.algorithm.name, "agent": config.agent.name}
+    plain = by_name(from_mapping({group: {"name": name} for group, name in groups.items()}))
     chosen = {name: value for name, value in by_name(config).items() if name.split(".")[0] not in NOT_COMPARED}
     if config.learner.final_learning_rate != "share":
         del chosen["learner.final_learning_rate_share"]  # without effect
     changed = [f"{name}={_as_override(value)}" for name, value in chosen.items() if value != plain.get(name)]
-    return [*([] if config.env.name == DEFAULT_ENVIRONMENT else [f"env={config.env.name}"]), *changed]
+    usual = {"env": DEFAULT_ENVIRONMENT, "agent": DEFAULT_NETWORK}
+    return [*(f"{group}={groups[group]}" for group in usual if groups[group] != usual[group]), *changed]
 
 
 def _as_override(value: Any) -> str:

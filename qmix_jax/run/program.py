@@ -178,7 +178,7 @@ class Program:
         if config.num_seeds == self.mesh.shape[SEED]:
             return False
         steps = config.learner.batch_size * (config.rollout.num_steps + 1)
-        activations = steps * self.env.spec.num_agents * config.agent.hidden_size // self.mesh.shape[DATA]
+        activations = steps * self.env.spec.num_agents * config.agent.settings.hidden_size // self.mesh.shape[DATA]
         return not self._is_on_cpu or activations < FEW_ACTIVATIONS
 
     def compile_chunk(self) -> Any:

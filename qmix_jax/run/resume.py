@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qmix_jax.build import from_mapping
+from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
 from qmix_jax.records import FROZEN, HAS_STATE, read_manifest, read_metrics
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
@@ -153,7 +153,7 @@ def find_resume_point(folder: Path, program: Program) -> ResumePoint:
         is_left = checkpoint.env_steps < config.total_env_steps
         state = checkpoint.restore(program) if is_left else None
         later = [each for each in found if each.env_steps > checkpoint.env_steps]
-        known = by_name(config) if checkpoint.settings is None else flatten(checkpoint.settings)
+        known = by_name(config) if checkpoint.settings is None else flatten(upgrade(checkpoint.settings))
         assumed = {name: value for name, value in by_name(config).items() if name not in known}
         is_cured = any(not _is_one_of(name, NO_CURE) for name in changed)
         return ResumePoint(checkpoint, state, saved_rows, changed, assumed, later, None if is_cured else met_nan)

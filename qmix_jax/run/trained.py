@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qmix_jax.agents import Agents
-from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers
+from qmix_jax.agents.base import Agents
+from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers, networks
 from qmix_jax.config import Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
@@ -88,7 +88,7 @@ def read_config_of(checkpoint: Checkpoint) -> Config:
 
 def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
     """The config of settings that were read from `path`; raises ConfigError where this version cannot use them."""
-    for group, choices in {"env": environments(), "algorithm": mixers()}.items():
+    for group, choices in {"env": environments(), "algorithm": mixers(), "agent": networks()}.items():
         section = settings.get(group)
         name = section.get("name") if isinstance(section, dict) else None
         require(

@@ -106,9 +106,11 @@ def show(name: str, value: float) -> str:
 
 def format_scores(scores: Scores) -> str:
     """One line per metric: mean, interval with its method, and the means of several seeds."""
-    lines = []
+    lines, width = [], max(9, *map(len, scores))
     for name, score in scores.items():
-        line = f"  {name.replace('_', ' '):<9} {show(name, score.mean):>8}  95 % interval {_bounds(name, score):<18}"
+        line = (
+            f"  {name.replace('_', ' '):<{width}} {show(name, score.mean):>8}  95 % interval {_bounds(name, score):<18}"
+        )
         seeds = f"; seeds {', '.join(show(name, value) for value in score.seeds)}" if len(score.seeds) > 1 else ""
         lines.append(f"{line}  {score.method}{seeds}")
     return "\n".join(lines)

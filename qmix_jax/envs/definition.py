@@ -26,7 +26,7 @@ class Definition:
     example: str = ""
     """Overrides of a short run on another variant, suggested after training."""
     other_names: tuple[str, ...] = ()
-    """What other programs call the environment, in small letters."""
+    """What other programs call the environment, in lower case."""
 
 
 def training_of_game(num_steps: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def draw(program: Program, folder: Path, rows: list[dict], params: Params | None
         if params is not None:
             say("painting the film")
             paint_film(program, folder / FILM, rows, params)
-    except Exception as error:  # a run is worth more than its pictures
+    except Exception as error:  # whatever it is, the run itself is kept
         say(f"warning: no pictures of the run: {reason(error)}")
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qmix_jax.build import make_env
 from qmix_jax.envs.base import metric_names
+from qmix_jax.envs.probe import Probe
 from qmix_jax.envs.wrappers.joint import JointTeam
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run.program import Program
@@ -16,24 +16,18 @@ from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock
 
 
-class Counted:
+class Counted(Probe):
     """The probe world with a metric that is 1 in every step."""
 
-    def __init__(self, config):
-        self._env = make_env(config)
-
-    def __getattr__(self, name):
-        return getattr(self._env, name)
-
     def step(self, key, state, action):
-        state, observation, outcome = self._env.step(key, state, action)
+        state, observation, outcome = super().step(key, state, action)
         return state, observation, outcome._replace(metrics={**outcome.metrics, "steps": jnp.array(1)})
 
 
 @pytest.fixture(scope="module")
 def trained():
     """The sums of two rollouts, and those of an evaluation."""
-    trainer = Trainer(tiny(), Counted(tiny().env))
+    trainer = Trainer(tiny(), Counted(tiny().env.settings))
     state, play = jax.jit(trainer.init)(jnp.array(0)), jax.jit(trainer.play)
     rollout, sums = state.rollout, []
     for i in range(2):
@@ -44,7 +38,7 @@ def trained():
 
 def test_the_names_are_those_of_every_step(probe):
     assert metric_names(probe) == ("win_rate",)
-    assert metric_names(Counted(tiny().env)) == ("steps", "win_rate")
+    assert metric_names(Counted(tiny().env.settings)) == ("steps", "win_rate")
     assert metric_names(JointTeam(probe)) == ("win_rate",)
 
 

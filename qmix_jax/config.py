@@ -214,6 +214,8 @@ class CheckpointConfig:
 
     def __post_init__(self):
         check_ranges("checkpoint.", self)
+        is_known = self.metric == "auto" or self.metric.startswith(("eval/", "train/"))
+        require(is_known, f"checkpoint.metric={shown(self.metric)} must be auto, eval/NAME or train/NAME")
 
 
 @dataclass(frozen=True)

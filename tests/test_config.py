@@ -80,6 +80,7 @@ def test_any_value_of_any_setting_works_or_is_refused_in_one_line_that_names_it(
         ("algorithm.nopt_loss", -0.1, "must not be negative"),
         ("algorithm.attention_penalty", -1, "must not be negative"),
         ("algorithm.init_scale", -1, "must lie between 0 and 1000"),
+        ("checkpoint.metric", "win_rate", "must be auto, eval/NAME or train/NAME"),
         ("algorithm.embed_size", 2**31, "65536 at most"),
         ("algorithm.num_orders", 0, "must be greater than 0"),
         ("env.num_agents", 0, "must be greater than 0"),

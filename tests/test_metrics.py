@@ -10,6 +10,7 @@ from qmix_jax.envs.base import metric_names
 from qmix_jax.envs.probe import Probe
 from qmix_jax.envs.wrappers.joint import JointTeam
 from qmix_jax.learning.trainer import Trainer
+from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.program import Program
 from qmix_jax.run.snapshot import STATE, state_from_host, state_to_host
 from qmix_jax.settings import ConfigError
@@ -59,3 +60,11 @@ def test_a_checkpoint_from_before_there_were_metrics_begins_their_sums_at_zero(p
     del items[STATE]["seeds/rollout/episode_return"]
     with pytest.raises(ConfigError, match="nothing for seeds/rollout/episode_return"):
         state_from_host(items, program.shapes)
+
+
+def test_any_metric_of_the_environment_can_choose_the_best_checkpoint(probe):
+    by_steps = tiny(checkpoint={"metric": "eval/steps"})
+    assert score_metric(tiny(), probe) == "eval/win_rate"
+    assert score_metric(by_steps, Counted(tiny().env.settings)) == "eval/steps"
+    with pytest.raises(ConfigError, match=r"checkpoint\.metric=eval/steps is not known"):
+        score_metric(by_steps, probe)

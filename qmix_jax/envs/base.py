@@ -1,8 +1,9 @@
 """The contract of an environment."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,58 +11,49 @@ import jax.numpy as jnp
 from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec
 
 
-class KeepsObservations:
-    """For environments whose observations are small: the replay buffer keeps them as they are."""
+class TeamEnv(ABC):
+    """A cooperative environment as pure functions over one environment's arrays; callers `vmap` them.
 
-    def compress(self, state: EnvState, observation: Observation) -> Observation:
-        """The observation itself."""
+    Derive from it, set `spec`, and define `reset` and `step`; everything else is optional. An environment never resets
+    itself: `step` returns the true successor, also after the last step of an episode.
+    """
+
+    spec: TeamSpec
+    """Sizes, names and limits."""
+    painter: str | None = None
+    """The function that draws its films from `scene` (a `qmix_jax.film.recording.Painter`), as "module:function", which
+    is imported where a film is made; None: the arrays of `scene` are shown as they are.
+    """
+    training: ClassVar[Mapping[str, Any]] = {}
+    """The settings of training that suit it, nested as in a config: defaults where a run sets nothing else."""
+    variant: ClassVar[str | None] = None
+    """The setting that names a map, task or game; None where there is none."""
+    variants: ClassVar[tuple[str, ...]] = ()
+    """The values of that setting."""
+
+    @abstractmethod
+    def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
+        """Start an episode."""
+
+    @abstractmethod
+    def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, Observation, Outcome]:
+        """One step with the joint action (N,), integers that were available in the last observation."""
+
+    def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
+        """What the replay buffer keeps of an observation: as little as `decompress` needs to restore it. By default
+        the observation itself.
+        """
         del state
         return observation
 
-    def decompress(self, compact: Observation) -> Observation:
-        """The observation itself."""
-        return compact
-
-
-@runtime_checkable
-class TeamEnv(Protocol):
-    """A cooperative environment as pure functions over one environment's arrays; callers `vmap` them.
-
-    It never resets itself: `step` returns the true successor, also after the last step of an episode.
-    """
-
-    @property
-    def spec(self) -> TeamSpec:
-        """Sizes, names and limits."""
-        ...
-
-    def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
-        """Start an episode."""
-        ...
-
-    def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, Observation, Outcome]:
-        """One step with the joint action (N,), integers that were available in the last observation."""
-        ...
-
-    def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
-        """What the replay buffer keeps of an observation: as little as `decompress` needs to restore it."""
-        ...
-
     def decompress(self, compact: CompactObservation) -> Observation:
         """The observation of which `compress` made this."""
-        ...
+        return compact
 
     def scene(self, state: EnvState) -> dict[str, Any]:
-        """The arrays that a painter needs to draw this state. An environment that has a painter names it as `painter`
-        (a `qmix_jax.film.recording.Painter`, see `painted_by`); the films of the others are text.
-        """
-        ...
-
-
-def painted_by(place: str) -> property:
-    """The property `painter` of an environment: the function `module:name`, imported when it is needed, not before."""
-    module, _, name = place.partition(":")
-    return property(lambda _: getattr(import_module(module), name))
+        """The arrays that a film needs to show this state."""
+        del state
+        return {}
 
 
 @lru_cache(maxsize=16)

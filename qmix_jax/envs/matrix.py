@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import KeepsObservations, painted_by
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.settings import LARGEST, require, shown
@@ -22,13 +22,13 @@ class MatrixState(NamedTuple):
     action: Int[Array, "N"]
 
 
-class Matrix(KeepsObservations):
+class Matrix(TeamEnv):
     """A one-step game: every agent picks an action and the team gets payoff[action_0, action_1, ...].
 
     Observations and the state are the constant 1: all there is to learn is the table.
     """
 
-    painter = painted_by("qmix_jax.envs.matrix_painter:paint_matrix")
+    painter = "qmix_jax.envs.matrix_painter:paint_matrix"
 
     def __init__(self, payoff: Any, name: str = "matrix game"):
         self.payoff = jnp.asarray(payoff, float)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.actions import random_action
-from qmix_jax.envs.base import painted_by
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.definition import Definition
 from qmix_jax.settings import NotPositive
 from qmix_jax.types import Observation, Outcome, TeamSpec
@@ -49,7 +49,7 @@ class PredatorPreyState(NamedTuple):
     time: Int[Array, ""]
 
 
-class PredatorPrey:
+class PredatorPrey(TeamEnv):
     """Eight agents hunt eight prey on a grid of 10 x 10; each sees the 5 x 5 cells around it.
 
     Actions are stay, four moves and capture. A move off the grid is illegal, one into an occupied cell does nothing.
@@ -69,7 +69,7 @@ class PredatorPrey:
     whose last agents leave with step 200 terminates here, where theirs is truncated.
     """
 
-    painter = painted_by("qmix_jax.envs.predator_prey_painter:paint_predator_prey")
+    painter = "qmix_jax.envs.predator_prey_painter:paint_predator_prey"
 
     def __init__(self, settings: PredatorPreyConfig):
         self.punishment = settings.punishment

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import KeepsObservations
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.definition import Definition
 from qmix_jax.settings import Few, Range
 from qmix_jax.types import Observation, Outcome, TeamSpec
@@ -33,7 +33,7 @@ class ProbeState(NamedTuple):
     length: Int[Array, ""]
 
 
-class Probe(KeepsObservations):
+class Probe(TeamEnv):
     """A world whose observation names the episode (a random number), the time in it and the agent.
 
     The reward of step t is t + 1. Episodes end after `episode_length` steps (or after a random number up to it) by

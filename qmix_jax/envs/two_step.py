@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import KeepsObservations, painted_by
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
@@ -26,7 +26,7 @@ class TwoStepState(NamedTuple):
     """The joint action just taken (-1 before it)."""
 
 
-class TwoStep(KeepsObservations):
+class TwoStep(TeamEnv):
     """The two-step game of the QMIX paper (Rashid et al. 2018, section 6.1).
 
     Agent 0's first action picks the second state's payoff table, 2A or 2B; the first reward is 0. The best return is
@@ -34,7 +34,7 @@ class TwoStep(KeepsObservations):
     one-hot.
     """
 
-    painter = painted_by("qmix_jax.envs.two_step_painter:paint_two_step")
+    painter = "qmix_jax.envs.two_step_painter:paint_two_step"
 
     def __init__(self, settings: TwoStepConfig):
         del settings

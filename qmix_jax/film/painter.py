@@ -1,5 +1,6 @@
 """Which painter an environment has, and the painter of those that have none."""
 
+from importlib import import_module
 from typing import Any
 
 from qmix_jax.film.canvas import DIM, GOLD, TEXT, Canvas
@@ -10,8 +11,11 @@ ROWS = 16
 
 
 def painter_of(env: Any) -> Painter:
-    """The environment's `painter`, where it has one, or else `paint_text`."""
-    return getattr(env, "painter", None) or paint_text
+    """The function that the environment's `painter` names, or else `paint_text`."""
+    if env.painter is None:
+        return paint_text
+    module, _, name = env.painter.partition(":")
+    return getattr(import_module(module), name)
 
 
 def paint_text(recording: Recording) -> list[Frame]:

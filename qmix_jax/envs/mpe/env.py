@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import painted_by
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.jaxmarl_import import episode_limit, only_parts_of_jaxmarl
 from qmix_jax.envs.layout import Layout
 from qmix_jax.envs.mpe.layout import mpe_layout
@@ -65,14 +65,14 @@ def _lean(task: type) -> type:
     return Lean
 
 
-class Mpe:
+class Mpe(TeamEnv):
     """Cooperative multi-particle worlds (Lowe et al. 2017), with JaxMARL's team reward: the sum over the agents.
 
     Agents see and can do different things in simple_speaker_listener; they are padded to the largest. The state is
     the agents' observations side by side. Every episode is truncated at the time limit; none terminates.
     """
 
-    painter = painted_by("qmix_jax.envs.mpe.painter:paint_mpe")
+    painter = "qmix_jax.envs.mpe.painter:paint_mpe"
 
     def __init__(self, settings: MpeConfig):
         self._task, self._env = settings.task, _lean(getattr(mpe, CLASSES[settings.task]))()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from qmix_jax.envs.base import painted_by
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.jaxmarl_import import episode_limit, only_parts_of_jaxmarl
 from qmix_jax.envs.layout import Layout
 from qmix_jax.envs.smax.battle import Battle
@@ -22,7 +22,7 @@ with only_parts_of_jaxmarl():
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
 
-class Smax:
+class Smax(TeamEnv):
     """SMAX against the heuristic enemy (Rutherford et al. 2023, section 4).
 
     The team's reward is the share of health that the enemy loses, at most 1 over a battle, and 1 for a win. A battle is
@@ -30,7 +30,7 @@ class Smax:
     `battle.Battle` computes them four times faster than JaxMARL's own step.
     """
 
-    painter = painted_by("qmix_jax.envs.smax.painter:paint_smax")
+    painter = "qmix_jax.envs.smax.painter:paint_smax"
 
     def __init__(self, settings: SmaxConfig):
         require_one_of("env.map", settings.map, MAP_NAME_TO_SCENARIO)

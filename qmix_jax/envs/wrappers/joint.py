@@ -1,7 +1,6 @@
 """A team as one agent that chooses among the joint actions."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from qmix_jax.envs.base import KeepsObservations, TeamEnv
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import EnvState, Observation, Outcome
 
 MAX_JOINT_ACTIONS = 4096
 
 
-class JointTeam(KeepsObservations):
+class JointTeam(TeamEnv):
     """The environment with a single agent, which sees all observations and the state concatenated.
 
     The digits of joint action k in base A are the agents' actions, agent 0's first. It is available where all of them
@@ -31,7 +30,7 @@ class JointTeam(KeepsObservations):
                 f"algorithm=joint would have {spec.num_actions}^{spec.num_agents} = {count:,} joint actions on "
                 f"{spec.name}, and takes {MAX_JOINT_ACTIONS:,} at most; choose a smaller game, or algorithm=qplex"
             )
-        self._env, self.sizes = env, (spec.num_actions,) * spec.num_agents
+        self._env, self.painter, self.sizes = env, env.painter, (spec.num_actions,) * spec.num_agents
         observation = jax.eval_shape(env.reset, jax.random.key(0))[1]
         own_state = 0 if observation.state is None else spec.state_size
         obs_size = spec.num_agents * spec.obs_size + own_state
@@ -55,11 +54,6 @@ class JointTeam(KeepsObservations):
     def number(self, actions: tuple[int, ...]) -> int:
         """The joint action of the agents' actions."""
         return int(np.ravel_multi_index(actions, self.sizes))
-
-    @property
-    def painter(self) -> Callable | None:
-        """The painter of the environment inside, where it has one."""
-        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The team's scene."""

@@ -5,7 +5,6 @@ returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leav
 the deployed agent.
 """
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-class Shielded:
+class Shielded(TeamEnv):
     """An environment in which only the actions are legal that its shield leaves.
 
     The shield gets all agents' observations (N, O), the global state (Z,) and the legal actions (N, A).
@@ -54,7 +53,7 @@ class Shielded:
 
     def __init__(self, env: TeamEnv, path: str):
         self._env, self._shield = env, load_shield(path)
-        self.spec = env.spec
+        self.spec, self.painter = env.spec, env.painter
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
         except Exception as error:  # the shield can raise anything
@@ -85,11 +84,6 @@ class Shielded:
     def decompress(self, compact: CompactObservation) -> Observation:
         """The observation of which `compress` made this."""
         return self._narrowed(self._env.decompress(compact))
-
-    @property
-    def painter(self) -> Callable | None:
-        """The painter of the environment inside, where it has one."""
-        return getattr(self._env, "painter", None)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The environment's own."""

@@ -6,31 +6,36 @@ Importing it does not import JAX; an environment, a mixer or a network is import
 import dataclasses
 import typing
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import is_import_path, search_in
 from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
 from qmix_jax.settings import (
     check_keys,
     check_ranges,
+    constructor_settings,
     convert,
     field_names,
     make_settings,
     merge,
     require,
-    require_one_of,
     shown,
 )
 
 if TYPE_CHECKING:
-    from qmix_jax.agents.base import Agents, Network
+    from qmix_jax.agents.base import Agents
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.mixers.base import Mixer
 
+GROUPS = ("env", "algorithm", "agent")
+"""The groups of settings whose name chooses a part of the program."""
+NOTHING: Mapping[str, Any] = {}
 NOT_OPTIONS = ("parent", "name", "entities")
 """A mixer's fields that are no options: those of every flax module, and what `Mixer.in_env` sets."""
 
@@ -48,7 +53,7 @@ def mixers() -> "Registry[type[Mixer]]":
     return MIXERS
 
 
-def networks() -> "Registry[type[Network]]":
+def networks() -> "Registry[type[Agents]]":
     """The classes of all networks of agents by name."""
     return NETWORKS
 
@@ -56,26 +61,48 @@ def networks() -> "Registry[type[Network]]":
 # --- settings ----------------------------------------------------------------------------------------------------
 
 
-def from_mapping(values: Mapping[str, Any]) -> Config:
+def from_mapping(values: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) -> Config:
     """The config of a run from nested mappings (Hydra's, as plain containers).
 
     What the mapping leaves out comes from the environment's training settings, or else from the dataclasses.
+
+    Args:
+        values: the settings by name; import paths are looked for in `import_folders` too.
+        given: parts made in Python: a class or an object as `env`, `algorithm` (a mixer) or `agent`.
+
+    Raises:
+        ConfigError: a name is not known, or a value is wrong.
     """
     values = upgrade(values)
     hints = typing.get_type_hints(Config)
     check_keys(values, [f.name for f in dataclasses.fields(Config)])
     for group in ("env", "algorithm"):
         require(group in values, f"no {group} chosen; add {group}=NAME")
-        require(isinstance(values[group], Mapping), f"{group}={shown(values[group])} must be a group of settings")
-    env = _env_config(values["env"])
-    own = {key: value for key, value in values.items() if key not in ("env", "algorithm")}
-    rest = merge(environments()[env.name].training, own)
+    for group in GROUPS:
+        section = values.get(group, {})
+        require(isinstance(section, Mapping), f"{group}={shown(section)} must be a group of settings")
+    if import_paths(values):
+        search_in(convert(values.get("import_folders", ()), tuple[str, ...], "import_folders"))
+    env, training = _env_config(values["env"], given.get("env"))
+    rest = merge(training, {key: value for key, value in values.items() if key not in ("env", "algorithm")})
     return Config(
         env=env,
-        algorithm=_algorithm_config(values["algorithm"]),
-        agent=_agent_config(rest.pop("agent", {})),
+        algorithm=_algorithm_config(values["algorithm"], given.get("algorithm")),
+        agent=_agent_config(rest.pop("agent", {}), given.get("agent")),
         **{key: convert(value, hints[key], key) for key, value in rest.items()},
     )
+
+
+def import_paths(values: Mapping[str, Any]) -> dict[str, str]:
+    """The import paths among the settings of a run, of which each imports a module -> the setting that has it."""
+    sections = {group: values[group] for group in GROUPS if isinstance(values.get(group), Mapping)}
+    named = {section.get("name"): group for group, section in sections.items() if isinstance(section.get("name"), str)}
+    installed = environments().installed | mixers().installed | networks().installed
+    named |= {installed[name]: group for name, group in named.items() if name in installed}
+    others = {"env.shield": (sections.get("env", {}).get("shield"),), "callbacks": values.get("callbacks")}
+    for setting, paths in others.items():
+        named |= {path: setting for path in (paths if isinstance(paths, list | tuple) else ()) if isinstance(path, str)}
+    return {path: setting for path, setting in named.items() if is_import_path(path)}
 
 
 OF_OTHER_KINDS = {
@@ -98,37 +125,97 @@ def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**values, "agent": {"name": kind, **{key: agent[key] for key in agent if key not in left_out}}}
 
 
-def _env_config(values: Mapping[str, Any]) -> EnvConfig:
-    name, own = str(values.get("name", "")), {key: value for key, value in values.items() if key != "name"}
-    require_one_of("env", name, list(environments()))
+def _env_config(values: Mapping[str, Any], given: Any) -> tuple[EnvConfig, Mapping[str, Any]]:
+    """The config of an environment, and the settings of training that suit it."""
+    name, own = _name_and_settings(values)
     hints = typing.get_type_hints(EnvConfig)
     common = {key: own.pop(key) for key in ("starts_per_rollout", "shield") if key in own}
-    settings = make_settings(environments()[name].settings, own, "env.")
-    return EnvConfig(name, settings, **{key: convert(value, hints[key], f"env.{key}") for key, value in common.items()})
+    common = {key: convert(value, hints[key], f"env.{key}") for key, value in common.items()}
+    if given is not None and not isinstance(given, type):
+        return EnvConfig(name, _settings_of_object(given, own, "env."), given=given, **common), given.training
+    entry = environments().find(name) if given is None else environments().of_class(given, name)
+    settings = make_settings(entry.settings, own, "env.")
+    return EnvConfig(name, settings, given=given and entry.make(settings), **common), entry.training
 
 
-def _algorithm_config(values: Mapping[str, Any]) -> AlgorithmConfig:
-    name, own = str(values.get("name", "")), {key: value for key, value in values.items() if key != "name"}
-    require_one_of("algorithm", name, list(mixers()))
-    options = make_settings(mixers()[name], own, "algorithm.", leave_out=NOT_OPTIONS)
+def _algorithm_config(values: Mapping[str, Any], given: Any) -> AlgorithmConfig:
+    name, own = _name_and_settings(values)
+    entry = mixers().find(name) if given is None else mixers().of_class(_class_of(given), name)
+    is_object = given is not None and not isinstance(given, type)
+    options = given if is_object else make_settings(entry, own, "algorithm.", leave_out=NOT_OPTIONS)
     check_ranges("algorithm.", options)
-    return AlgorithmConfig(name, {key: getattr(options, key) for key in field_names(mixers()[name], NOT_OPTIONS)})
+    plain = {key: getattr(options, key) for key in field_names(entry, NOT_OPTIONS)}
+    return AlgorithmConfig(name, plain, given=None if given is None else options)
 
 
-def _agent_config(values: Any) -> AgentConfig:
-    require(isinstance(values, Mapping), f"agent={shown(values)} must be a group of settings")
-    own = {"name": DEFAULT_NETWORK, **values}
-    name = str(own.pop("name"))
-    require_one_of("agent", name, list(networks()))
-    settings = networks()[name].Settings
+def _agent_config(values: Mapping[str, Any], given: Any) -> AgentConfig:
+    name, own = _name_and_settings({"name": DEFAULT_NETWORK, **values})
+    if given is not None and not isinstance(given, type):
+        return AgentConfig(name, _settings_of_object(given, own, "agent."), given=given)
+    entry = networks().find(name) if given is None else networks().of_class(given, name)
     for key in own:
-        owners = [] if key in field_names(settings) else _networks_with(key)
+        owners = [] if key in field_names(entry.Settings) else _networks_with(key)
         require(not owners, f"agent={name} has no setting 'agent.{key}'; it belongs to agent={'|'.join(owners)}")
-    return AgentConfig(name, make_settings(settings, own, "agent."))
+    return AgentConfig(name, make_settings(entry.Settings, own, "agent."), given=given)
+
+
+def _name_and_settings(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return str(values.get("name", "")), {key: value for key, value in values.items() if key != "name"}
 
 
 def _networks_with(setting: str) -> list[str]:
     return [name for name, cls in networks().items() if setting in field_names(cls.Settings)]
+
+
+def _class_of(part: Any) -> type:
+    return part if isinstance(part, type) else type(part)
+
+
+# --- parts made in Python ----------------------------------------------------------------------------------------
+
+MADE_IN_PYTHON = " (made in Python)"
+"""Ends the name of a part that cannot be made again from its settings."""
+
+
+def name_of(part: Any) -> str:
+    """The name in a config of a class or an object: its import path, where that and the settings make it again."""
+    cls = _class_of(part)
+    is_found = cls.__module__ != "__main__" and "." not in cls.__qualname__
+    is_known = isinstance(part, type) or _recovered(part) is not None
+    return f"{cls.__module__}:{cls.__name__}{'' if is_found and is_known else MADE_IN_PYTHON}"
+
+
+def _recovered(part: Any) -> dict[str, Any] | None:
+    """The arguments that made an object, from its attributes of the same names; None where one is missing."""
+    names = [each.name for each in dataclasses.fields(_settings_class(type(part)))]
+    found = {name: getattr(part, name) for name in names if _is_plain(getattr(part, name, _is_plain))}
+    return found if len(found) == len(names) else None
+
+
+def _settings_class(cls: type) -> type:
+    return getattr(cls, "Settings", None) or constructor_settings(cls, NOT_OPTIONS)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The settings of an object of which only Python knows how it was made."""
+
+
+def _settings_of_object(part: Any, values: Mapping[str, Any], path: str) -> Any:
+    """The settings of an object, which cannot be set again by `values`."""
+    made = _recovered(part)
+    settings = Unknown() if made is None else _settings_class(type(part))(**made)
+    changed = [key for key, value in values.items() if key not in vars(settings) or vars(settings)[key] != value]
+    require(not changed, f"{path}{(*changed, '')[0]} cannot be set: {name_of(part)} is an object already")
+    return settings
 
 
 # --- parts of a run ----------------------------------------------------------------------------------------------
@@ -136,7 +223,7 @@ def _networks_with(setting: str) -> list[str]:
 
 def make_env(config: EnvConfig) -> "TeamEnv":
     """The environment of a config, with its shield; raises ConfigError where a setting names something unknown."""
-    env = environments()[config.name].make(config.settings)
+    env = environments()[config.name].make(config.settings) if config.given is None else config.given
     if config.shield is None:
         return env
     from qmix_jax.envs.wrappers.shield import Shielded
@@ -147,18 +234,27 @@ def make_env(config: EnvConfig) -> "TeamEnv":
 def make_team(config: Config) -> "TeamEnv":
     """The environment of a run as its algorithm sees it; raises ConfigError where the two do not fit."""
     env = make_env(config.env)
-    if not mixers()[config.algorithm.name].acts_jointly:
+    if not mixer_class(config.algorithm).acts_jointly:
         return env
     from qmix_jax.envs.wrappers.joint import JointTeam
 
     return JointTeam(env)
 
 
+def mixer_class(config: AlgorithmConfig) -> "type[Mixer]":
+    """The class of the mixer of a config."""
+    return mixers()[config.name] if config.given is None else type(config.given)
+
+
 def make_mixer(config: AlgorithmConfig, env: "TeamEnv") -> "Mixer":
     """The mixer of a config, for an environment."""
-    return mixers()[config.name](**config.options).in_env(env)
+    mixer = mixers()[config.name](**config.options) if config.given is None else config.given
+    return mixer.in_env(env)
 
 
 def make_agents(config: AgentConfig, env: "TeamEnv") -> "Agents":
     """The networks of a config, for an environment."""
-    return networks()[config.name].make(config.settings, env)
+    given = config.given
+    if given is not None and not isinstance(given, type):
+        return given
+    return (given or networks()[config.name]).make(config.settings, env)

@@ -8,7 +8,7 @@ environments of a seed, whatever the number of environments or devices. `num_env
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from qmix_jax.settings import (
@@ -28,6 +28,11 @@ from qmix_jax.settings import (
 )
 
 
+def title_of(name: str) -> str:
+    """The name of an environment, a mixer or a network for people and for folders: of an import path the class."""
+    return name.rpartition(":")[2].partition(" ")[0]
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     """The environment and its own settings."""
@@ -40,6 +45,8 @@ class EnvConfig:
     """Fresh episodes per environment and rollout, reused where more are needed; null: the most that can be needed."""
     shield: str | None = None
     """A function, as package.module:function, that narrows the legal actions (docs/shield.md)."""
+    given: Any = field(default=None, repr=False)
+    """The environment, where it was made in Python and not from the settings."""
 
     def __post_init__(self):
         check_ranges("env.", self)
@@ -54,6 +61,13 @@ class AlgorithmConfig:
     """The mixer; chosen by algorithm=NAME."""
     options: Mapping[str, Any]
     """Every field of the mixer's class that is an option."""
+    given: Any = field(default=None, repr=False)
+    """The mixer, where it was made in Python and not from the options."""
+
+    @property
+    def title(self) -> str:
+        """The name for people (see `title_of`)."""
+        return title_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,13 @@ class AgentConfig:
     """The network; chosen by agent=NAME."""
     settings: Any
     """The network's own dataclass."""
+    given: Any = field(default=None, repr=False)
+    """The agents, or their class, where they come from Python and not from the name."""
+
+    @property
+    def title(self) -> str:
+        """The name for people (see `title_of`)."""
+        return title_of(self.name)
 
     def __post_init__(self):
         check_ranges("agent.", self.settings)
@@ -269,6 +290,10 @@ class Config:
     """Environment steps of each seed, rounded up to whole rollouts between evaluations."""
     devices: str = "auto"
     """How many devices, CPU cores included; auto: all that the work divides over."""
+    callbacks: tuple[str, ...] = ()
+    """Classes, as package.module:Class, whose objects are called while the run trains (docs/python.md)."""
+    import_folders: tuple[str, ...] = ()
+    """Folders in which the modules of import paths are looked for, besides Python's own; training records them."""
     matmul_dtype: Literal["float32", "bfloat16"] = "float32"
     """Inputs of matrix products in training: float32, or bfloat16 (faster on GPUs, TPUs and CPUs with AMX)."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -369,7 +394,10 @@ class Config:
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """The nested mapping of which `build.from_mapping` makes this config."""
-    groups = dataclasses.asdict(config)
+    groups = {group: replace(getattr(config, group), given=None) for group in ("env", "algorithm", "agent")}
+    groups = dataclasses.asdict(replace(config, **groups))
+    for group in ("env", "algorithm", "agent"):
+        del groups[group]["given"]
     for group in ("env", "agent"):
         groups[group] |= groups[group].pop("settings")
     groups["algorithm"] |= groups["algorithm"].pop("options")

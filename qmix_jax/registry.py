@@ -1,26 +1,88 @@
-"""Registries: classes and definitions by name, each imported on first use, because most of them import JAX."""
+"""Registries: classes and definitions by name, each imported on first use, because most of them import JAX.
 
-from collections.abc import Iterator, Mapping
+Besides the package's own names a registry has those of installed packages (entry points), and takes import paths.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
-from typing import TypeVar
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from qmix_jax.import_path import is_import_path, load
+from qmix_jax.settings import require, require_one_of
 
 T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
-    """What a package offers by name, where `places` maps each name to "module:attribute" within the package."""
+    """What can be chosen by name for a setting; as a mapping, the package's own names.
 
-    def __init__(self, package: str, places: dict[str, str]):
+    Args:
+        package: the package of the own names.
+        places: own name -> "module:attribute" within the package.
+        setting: the setting, for messages.
+        contract: "module:Class" within the package, of which a class from elsewhere must be a subclass.
+        group: the group of entry points by which installed packages give names to their classes.
+        adapt: from a class from elsewhere to what the registry has for its own names.
+    """
+
+    def __init__(
+        self,
+        package: str,
+        places: dict[str, str],
+        *,
+        setting: str,
+        contract: str,
+        group: str,
+        adapt: Callable[[type], Any] = lambda cls: cls,
+    ):
         self._package, self._places = package, places
+        self._setting, self._contract, self._group, self._adapt = setting, contract, group, adapt
 
     def place(self, name: str) -> tuple[str, str]:
-        """The module and the attribute of an entry."""
+        """The module and the attribute of an own entry."""
         module, _, attribute = self._places[name].partition(":")
         return f"{self._package}.{module}", attribute
 
+    @cached_property
+    def installed(self) -> dict[str, str]:
+        """The names that installed packages give -> import paths."""
+        found = {each.name: each.value.replace(" ", "") for each in entry_points(group=self._group)}
+        return {name: path for name, path in found.items() if name not in self._places}
+
+    @property
+    def names(self) -> list[str]:
+        """Every name that can be chosen; import paths besides."""
+        return [*self._places, *self.installed]
+
     def __getitem__(self, name: str) -> T:
-        module, attribute = self.place(name)
-        return getattr(import_module(module), attribute)
+        if name in self._places:
+            module, attribute = self.place(name)
+            return getattr(import_module(module), attribute)
+        path = self.installed.get(name, name)
+        if not is_import_path(path):
+            raise KeyError(name)
+        return self.of_class(load(path, self._setting), path)
+
+    def find(self, name: str) -> T:
+        """The entry of a name or an import path; raises ConfigError where there is none."""
+        if not is_import_path(name):
+            require_one_of(self._setting, name, self.names)
+        return self[name]
+
+    def of_class(self, found: Any, path: str) -> T:
+        """The entry of a class from elsewhere; raises ConfigError where it does not fulfil the contract."""
+        module, _, name = self._contract.partition(":")
+        contract = getattr(import_module(f"{self._package}.{module}"), name)
+        fulfils = isinstance(found, type) and issubclass(found, contract)
+        require(fulfils, f"{self._setting}={path} is no subclass of qmix_jax.{name}")
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        require(not missing, f"{self._setting}={path} does not define {', '.join(missing)}")
+        return self._adapt(found)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places or name in self.installed or is_import_path(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

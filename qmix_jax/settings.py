@@ -1,11 +1,14 @@
 """Tools for settings of any kind: the error, checks of names and ranges, and dataclasses made from mappings."""
 
+import copy
 import dataclasses
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Annotated, Any, Literal
 
 
@@ -112,6 +115,10 @@ def make_settings(cls: type, values: Any, path: str = "", leave_out: Collection[
     require(isinstance(values, Mapping), f"{where}={shown(values)} must be a group of settings")
     check_keys(values, field_names(cls, leave_out), path)
     hints = typing.get_type_hints(cls)
+    for each in dataclasses.fields(cls):
+        has_default = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
+        is_set = has_default or each.name in values or each.name not in field_names(cls, leave_out)
+        require(is_set, f"{path}{each.name} has no default: set {path}{each.name}=VALUE")
     return cls(**{key: convert(value, hints[key], path + key) for key, value in values.items()})
 
 
@@ -126,8 +133,10 @@ def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
     for each in dataclasses.fields(cls):
         if each.name in field_names(cls, leave_out) and each.default is not dataclasses.MISSING:
             values[each.name] = each.default
-        elif isinstance(each.default_factory, type):
-            values[each.name] = defaults(each.default_factory)
+        elif dataclasses.is_dataclass(each.default_factory):
+            values[each.name] = defaults(each.default_factory)  # pyright: ignore[reportArgumentType]
+        elif each.init and each.default_factory is not dataclasses.MISSING:
+            values[each.name] = each.default_factory()
     return values
 
 
@@ -138,6 +147,42 @@ def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = merge(merged[name], value) if both else value
     return merged
+
+
+_REQUIRED = partial(dataclasses.field, kw_only=True)
+
+
+@cache
+def constructor_settings(cls: type, leave_out: tuple[str, ...] = ()) -> type:
+    """A frozen dataclass of the arguments that a class's constructor takes by name, but for those in `leave_out`.
+
+    A type comes from the annotation, or else from the default. The dataclass knows the class as `made_from`.
+
+    Raises:
+        ConfigError: an argument has neither, or an annotation cannot be resolved.
+    """
+    try:
+        parameters = inspect.signature(cls).parameters.values()
+        hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__, include_extras=True)
+    except (NameError, TypeError, ValueError) as error:
+        raise ConfigError(f"the arguments of {cls.__name__}() cannot be read: {error}") from error
+    factories = {each.name: each.default_factory for each in getattr(cls, "__dataclass_fields__", {}).values()}
+    fields: list[tuple[str, Any, Any]] = []
+    for each in parameters:
+        if each.name in leave_out or each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+            continue
+        has_default = each.default is not each.empty
+        require(has_default or each.name in hints, f"the argument {each.name} of {cls.__name__}() needs a type")
+        factory: Any = factories.get(each.name, dataclasses.MISSING)
+        if factory is dataclasses.MISSING:
+            factory = partial(copy.copy, each.default)  # also of a list, which cannot be the default of a field
+        field = dataclasses.field(default_factory=factory, kw_only=True) if has_default else _REQUIRED()
+        fields.append((each.name, hints.get(each.name, _type_of(each.default)), field))
+    return dataclasses.make_dataclass(cls.__name__, fields, frozen=True, namespace={"made_from": cls})
+
+
+def _type_of(default: Any) -> Any:
+    return type(default) if isinstance(default, bool | int | float | str) else Any
 
 
 def check_keys(values: Mapping, known: Iterable[str], path: str = "") -> None:
@@ -152,14 +197,20 @@ def check_keys(values: Mapping, known: Iterable[str], path: str = "") -> None:
 def convert(value: Any, hint: Any, path: str) -> Any:
     """`value` as the type `hint`, or ConfigError."""
     origin = typing.get_origin(hint)
+    if hint is Any:
+        return _nested(value)
     if _is_union(hint):
         return _convert_to_one(value, typing.get_args(hint), path)
     if origin is Literal:
         require_one_of(path, value, typing.get_args(hint))
         return value
-    if hint is tuple or origin is tuple:
+    if tuple in (hint, origin) or list in (hint, origin):
         require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
-        return _nested(value) if hint is tuple else tuple(convert(x, typing.get_args(hint)[0], path) for x in value)
+        kind = (*typing.get_args(hint), Any)[0]
+        return (origin or hint)(convert(each, kind, path) for each in value)
+    if dict in (hint, origin):
+        require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings")
+        return {str(name): each for name, each in value.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return make_settings(hint, value, path + ".")
     return _scalar(value, hint, path)
@@ -170,9 +221,16 @@ def _convert_to_one(value: Any, options: tuple, path: str) -> Any:
     words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
     if value in words or (value is None and type(None) in options):
         return value
-    (kind,) = (option for option in options if option is not type(None) and typing.get_origin(option) is not Literal)
+    kinds = [option for option in options if option is not type(None) and typing.get_origin(option) is not Literal]
     also = [*words, *["null"] * (type(None) in options)]
-    return _scalar(value, kind, path, f", or {' or '.join(also)}")
+    errors = []
+    for kind in kinds:
+        try:
+            return convert(value, kind, path)
+        except ConfigError as error:
+            errors.append(str(error))
+    either = [error.removeprefix(f"{path}={shown(value)} must be ") for error in errors[1:]]
+    raise ConfigError(", or ".join([*errors[:1], *either, *([" or ".join(also)] if also else [])]))
 
 
 def _nested(table: Any) -> Any:
@@ -180,7 +238,7 @@ def _nested(table: Any) -> Any:
     return tuple(map(_nested, table)) if isinstance(table, list | tuple) else table
 
 
-def _scalar(value: Any, kind: type, path: str, also: str = "") -> Any:
+def _scalar(value: Any, kind: type, path: str) -> Any:
     """A bool, int, float or str, without loss: 1e6 becomes an int, 1.5 does not, and 3 can become a str."""
     is_bool = isinstance(value, bool)
     is_int = isinstance(value, int) and not is_bool
@@ -194,7 +252,8 @@ def _scalar(value: Any, kind: type, path: str, also: str = "") -> Any:
         return str(value)
     word = f"a word; in quotes where it looks like something else: {path}='\"{shown(value)}\"'"
     names = {bool: "true or false", int: "a whole number", float: "a finite number", str: word}
-    raise ConfigError(f"{path}={shown(value)} must be {names[kind]}{also}")
+    require(kind in names, f"{path}: settings cannot have the type {getattr(kind, '__name__', kind)}")
+    raise ConfigError(f"{path}={shown(value)} must be {names[kind]}")
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Networks of the agents, one file each, and their registry. Importing this package does not import JAX.
 
-A new network needs a class that fulfils the contract (`base.Network`), a dataclass of its settings and a line in the
-registry.
+A new network is a class that fulfils the contract (`base.Agents`), and a line in the registry.
 """
 
 from typing import TYPE_CHECKING
@@ -9,14 +8,17 @@ from typing import TYPE_CHECKING
 from qmix_jax.registry import Registry
 
 if TYPE_CHECKING:
-    from qmix_jax.agents.base import Network
+    from qmix_jax.agents.base import Agents
 
 DEFAULT_NETWORK = "gru"
 
-NETWORKS: "Registry[type[Network]]" = Registry(
+NETWORKS: "Registry[type[Agents]]" = Registry(
     __name__,
     {
         "gru": "gru:RecurrentAgents",
         "transformer": "transformer:TransformerAgents",
     },
+    setting="agent",
+    contract="base:Agents",
+    group="qmix_jax.agents",
 )

@@ -1,48 +1,64 @@
 """The contract of the agents: a recurrent Q-network for the whole team, as pure functions over `Params`."""
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import jax
+from jax import lax
 
 from qmix_jax.envs.base import TeamEnv
+from qmix_jax.settings import constructor_settings
 from qmix_jax.types import AgentInput, AgentOutput, Params, RecurrentState, TeamSpec
 
 
-@runtime_checkable
-class Agents(Protocol):
-    """The team's networks. Where `inputs.first` is true, they reset the recurrent state before the step."""
+class _ConstructorSettings:
+    def __get__(self, _: Any, cls: type) -> type:
+        return constructor_settings(cls, ("env",))
 
-    @property
-    def spec(self) -> TeamSpec:
-        """The team's sizes."""
-        ...
 
+class Agents(ABC):
+    """The team's networks: derive from it, set `spec`, and define `init`, `initial_state` and `step`.
+
+    The constructor takes the environment as `env`; its other arguments are the settings of the network. Where
+    `inputs.first` is true, the recurrent state is reset before the step.
+    """
+
+    Settings: ClassVar[Any] = _ConstructorSettings()
+    """The dataclass of its settings: those of the constructor, where a class does not set its own."""
+
+    spec: TeamSpec
+    """The team's sizes."""
+
+    @classmethod
+    def make(cls, settings: Any, env: TeamEnv) -> "Agents":
+        """The agents for an environment; `settings` is an object of `Settings`."""
+        return cls(env, **vars(settings))  # pyright: ignore[reportCallIssue]
+
+    @abstractmethod
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""
-        ...
 
+    @abstractmethod
     def initial_state(self, num_envs: int) -> RecurrentState:
         """The recurrent state before an episode: any pytree (B, ...)."""
-        ...
 
+    @abstractmethod
     def step(self, params: Params, state: RecurrentState, inputs: AgentInput) -> tuple[RecurrentState, AgentOutput]:
         """One time step (B, ...): the next recurrent state, and the output."""
-        ...
 
     def unroll(self, params: Params, state: RecurrentState, inputs: AgentInput) -> tuple[RecurrentState, AgentOutput]:
         """T time steps from the state before the first: the state after the last, and the outputs (T, B, ...)."""
-        ...
+        return lax.scan(lambda carry, now: self.step(params, carry, now), state, inputs)
 
 
-class Network(Agents, Protocol):
-    """Agents in the registry: they can be made from the settings of a run. The first line of the class's docstring is
-    printed by `qmix-jax train --help`.
-    """
+def num_features(agents: Agents) -> int:
+    """The width H of the features that mixers get."""
+    spec = agents.spec
+    observed = jax.ShapeDtypeStruct((1, spec.num_agents, spec.obs_size), float)
+    acted = jax.ShapeDtypeStruct((1, spec.num_agents), int)
+    inputs = AgentInput(observed, acted, jax.ShapeDtypeStruct((1,), bool))  # pyright: ignore[reportArgumentType]
 
-    Settings: ClassVar[type]
-    """The dataclass of its settings, of which `hidden_size` is the width of the features."""
+    def step(inputs: AgentInput) -> AgentOutput:
+        return agents.step(agents.init(jax.random.key(0)), agents.initial_state(1), inputs)[1]
 
-    @classmethod
-    def make(cls, settings: Any, env: TeamEnv) -> Agents:
-        """The agents for an environment."""
-        ...
+    return jax.eval_shape(step, inputs).features.shape[-1]

@@ -2,13 +2,14 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from qmix_jax.agents.base import Agents
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
 from qmix_jax.nn.linear import linear
@@ -32,7 +33,8 @@ class GruConfig:
     """One network for all agents; false: each agent has its own."""
 
 
-class RecurrentAgents(NamedTuple):
+@dataclass(frozen=True)
+class RecurrentAgents(Agents):
     """Linear layer, GRU, linear layer, as in PyMARL.
 
         x = ReLU(W obs + I[agent id] + A[last action]),    h' = GRU(h, x),    Q = V h' + b

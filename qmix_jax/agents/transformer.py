@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from qmix_jax.agents.base import Agents
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.entities import Team, team_of
 from qmix_jax.nn.linear import Dense
@@ -65,7 +65,8 @@ class AttentionNetwork(nn.Module):
         return hidden, values
 
 
-class TransformerAgents(NamedTuple):
+@dataclass(frozen=True)
+class TransformerAgents(Agents):
     """Attention over the entities that an agent sees, as in TransfQMix (Gallici et al. 2023).
 
     The parameters know features and not entities, so that they fit a team of any size whose entities have the same

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qmix_jax.config import title_of
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.records import FROZEN, metric_names, read_metrics
@@ -34,13 +35,13 @@ class RunFolder:
     @property
     def algorithm(self) -> str:
         """The algorithm's name; pqn_qmix and the like if it learnt without replay."""
-        name = self.settings["algorithm.name"]
+        name = title_of(self.settings["algorithm.name"])
         return f"pqn_{name}" if self.settings.get("replay.capacity") == 0 else name
 
     @property
     def environment(self) -> str:
         """The environment's name."""
-        return self.settings["env.name"]
+        return title_of(self.settings["env.name"])
 
     @property
     def base_task(self) -> str:

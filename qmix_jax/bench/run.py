@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from qmix_jax.agents.base import num_features
 from qmix_jax.bench import compare, report
 from qmix_jax.bench.measure import Figures, measure
 from qmix_jax.bench.picture import draw
@@ -67,7 +68,7 @@ def _subject(program: Program) -> dict:
     rollout, learner = config.rollout, config.learner
     sizes = (
         f"{rollout.num_envs} environments x {rollout.num_steps} steps, batches of {learner.batch_size} sequences every "
-        f"{learner.env_steps_per_update:g} steps, {config.agent.name.upper()} {config.agent.settings.hidden_size}"
+        f"{learner.env_steps_per_update:g} steps, {config.agent.title.upper()} {num_features(program.trainer.agents)}"
     )
     return {
         "title": messages.title(config, program.env),

@@ -33,12 +33,14 @@ def axes_of_growth(config: Config) -> dict[str, list[Point]]:
         axes[axis].append(Point(str(size), replace(larger, replay=replay)))
 
     for factor in FACTORS:
-        envs, steps, width = factor * rollout.num_envs, factor * rollout.num_steps, factor * network.hidden_size
+        envs, steps = factor * rollout.num_envs, factor * rollout.num_steps
         seeds = factor * config.num_seeds
         add("num_envs", envs, replace(config, rollout=replace(rollout, num_envs=envs)))
         add("num_seeds", seeds, replace(config, num_seeds=seeds))
-        wider = replace(config.agent, settings=replace(network, hidden_size=width))
-        add("hidden_size", width, replace(config, agent=wider))
+        if hasattr(network, "hidden_size"):
+            width = factor * network.hidden_size
+            wider = replace(config.agent, settings=replace(network, hidden_size=width))
+            add("hidden_size", width, replace(config, agent=wider))
         add("num_steps", steps, replace(config, rollout=replace(rollout, num_steps=steps)))
     for name, settings in environments()[config.env.name].team_sizes(config.env.settings).items():
         add("agents", name, replace(config, env=replace(config.env, settings=settings)))

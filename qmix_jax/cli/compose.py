@@ -8,11 +8,14 @@ import argparse
 import copy
 import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ConfigDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
@@ -20,10 +23,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from qmix_jax.cli.conf import conf_dir
+from qmix_jax.build import GROUPS, NOTHING, import_paths
+from qmix_jax.cli.conf import conf_dir, installed_conf_dirs
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.overrides import OverrideChecker
 from qmix_jax.cli.store import fill_store
+from qmix_jax.import_path import folder_to_record, load, search_in
+from qmix_jax.run.startup import leave_accelerators_free
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job, JobList
 
@@ -38,17 +44,35 @@ REFUSED = ("callbacks", "job.chdir", "verbose")
 """Hydra's settings that would have no effect."""
 
 
-def compose(overrides: list[str]) -> dict[str, Any]:
-    """The settings, as plain containers, of one job from its overrides: `["env=mpe", "seed=3"]`."""
-    (job,) = compose_jobs(parse_flags(overrides).options).jobs
+_LOCK = RLock()
+"""Hydra composes with global objects, one command line at a time."""
+
+
+def compose(overrides: list[str], given: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """The settings, as plain containers, of one job from its overrides: `["env=mpe", "seed=3"]`.
+
+    `given` are parts made in Python, see `build.from_mapping`.
+    """
+    (job,) = compose_jobs(parse_flags(overrides).options, given).jobs
     return job.settings
 
 
-def compose_jobs(options: argparse.Namespace) -> JobList:
+def compose_jobs(options: argparse.Namespace, given: Mapping[str, Any] = NOTHING) -> JobList:
     """Every job of a command line, in the order in which they run."""
-    fill_store()
-    with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
-        return _Composer(options).job_list()
+    with _LOCK:
+        if options.multirun:
+            leave_accelerators_free()
+        fill_store(given)
+        with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
+            return _Composer(options).job_list()
+
+
+def settings_as_yaml(options: argparse.Namespace) -> str:
+    """What `--cfg job|hydra|all` prints: the composed settings, or the `--package` among them."""
+    with _LOCK:
+        fill_store(NOTHING)
+        with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
+            return _Composer(options).as_yaml()
 
 
 class _Composer:
@@ -58,11 +82,15 @@ class _Composer:
         self._options = options
         self._name = options.config_name or "config"
         self._loader: Any = GlobalHydra.instance().config_loader()
-        if options.config_dir:
-            search_path, schema = self._loader.get_search_path(), SearchPathQuery(provider="schema")
-            search_path.prepend("command-line", f"file://{Path(options.config_dir).resolve()}", anchor=schema)
-            self._loader.repository.initialize_sources(search_path)
+        self._add_folders([*([Path(options.config_dir)] if options.config_dir else []), *installed_conf_dirs()])
+        _complete_files_of_own_parts(self._loader.repository)
         self._checker = OverrideChecker(self._loader, self._compose)
+
+    def _add_folders(self, folders: list[Path]) -> None:
+        search_path, schema = self._loader.get_search_path(), SearchPathQuery(provider="schema")
+        for folder in folders:
+            search_path.prepend("qmix-jax", f"file://{folder.resolve()}", anchor=schema)
+        self._loader.repository.initialize_sources(search_path)
 
     def job_list(self) -> JobList:
         """Every job."""
@@ -79,6 +107,18 @@ class _Composer:
             return self._sweep(lines)
         require(not swept, f"{' '.join(swept)} has several values: add -m to run each, or put a list in [ ]")
         return JobList((_job(self._compose(lines)),))
+
+    def as_yaml(self) -> str:
+        """The settings of a single job, as Hydra's own --cfg prints them."""
+        config, options = self._compose(self._options.overrides), self._options
+        HydraConfig.instance().set_config(config)
+        shown = {"job": _without_hydra(config), "hydra": OmegaConf.masked_copy(config, "hydra"), "all": config}
+        package = None if options.package == "_global_" else options.package
+        found = OmegaConf.select(shown[options.cfg], package) if package else shown[options.cfg]
+        require(found is not None, f"--package {package}: there is no such section")
+        if not OmegaConf.is_config(found):
+            return str(found)
+        return f"# @package {package}\n" * bool(package) + OmegaConf.to_yaml(found, resolve=options.resolve).rstrip()
 
     def _sweep(self, lines: list[str]) -> JobList:
         master = self._compose(lines, RunMode.MULTIRUN)
@@ -105,6 +145,27 @@ class _Composer:
             return self._loader.load_configuration(self._name, lines, mode, from_shell=False)
         except Exception as error:  # Hydra raises errors of many types for a wrong command line
             raise ConfigError(one_line(error)) from error
+
+
+def _complete_files_of_own_parts(repository: Any) -> None:
+    """Let a YAML file of somebody's environment, mixer or network set only what differs.
+
+    A file without a defaults list, whose `name` is an import path or another choice of its group, gets that choice as
+    its only default: with it come all settings, and an environment's settings of training.
+    """
+    load = repository.load_config
+
+    def load_config(config_path: str) -> Any:
+        found, (group, _, choice) = load(config_path), config_path.partition("/")
+        if found is None or group not in GROUPS or found.defaults_list:
+            return found
+        config: Any = OmegaConf.to_container(found.config, resolve=False)
+        name = config.get("name") or (config.get(group) or {}).get("name")
+        if isinstance(name, str) and name != choice and found.provider == "qmix-jax":
+            found.defaults_list = [ConfigDefault(path=f"/{group}/{name}"), ConfigDefault(path="_self_")]
+        return found
+
+    repository.load_config = load_config
 
 
 def _refuse_what_has_no_effect(config: DictConfig) -> None:
@@ -141,7 +202,7 @@ def _job(config: DictConfig, is_swept: bool = False) -> Job:
         hydra_config.set_config(config)
         is_dated = "${now" in str(OmegaConf.to_container(paths))
         return Job(
-            to_plain(_without_hydra(config)),
+            _with_import_folders(to_plain(_without_hydra(config))),
             folder,
             tuple(config.hydra.overrides.task),
             _records(config, folder),
@@ -152,6 +213,19 @@ def _job(config: DictConfig, is_swept: bool = False) -> Job:
         raise ConfigError(one_line(error)) from error
     finally:
         hydra_config.cfg = None
+
+
+def _with_import_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with the folders in which the modules of its import paths were found here."""
+    paths = import_paths(settings)
+    if not paths:
+        return settings
+    settings = {**settings, "import_folders": [str(Path(each).absolute()) for each in settings["import_folders"]]}
+    search_in(settings["import_folders"])
+    for path, setting in paths.items():
+        load(path, setting, "function" if setting == "env.shield" else "class")
+    found = [folder for path in paths if (folder := folder_to_record(path))]
+    return {**settings, "import_folders": list(dict.fromkeys([*settings["import_folders"], *found]))}
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

@@ -1,5 +1,6 @@
 """The choices of each group, and the folder of YAML files that define some of them. Does not import JAX."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from qmix_jax.build import environments, mixers, networks
@@ -14,14 +15,24 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
+def installed_conf_dirs() -> list[Path]:
+    """The folders `conf` in the top-level packages that give environments, mixers or networks names (entry points)."""
+    paths = [path for registry in (environments(), mixers(), networks()) for path in registry.installed.values()]
+    packages = dict.fromkeys(path.partition(":")[0].partition(".")[0] for path in paths)
+    found = [find_spec(package) for package in packages]
+    places = [Path(place) for spec in found if spec for place in spec.submodule_search_locations or ()]
+    return [place / "conf" for place in places if (place / "conf").is_dir()]
+
+
 def choices(group: str) -> dict[str, str]:
     """The choices of a group, each with one line that says what it is."""
+    registry = {"env": environments(), "algorithm": mixers(), "agent": networks()}.get(group)
+    if registry is None:
+        return {path.stem: _first_comment(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
+    installed = {name: f"from {path}" for name, path in registry.installed.items()}
     if group == "env":
-        return {name: source.definition(environments().place(name), "help")[0] for name in environments()}
-    if group in ("algorithm", "agent"):
-        registry = {"algorithm": mixers(), "agent": networks()}[group]
-        return {name: source.summary(registry.place(name)) for name in registry}
-    return {path.stem: _first_comment(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
+        return {name: source.definition(registry.place(name), "help")[0] for name in registry} | installed
+    return {name: source.summary(registry.place(name)) for name in registry} | installed
 
 
 def variants() -> dict[str, tuple[str, tuple[str, ...]]]:

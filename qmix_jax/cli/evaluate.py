@@ -192,7 +192,7 @@ def to_document(
     return {
         "run": options.run,
         "checkpoint": options.checkpoint,
-        "algorithm": config.algorithm.name,
+        "algorithm": config.algorithm.title,
         "trained_on": run.env.spec.name,
         "tested_on": scorer.evaluator.env.spec.name,
         "episodes": options.episodes,

@@ -1,6 +1,7 @@
 """`qmix-jax COMMAND`: finds the command, and reports its errors in one line."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ COMMANDS = {
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, which keeps --help fast."""
 
+COMPOSING = ("train", "bench")
+"""The commands that make a run from settings on the command line."""
+NAMES_MODULES = re.compile(r"\+*(env|algorithm|agent|env\.shield|callbacks|\w+\.name)=.*:|--config-dir\b|-cd\b")
+"""The words of a command line that name modules."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own) and return the exit status."""
@@ -29,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hush_libraries()
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     try:
-        with _current_folder_for_shield(command, rest):
+        with _current_folder(command, rest):
             status = _dispatch(command, rest)
     except SystemExit as stop:  # argparse's, after --help
         status = int(stop.code or 0)
@@ -45,18 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _current_folder_for_shield(command: str, rest: list[str]) -> Iterator[None]:
-    """Add the current folder to the end of Python's search path where the command line itself names a shield.
+def _current_folder(command: str, rest: list[str]) -> Iterator[None]:
+    """Add the current folder to the end of Python's search path where the command line itself names an import path, or
+    a folder whose files may.
 
-    A shield that a run's settings name never adds it: the folder may be untrusted (docs/trust.md).
+    The settings of a run never add it: the folder may be untrusted (docs/trust.md).
     """
-    names_shield = command in ("train", "bench") and any(word.lstrip("+").startswith("env.shield=") for word in rest)
-    if names_shield:
+    names_modules = command in COMPOSING and any(map(NAMES_MODULES.match, rest))
+    if names_modules:
         sys.path.append("")
     try:
         yield
     finally:
-        if names_shield:
+        if names_modules:
             sys.path.remove("")
 
 

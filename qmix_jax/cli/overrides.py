@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from qmix_jax.build import environments
+from qmix_jax.import_path import is_import_path
 from qmix_jax.settings import ConfigError, require, require_one_of
 
 OTHER_NAMES = {
@@ -139,7 +140,7 @@ class OverrideChecker:
             require(single, f"{override.input_line}: exactly one {group} is always chosen: write {group}=NAME")
         right = self._plus(group)
         for choice in value if isinstance(value, list) else [value]:
-            if "/" not in str(choice) and not override.is_delete():
+            if not ("/" in str(choice) or is_import_path(choice) or override.is_delete()):
                 if group == "env" and choice not in self.groups[group] and (line := environment_of(str(choice))):
                     raise ConfigError(f"env={choice} is not known (did you mean '{line}'?)")
                 require_one_of(f"{right}{group}", str(choice), self.groups[group])

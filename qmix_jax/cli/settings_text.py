@@ -5,13 +5,14 @@ import dataclasses
 import inspect
 import itertools
 import json
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from qmix_jax.build import mixers
+from qmix_jax.build import mixer_class
 from qmix_jax.config import Config, to_mapping
 
 WIDTH = 120
@@ -28,7 +29,7 @@ def meanings(config: Config) -> dict[str, str]:
         **_meanings(Config, ""),
         **_meanings(type(config.env.settings), "env."),
         **_meanings(type(config.agent.settings), "agent."),
-        **_meanings(mixers()[config.algorithm.name], "algorithm."),
+        **_meanings(mixer_class(config.algorithm), "algorithm."),
     }
 
 
@@ -53,13 +54,19 @@ def _summary(cls: type) -> str:
 def field_texts(cls: type) -> dict[str, str]:
     """The docstring below each field of a class, those of its base classes included."""
     names = {each.name for each in dataclasses.fields(cls)}
-    texts = {}
+    cls, texts = vars(cls).get("made_from", cls), {}
     for base in reversed(cls.__mro__):
         if names & set(inspect.get_annotations(base)):
-            with suppress(OSError):  # a class without a source file
+            with suppress(OSError, TypeError):  # a class without a source file
                 (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
                 texts |= dict(_documented(definition))
-    return texts
+    return texts or _documented_arguments(cls)
+
+
+def _documented_arguments(cls: type) -> dict[str, str]:
+    """What the section `Args:` of a class or of its constructor says of each argument."""
+    text = "\n".join(inspect.getdoc(each) or "" for each in (cls, cls.__init__))
+    return dict(re.findall(r"^ +(\w+)(?: \(.*?\))?: (.+)$", text.partition("Args:")[2], re.MULTILINE))
 
 
 def _documented(definition: Any) -> Iterator[tuple[str, str]]:

@@ -1,57 +1,95 @@
 """What Python adds to the YAML files from which Hydra composes: the general defaults and the choices of groups."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from qmix_jax.build import NOT_OPTIONS, environments, mixers, networks
-from qmix_jax.config import Config, EnvConfig
+from qmix_jax.build import NOT_OPTIONS, environments, mixers, name_of, networks
+from qmix_jax.config import Config, EnvConfig, title_of
+from qmix_jax.import_path import is_import_path
+from qmix_jax.registry import Registry
 from qmix_jax.run.startup import import_jax
-from qmix_jax.settings import defaults
+from qmix_jax.settings import defaults, field_names
+
+GIVEN = "given"
+"""The choice of a group for a part that is made in Python."""
 
 
-def fill_store() -> None:
-    """Fill Hydra's ConfigStore, and register the resolver `variant` that conf/config.yaml uses.
+def fill_store(given: Mapping[str, Any]) -> None:
+    """Fill Hydra's ConfigStore, and register the resolvers that conf/config.yaml uses.
 
-    A YAML file of the same group and name, in conf/ or in `--config-dir`, goes before the one in the store.
+    A YAML file of the same group and name, in conf/ or in `--config-dir`, goes before the one in the store. `given`
+    are parts made in Python, by group.
     """
-    ConfigStore.instance().store("settings", {"env": defaults(EnvConfig), **defaults(Config)})
-    for name in environments():
-        _store("env", name, _environment, "_global_")
-    for name in mixers():
-        _store("algorithm", name, lambda name: {"name": name, **defaults(mixers()[name], NOT_OPTIONS)})
-    for name in networks():
-        _store("agent", name, lambda name: {"name": name, **defaults(networks()[name].Settings)})
+    store = ConfigStore.instance()
+    store.store("settings", {"env": defaults(EnvConfig, ("given",)), **defaults(Config)})
+    store.repo["env"] = _Choices("env", environments(), _environment, given.get("env"))
+    store.repo["algorithm"] = _Choices("algorithm", mixers(), _mixer, given.get("algorithm"))
+    store.repo["agent"] = _Choices("agent", networks(), _network, given.get("agent"))
     OmegaConf.register_new_resolver("variant", _variant, replace=True)
+    OmegaConf.register_new_resolver("title", title_of, replace=True)
 
 
-def _environment(name: str) -> dict[str, Any]:
-    env = environments()[name]
-    return {"env": {"name": name, **defaults(env.settings)}, **env.training}
+def _environment(name: str, entry: Any) -> dict[str, Any]:
+    own = _with_missing(entry.settings) if hasattr(entry, "settings") else {}
+    return {"env": {"name": name, **own}, **entry.training}
+
+
+def _mixer(name: str, entry: Any) -> dict[str, Any]:
+    return {"algorithm": {"name": name, **(_with_missing(entry) if isinstance(entry, type) else {})}}
+
+
+def _network(name: str, entry: Any) -> dict[str, Any]:
+    return {"agent": {"name": name, **(_with_missing(entry.Settings) if isinstance(entry, type) else {})}}
+
+
+def _with_missing(settings: type) -> dict[str, Any]:
+    """The defaults of a dataclass; a setting without one has to be set."""
+    return {**dict.fromkeys(field_names(settings, NOT_OPTIONS), MISSING), **defaults(settings, NOT_OPTIONS)}
 
 
 def _variant(env: DictConfig) -> str:
     """The environment's map, task or game, or else its name."""
     known = environments().get(env.name)
-    return str(env.get(known.variant, env.name) if known and known.variant else env.name)
+    return str(env.get(known.variant, env.name)) if known and known.variant else title_of(env.name)
 
 
-def _store(group: str, name: str, make: Callable[[str], dict[str, Any]], package: str | None = None) -> None:
-    choices = ConfigStore.instance().repo.setdefault(group, {})
-    choices[f"{name}.yaml"] = _LazyNode(name, make, group, package)
+class _Choices(dict):
+    """The choices of a group, as Hydra's ConfigStore keeps them; each is made when it is composed, since that imports
+    its module, and with it JAX. Every import path is a choice too, which is not listed.
+    """
+
+    def __init__(self, group: str, registry: Registry, make: Callable[[str, Any], dict[str, Any]], given: Any):
+        self._group, self._registry, self._make, self._given = group, registry, make, given
+        names = [*registry.names, *([GIVEN] if given is not None else [])]
+        super().__init__({f"{name}.yaml": self._node(name) for name in names})
+
+    def _node(self, name: str) -> ConfigNode:
+        return _LazyNode(f"{name}.yaml", self._group, lambda: self._make(*self._entry(name)))
+
+    def _entry(self, name: str) -> tuple[str, Any]:
+        """The name in the config, and the entry of the registry or the object."""
+        if name != GIVEN or self._given is None:
+            return name, self._registry.find(name)
+        own = name_of(self._given)
+        return own, self._registry.of_class(self._given, own) if isinstance(self._given, type) else self._given
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or is_import_path(str(key).removesuffix(".yaml"))
+
+    def __missing__(self, key: str) -> ConfigNode:
+        return self._node(key.removesuffix(".yaml"))
 
 
 class _LazyNode(ConfigNode):
-    """A choice that is made when it is composed, since that imports its module, and with it JAX."""
-
-    def __init__(self, name: str, make: Callable[[str], dict[str, Any]], group: str, package: str | None):
-        self.name, self.group, self.package, self.provider = f"{name}.yaml", group, package, None
-        self._make = lambda: OmegaConf.create(make(name))
+    def __init__(self, name: str, group: str, make: Callable[[], dict[str, Any]]):
+        self.name, self.group, self.package, self.provider = name, group, "_global_", None
+        self._make = make
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute != "node":
             raise AttributeError(attribute)
         import_jax()  # raises ConfigError where JAX refuses to be imported
-        return self._make()
+        return OmegaConf.create(self._make())

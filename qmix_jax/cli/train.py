@@ -28,9 +28,12 @@ def main(arguments: list[str]) -> int:
     flags = parse_flags(arguments)
     if not flags.composes:
         return show(flags)
-    from qmix_jax.cli.compose import compose_jobs
+    from qmix_jax.cli.compose import compose_jobs, settings_as_yaml
 
     job_list = compose_jobs(flags.options)
+    if flags.options.cfg:
+        print(settings_as_yaml(flags.options))
+        return 0
     if not flags.runs:
         return show(flags)
     from qmix_jax.sweep import jobs
@@ -73,7 +76,7 @@ def show(flags: "Flags") -> int:
     def train(_: object) -> None:
         raise AssertionError("Hydra runs no job")
 
-    fill_store()
+    fill_store({})
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra exits with 1, whatever the error
     before, sys.argv = sys.argv, ["qmix-jax", *flags.argv]  # where Hydra reads
     try:

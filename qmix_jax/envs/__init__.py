@@ -5,7 +5,7 @@ the contract, a dataclass of settings, a `Definition` and a line in the registry
 `variant` and `variants` from the source of the `Definition`, so they are constants, or `get_args` of a `Literal`.
 """
 
-from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.definition import Definition, definition_of
 from qmix_jax.registry import Registry
 
 DEFAULT_ENVIRONMENT = "smax"
@@ -23,4 +23,8 @@ ENVIRONMENTS: Registry[Definition] = Registry(
         "predator_prey": "predator_prey:PREDATOR_PREY",
         "probe": "probe:PROBE",
     },
+    setting="env",
+    contract="base:TeamEnv",
+    group="qmix_jax.environments",
+    adapt=definition_of,
 )

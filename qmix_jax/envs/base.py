@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import jax
@@ -56,7 +55,6 @@ class TeamEnv(ABC):
         return {}
 
 
-@lru_cache(maxsize=16)
 def metric_names(env: TeamEnv) -> tuple[str, ...]:
     """The names in every step's `Outcome.metrics`, in alphabetical order."""
 

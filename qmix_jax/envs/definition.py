@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+from qmix_jax.settings import constructor_settings
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,19 @@ class Definition:
     """Overrides of a short run on another variant, suggested after training."""
     other_names: tuple[str, ...] = ()
     """What other programs call the environment, in lower case."""
+
+
+@cache
+def definition_of(cls: Any) -> Definition:
+    """The definition of a `TeamEnv` from elsewhere: its settings are what its constructor takes."""
+    return Definition(
+        settings=constructor_settings(cls),
+        make=lambda settings: cls(**vars(settings)),
+        help=(cls.__doc__ or "").strip().partition("\n")[0].removesuffix("."),
+        training=cls.training,
+        variant=cls.variant,
+        variants=tuple(cls.variants),
+    )
 
 
 def training_of_game(num_steps: int) -> dict[str, Any]:

@@ -23,4 +23,7 @@ MIXERS: "Registry[type[Mixer]]" = Registry(
         "transfqmix": "transfqmix:TransfQMix",
         "joint": "joint:JointQ",
     },
+    setting="algorithm",
+    contract="base:Mixer",
+    group="qmix_jax.mixers",
 )

@@ -13,7 +13,7 @@ import psutil
 
 from qmix_jax.agents.gru import GruConfig
 from qmix_jax.agents.transformer import TransformerAgents
-from qmix_jax.build import mixers
+from qmix_jax.build import mixer_class
 from qmix_jax.config import EvaluationConfig, LearnerConfig, ReplayConfig, RolloutConfig, by_name
 from qmix_jax.run.devices import SEED
 from qmix_jax.run.program import Program, describe_memory
@@ -83,6 +83,7 @@ def estimate(program: Program) -> list[Part]:
     stored = OF_TRANSFORMER if isinstance(program.trainer.agents, TransformerAgents) else 1
     numbers = spec.num_agents * (stored * agent_widths + spec.obs_size) + widths - agent_widths
     options = dict.fromkeys(_sizes_of_mixer(program), 1)
+    width = [name for name in by_name(config) if name == "agent.hidden_size"]
     batch = {"learner.batch_size": 1, "rollout.num_steps": 1, **for_seeds}
     of_env = needs["rollout"] / num_seeds / num_envs
     rollout = live * num_envs * (tree_bytes(program.trainer.row()) + program.trainer.fresh_episodes * of_env)
@@ -91,10 +92,10 @@ def estimate(program: Program) -> list[Part]:
     is_copied = _is_copied(program)
     return [
         Part("replay", needs["replay"] * (1 + is_copied), {"replay.capacity": 1, "num_seeds": 1}),
-        Part("the agents' networks", networks * share, {"agent.hidden_size": 2, "num_seeds": 1}),
+        Part("the agents' networks", networks * share, {**dict.fromkeys(width, 2), "num_seeds": 1}),
         Part("the mixer", networks * (1 - share), {**options, "num_seeds": 1}),
         Part("environments", needs["rollout"], {"rollout.num_envs": 1, "num_seeds": 1}),
-        Part("an update", ACTIVATIONS * BYTES * rows * numbers, {**batch, "agent.hidden_size": 1, **options}, False),
+        Part("an update", ACTIVATIONS * BYTES * rows * numbers, {**batch, **dict.fromkeys(width, 1), **options}, False),
         Part("a rollout", rollout, for_rollout, False),
         Part("an evaluation", evaluation, {"evaluation.episodes": 1, **for_seeds}, False),
     ]
@@ -114,7 +115,7 @@ def _widths(params: Params) -> int:
 def _sizes_of_mixer(program: Program) -> Iterator[str]:
     """The settings of the algorithm that are sizes."""
     for name, value in program.config.algorithm.options.items():
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and value > 0 and not isinstance(value, bool):
             yield f"algorithm.{name}"
 
 
@@ -159,9 +160,9 @@ def _largest(program: Program, parts: list[Part]) -> tuple[Part, str, int]:
     """The largest part, and the name and value of the setting that makes it large."""
     part = max(parts, key=lambda part: part.size)
     values = by_name(program.config) | {"env.starts_per_rollout": program.trainer.fresh_episodes}
-    mixer = mixers()[program.config.algorithm.name]
+    mixer = mixer_class(program.config.algorithm)
     usual = USUAL | {name: getattr(mixer, name.removeprefix("algorithm."), 1) for name in _sizes_of_mixer(program)}
-    setting = max(part.settings, key=lambda name: values[name] / usual[name])
+    setting = max(part.settings, key=lambda name: values[name] / max(usual[name], 1))
     return part, setting, values[setting]
 
 

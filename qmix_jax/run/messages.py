@@ -45,7 +45,7 @@ FILES = {
 
 def title(config: Config, env: TeamEnv) -> str:
     """Algorithm and environment."""
-    return f"{config.algorithm.name.upper()} on {env.spec.name}"
+    return f"{config.algorithm.title.upper()} on {env.spec.name}"
 
 
 def title_with_seeds(config: Config, env: TeamEnv) -> str:
@@ -227,7 +227,7 @@ def next_steps(config: Config, folder: Path) -> str:
         f"{_command()} render {run}": "film it, with each agent's credit",
         f"{train} {command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
     }
-    if example := environments()[config.env.name].example:
+    if config.env.name in list(environments()) and (example := environments()[config.env.name].example):
         lines[f"{train} {example}"] = "another map"
     lines[f"{train} {command_line(more_seeds)}"] = "more seeds at once"
     lines[f"{train} --help"] = "everything else"

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
+from qmix_jax.agents.base import num_features
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import RecordedEpisodes, episode_keys, record
@@ -178,7 +179,7 @@ class Program:
         if config.num_seeds == self.mesh.shape[SEED]:
             return False
         steps = config.learner.batch_size * (config.rollout.num_steps + 1)
-        activations = steps * self.env.spec.num_agents * config.agent.settings.hidden_size // self.mesh.shape[DATA]
+        activations = steps * self.env.spec.num_agents * num_features(self.trainer.agents) // self.mesh.shape[DATA]
         return not self._is_on_cpu or activations < FEW_ACTIVATIONS
 
     def compile_chunk(self) -> Any:

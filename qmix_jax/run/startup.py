@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -48,11 +49,26 @@ def require_current_folder() -> None:
 
 
 def import_jax() -> None:
-    """Import JAX for the first time; raises ConfigError where it refuses one of its environment variables."""
+    """Import JAX for the first time; raises ConfigError where it refuses one of its environment variables.
+
+    A module that starts JAX while it is imported gets every CPU core, unless `start_jax` names fewer before.
+    """
     try:
         import jax  # noqa: F401
     except ValueError as error:
         raise ConfigError(f"JAX refuses an environment variable: {first_line(error)}") from error
+    from qmix_jax.run.devices import use_cpu_cores
+
+    use_cpu_cores(AUTO)
+
+
+def leave_accelerators_free() -> None:
+    """Keep this process, whose jobs run in others, from occupying GPUs, should a module start JAX."""
+    import_jax()
+    import jax
+
+    with suppress(RuntimeError):  # JAX has started already
+        jax.config.update("jax_platforms", "cpu")
 
 
 def start_jax(devices: Iterable[str]) -> None:

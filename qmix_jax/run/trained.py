@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.agents.base import Agents
-from qmix_jax.build import environments, from_mapping, make_agents, make_team, mixers, networks
+from qmix_jax.build import MADE_IN_PYTHON, NOTHING, environments, from_mapping, make_agents, make_team, mixers, networks
 from qmix_jax.config import Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
+from qmix_jax.import_path import ImportPathError
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run.checkpoint import Checkpoint, find
 from qmix_jax.run.snapshot import leaves_by_path
@@ -55,19 +56,23 @@ class TrainedRun:
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[seed]), self.all_params)
 
 
-def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
+def load_run(
+    folder: str | Path, checkpoint: str | int = "last", *, env: Any = None, mixer: Any = None, agents: Any = None
+) -> TrainedRun:
     """A run from its folder, with the parameters of one checkpoint: `last`, `best`, or its environment steps.
 
     The settings are those that the checkpoint was trained with; a warning names what differs in config.yaml. Neither
-    the replay nor the rest of the training state is read. A damaged checkpoint is skipped with a warning.
+    the replay nor the rest of the training state is read. A damaged checkpoint is skipped with a warning. `env`,
+    `mixer` and `agents` are the objects or classes with which the run was trained, where they were made in Python.
 
     Raises:
         ConfigError: the folder holds no run, a run of another version, or no such checkpoint that can be read.
     """
     folder = Path(folder)
-    written = read_config(folder)
+    given = {"env": env, "algorithm": mixer, "agent": agents}
+    written = read_config(folder, given)
     chosen = find(folder, checkpoint)
-    config = read_config_of(chosen)
+    config = read_config_of(chosen, given)
     _warn_of_edits(folder, written, config)
     params = jax.tree.map(jnp.asarray, chosen.params)  # which jax.jit can close over, unlike NumPy's
     run = TrainedRun(config, make_team(config), params, chosen.env_steps)
@@ -75,29 +80,35 @@ def load_run(folder: str | Path, checkpoint: str | int = "last") -> TrainedRun:
     return run
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path, given: Mapping[str, Any] = NOTHING) -> Config:
     """The settings in a run folder's config.yaml; raises ConfigError where this version cannot read them."""
-    return _to_config(read_settings(folder), folder)
+    return _to_config(read_settings(folder), folder, given)
 
 
-def read_config_of(checkpoint: Checkpoint) -> Config:
+def read_config_of(checkpoint: Checkpoint, given: Mapping[str, Any] = NOTHING) -> Config:
     """The settings saved in a checkpoint, or else in config.yaml; raises ConfigError where they cannot be read."""
     path, settings = checkpoint.path, checkpoint.settings
-    return read_config(path.parents[1]) if settings is None else _to_config(settings, path)
+    return read_config(path.parents[1], given) if settings is None else _to_config(settings, path, given)
 
 
-def _to_config(settings: Mapping[str, Any], path: Path) -> Config:
+def _to_config(settings: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> Config:
     """The config of settings that were read from `path`; raises ConfigError where this version cannot use them."""
     for group, choices in {"env": environments(), "algorithm": mixers(), "agent": networks()}.items():
         section = settings.get(group)
         name = section.get("name") if isinstance(section, dict) else None
-        require(
-            not isinstance(name, str) or name in choices,
+        if not isinstance(name, str) or name in choices or given.get(group) is not None:
+            continue
+        argument = {"algorithm": "mixer", "agent": "agents"}.get(group, group)
+        is_object = name.endswith(MADE_IN_PYTHON)
+        require(not is_object, f"{path} was trained with {name}; give it again: load_run(folder, {argument}=...)")
+        raise ConfigError(
             f"{path} was trained with {group}={name}, which this installation does not know (it has "
-            f"{', '.join(choices)}); use the installation that it was trained with, or add {name} to this one",
+            f"{', '.join(choices.names)}); use the installation that it was trained with, or add {name} to this one"
         )
     try:
-        return from_mapping(settings)
+        return from_mapping(settings, given)
+    except ImportPathError:
+        raise
     except ConfigError as error:
         raise ConfigError(f"{path} was made by another version of qmix_jax: {error}") from error
 

@@ -5,8 +5,6 @@ returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leav
 the deployed agent.
 """
 
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,35 +12,16 @@ import jax
 from qmix_jax.deployed_agent import Shield, narrow
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import Layout, layout_of
-from qmix_jax.settings import ConfigError, nearest, require
+from qmix_jax.import_path import describe, load
+from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, global_state
 
 
 def load_shield(path: str) -> Shield:
     """The function that `package.module:function` names; raises ConfigError where there is none."""
-    module_name, _, name = path.partition(":")
-    require(bool(module_name and name), f"env.shield={path} must be written package.module:function")
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # the module can raise anything
-        way_out = _way_out(module_name) if isinstance(error, ModuleNotFoundError) else ""
-        raise ConfigError(
-            f"env.shield={path}: {module_name} cannot be imported ({_one_line(error)}){way_out}"
-        ) from error
-    shield = getattr(module, name, None)
-    hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
-    require(callable(shield), f"env.shield={path}: {module_name} has no function {name}{hint}")
-    return shield  # pyright: ignore[reportReturnType]
-
-
-def _way_out(module_name: str) -> str:
-    """How to import the module from the current folder, if it is there: only `train` looks there by itself."""
-    is_here = any(Path(module_name.partition(".")[0] + suffix).exists() for suffix in ("", ".py"))
-    return "; the current folder has one: if you trust it, set PYTHONPATH=. before the command" if is_here else ""
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    shield = load(path, "env.shield", "function")
+    require(callable(shield), f"env.shield={path}: {path.partition(':')[0]} has no function {path.partition(':')[2]}")
+    return shield
 
 
 class Shielded(TeamEnv):
@@ -57,7 +36,7 @@ class Shielded(TeamEnv):
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
         except Exception as error:  # the shield can raise anything
-            raise ConfigError(f"env.shield={path} does not work on {env.spec.name}: {_one_line(error)}") from error
+            raise ConfigError(f"env.shield={path} does not work on {env.spec.name}: {describe(error)}") from error
 
     def layout(self) -> Layout:
         """What observations and actions mean."""

@@ -1,0 +1,103 @@
+"""Objects by import path, package.module:Name, and the folders in which their modules are found."""
+
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from qmix_jax.settings import ConfigError, nearest, require, shown
+
+PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+class ImportPathError(ConfigError):
+    """An import path leads to nothing that can be used."""
+
+
+def is_import_path(value: Any) -> bool:
+    """Whether a value is written like package.module:Name."""
+    return isinstance(value, str) and PATTERN.fullmatch(value) is not None
+
+
+def search_in(folders: Iterable[str]) -> None:
+    """Add folders to the end of Python's search path, where they hide no installed package."""
+    sys.path += [folder for folder in folders if folder not in sys.path]
+
+
+def load(path: str, setting: str, kind: str = "class") -> Any:
+    """The object that an import path names.
+
+    Raises:
+        ConfigError: the path is not well-formed, its module cannot be imported, or has no such name. `setting` is
+            what has the path as its value, and `kind` what it should name, for the message.
+    """
+    is_path = is_import_path(path)
+    require(is_path, f"{setting}={shown(path)} must be written package.module:{kind}")
+    module_name, _, name = path.partition(":")
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # a module can raise anything
+        package = module_name.partition(".")[0]
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
+        reason = _where_to_look(package) if is_missing else place_of(error)
+        message = f"{setting}={path}: {module_name} cannot be imported ({describe(error)}){reason}"
+        raise ImportPathError(message) from error
+    if not hasattr(module, name):
+        hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
+        raise ImportPathError(f"{setting}={path}: {module_name} has no {kind} {name}{hint}")
+    return getattr(module, name)
+
+
+def describe(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def place_of(error: BaseException) -> str:
+    """`, at FILE:LINE`: the innermost line of an error that is neither of Python's library nor of an installed package
+    nor of this one; '' where there is none.
+    """
+    own, found, trace = _own_folders(), "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if Path(file).is_absolute() and not _is_below(file, own):
+            found = f", at {file}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _where_to_look(package: str) -> str:
+    if any(Path(package + suffix).exists() for suffix in ("", ".py")):
+        return "; the current folder has one: if you trust it, set PYTHONPATH=. before the command"
+    return "; looked in installed packages, in PYTHONPATH and in import_folders: name its folder, PYTHONPATH=FOLDER"
+
+
+def folder_to_record(path: str) -> str | None:
+    """The folder in which the top-level module of an import path was found; None where any Python process of this
+    installation finds it.
+    """
+    package = sys.modules.get(path.partition(":")[0].partition(".")[0])
+    places = [getattr(package, "__file__", None), *getattr(package, "__path__", [])]
+    place = next((Path(each).absolute() for each in places if each), None)
+    if place is None:
+        return None
+    folder = place.parent.parent if place.name == "__init__.py" else place.parent
+    return None if _is_below(folder, _installed()) else str(folder)
+
+
+def _installed() -> list[str]:
+    """The folders of Python's library and of installed packages."""
+    return [os.path.realpath(folder) for folder in {*sysconfig.get_paths().values()}]
+
+
+def _own_folders() -> list[str]:
+    return [*_installed(), str(Path(__file__).resolve().parent)]
+
+
+def _is_below(path: str | Path, folders: Iterable[str]) -> bool:
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(folder) for folder in folders)

@@ -154,7 +154,7 @@ def peer_score(
 
     def log(values: dict) -> None:
         if int(values["update_steps"]) % chunk == 0:
-            file.log({"env_steps": int(values["env_step"]), score: [float(values[peer_score])]})
+            file.on_evaluation({"env_steps": int(values["env_step"]), score: [float(values[peer_score])]})
 
     peer.wandb = SimpleNamespace(log=log)
     return run_peer(peer_train(peer, {**settings, "WANDB_MODE": "offline"}, iterations, chunk), seeds=1, seed=seed)

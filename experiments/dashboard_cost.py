@@ -19,6 +19,7 @@ import psutil
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import Config
+from qmix_jax.reporters.base import Callback
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import make_display
 from qmix_jax.reporters.metrics_file import MetricsFile
@@ -55,22 +56,19 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-class Stopwatch:
+class Stopwatch(Callback):
     """A reporter that measures the time between the first and the last row."""
 
     def __init__(self):
         self._began: tuple[float, ...] = ()
         self.env_steps, self.seconds, self.processor = 0.0, 0.0, 0.0
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         us = psutil.Process()
         used = [each.cpu_times() for each in (us, *us.children(recursive=True))]
         now = row["env_steps"], time.perf_counter(), sum(times.user + times.system for times in used)
         self._began = self._began or now
         self.env_steps, self.seconds, self.processor = (x - y for x, y in zip(now, self._began, strict=True))
-
-    def close(self) -> None:
-        pass
 
 
 def measure(configs: dict[str, Config], settings: dict[str, dict], rounds: int) -> dict[str, list[Stopwatch]]:

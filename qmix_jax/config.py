@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+from qmix_jax.import_path import title_of
 from qmix_jax.settings import (
     LARGEST_INT,
     Count,
@@ -26,11 +27,6 @@ from qmix_jax.settings import (
     require,
     shown,
 )
-
-
-def title_of(name: str) -> str:
-    """The name of an environment, a mixer or a network for people and for folders: of an import path the class."""
-    return name.rpartition(":")[2].partition(" ")[0]
 
 
 @dataclass(frozen=True)
@@ -80,11 +76,6 @@ class AgentConfig:
     """The network's own dataclass."""
     given: Any = field(default=None, repr=False)
     """The agents, or their class, where they come from Python and not from the name."""
-
-    @property
-    def title(self) -> str:
-        """The name for people (see `title_of`)."""
-        return title_of(self.name)
 
     def __post_init__(self):
         check_ranges("agent.", self.settings)

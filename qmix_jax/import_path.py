@@ -23,6 +23,11 @@ def is_import_path(value: Any) -> bool:
     return isinstance(value, str) and PATTERN.fullmatch(value) is not None
 
 
+def title_of(name: str) -> str:
+    """The name of an environment, a mixer or a network for people and for folders: of an import path the class."""
+    return name.rpartition(":")[2].partition(" ")[0]
+
+
 def search_in(folders: Iterable[str]) -> None:
     """Add folders to the end of Python's search path, where they hide no installed package."""
     sys.path += [folder for folder in folders if folder not in sys.path]

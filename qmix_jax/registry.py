@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from qmix_jax.import_path import is_import_path, load
-from qmix_jax.settings import require, require_one_of
+from qmix_jax.settings import require, require_one_of, shown
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ class Registry(Mapping[str, T]):
         adapt: Callable[[type], Any] = lambda cls: cls,
     ):
         self._package, self._places = package, places
+        self._registered: dict[str, type] = {}
         self._setting, self._contract, self._group, self._adapt = setting, contract, group, adapt
 
     def place(self, name: str) -> tuple[str, str]:
@@ -54,12 +55,21 @@ class Registry(Mapping[str, T]):
     @property
     def names(self) -> list[str]:
         """Every name that can be chosen; import paths besides."""
-        return [*self._places, *self.installed]
+        return [*self._places, *self.installed, *self._registered]
+
+    def register(self, name: str, cls: type) -> None:
+        """Give a class a name in this process; raises ConfigError where the name is taken or the class unfit."""
+        require(name.isidentifier(), f"{shown(name)} is no name: it may have letters, digits and underscores")
+        require(self._registered.get(name, cls) is cls and name not in self._places, f"{name} is taken already")
+        self.of_class(cls, name)
+        self._registered[name] = cls
 
     def __getitem__(self, name: str) -> T:
         if name in self._places:
             module, attribute = self.place(name)
             return getattr(import_module(module), attribute)
+        if name in self._registered:
+            return self.of_class(self._registered[name], name)
         path = self.installed.get(name, name)
         if not is_import_path(path):
             raise KeyError(name)
@@ -82,7 +92,7 @@ class Registry(Mapping[str, T]):
         return self._adapt(found)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places or name in self.installed or is_import_path(name)
+        return name in self.names or is_import_path(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -89,7 +89,7 @@ def train(folder: Path, settings: dict, stop_after: int | None = None, **changes
     """Start or resume, until the end or until the signal after a row."""
     settings = merge(settings, changes)
     with stopped_after(stop_after):
-        return experiment.run(from_mapping(settings), folder, settings, resumes=True)
+        return experiment.train(from_mapping(settings), folder, settings, resumes=True).status
 
 
 def numbers(folder: Path) -> list[dict]:

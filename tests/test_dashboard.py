@@ -12,7 +12,7 @@ from conftest import tiny
 from PIL import Image
 
 from qmix_jax.reporters import dashboard
-from qmix_jax.reporters.base import flatten, lines
+from qmix_jax.reporters.base import Callback, RunEnd, flatten, lines
 from qmix_jax.reporters.dashboard import Background, make_dashboards
 from qmix_jax.reporters.tensorboard import TensorBoard
 from qmix_jax.reporters.wandb import WandbRuns
@@ -28,21 +28,21 @@ def a_row(env_steps=100, seeds=2, **changes):
     }
 
 
-class Listener:
+class Listener(Callback):
     """A dashboard that records its calls while it may continue."""
 
     def __init__(self):
         self.may_go_on, self.told, self.is_closed = threading.Event(), [], False
         self.may_go_on.set()
 
-    def log(self, row):
+    def on_evaluation(self, row):
         assert self.may_go_on.wait(30)
         self.told.append(row["env_steps"])
 
-    def media(self, curve, film):
-        self.told.append((curve, film))
+    def on_end(self, end):
+        self.told.append((end.curve, end.film))
 
-    def checkpoint(self, path):
+    def on_checkpoint(self, path):
         self.told.append(path)
 
     def close(self):
@@ -55,9 +55,9 @@ class Listener:
 def test_everything_is_delivered_in_order_and_then_the_dashboard_is_closed(tmp_path, capsys):
     listener = Listener()
     background = Background("It", lambda: listener)
-    background.log(a_row(1))
-    background.checkpoint(tmp_path)
-    background.media(tmp_path, None)
+    background.on_evaluation(a_row(1))
+    background.on_checkpoint(tmp_path)
+    background.on_end(RunEnd(0, tmp_path, None))
     background.close()
     assert listener.told == [1, tmp_path, (tmp_path, None)] and listener.is_closed
     assert capsys.readouterr().err == ""
@@ -65,14 +65,14 @@ def test_everything_is_delivered_in_order_and_then_the_dashboard_is_closed(tmp_p
 
 def test_a_dashboard_that_fails_is_silenced_after_one_warning(capsys):
     class Broken(Listener):
-        def log(self, row):
-            super().log(row)
+        def on_evaluation(self, row):
+            super().on_evaluation(row)
             raise OSError("no route\nto host")
 
     broken = Broken()
     background = Background("It", lambda: broken)
     for _ in range(3):
-        background.log(a_row())
+        background.on_evaluation(a_row())
     background.close()
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: It is off for the rest of this run: no route to host")
@@ -81,7 +81,7 @@ def test_a_dashboard_that_fails_is_silenced_after_one_warning(capsys):
 
 def test_a_dashboard_that_cannot_begin_is_silenced_after_one_warning(capsys):
     background = Background("It", lambda: 1 / 0)  # pyright: ignore
-    background.log(a_row())
+    background.on_evaluation(a_row())
     background.close()
     assert capsys.readouterr().err.count("division by zero") == 1
 
@@ -94,7 +94,7 @@ def test_nobody_waits_for_a_slow_dashboard_and_what_it_missed_is_said_once(capsy
     background = Background("It", lambda: listener)
     begun = time.perf_counter()
     for step in range(10):
-        background.log(a_row(step))
+        background.on_evaluation(a_row(step))
         if step == 0:
             wait_until(lambda: background._queue.empty())  # it has the first row, and hangs
     background.close()
@@ -109,7 +109,7 @@ def test_nobody_waits_for_a_slow_dashboard_and_what_it_missed_is_said_once(capsy
 def test_what_did_not_fit_in_the_queue_is_said_even_where_the_dashboard_catches_up(capsys, monkeypatch):
     monkeypatch.setattr(dashboard, "LIMIT", 0)
     background = Background("It", Listener)
-    background.log(a_row())
+    background.on_evaluation(a_row())
     background.close()
     assert "It was too slow: 1 updates were not delivered; metrics.jsonl" in capsys.readouterr().err
 
@@ -210,7 +210,7 @@ def start(folder, settings=None, num_seeds=1, **wandb):
 
 def test_with_per_seed_each_seed_has_a_run_of_its_own_and_they_stand_together(tmp_path, begun):
     runs = start(tmp_path / "run", num_seeds=2, per_seed=True)
-    runs.log(a_row(5))
+    runs.on_evaluation(a_row(5))
     runs.close()
     assert [run.rows for run in begun] == [
         [{"env_steps": 5, "train/epsilon": 0.5, "eval/return": value}] for value in (0.0, 1.0)
@@ -234,10 +234,10 @@ def test_the_jobs_of_a_sweep_stand_together(tmp_path, begun):
 def test_a_resumed_run_goes_on_in_the_same_runs_and_sends_no_row_twice(tmp_path, begun):
     first = start(tmp_path)
     for step in (10, 20, 30):
-        first.log(a_row(step, seeds=1))
+        first.on_evaluation(a_row(step, seeds=1))
     second = start(tmp_path)  # from the checkpoint at 10: its rows come again, and those behind it too
     for step in (10, 20, 30, 40):
-        second.log(a_row(step, seeds=1))
+        second.on_evaluation(a_row(step, seeds=1))
     assert [run.steps for run in begun] == [[10, 20, 30], [40]]
     assert begun[0].options["id"] == begun[1].options["id"]
     assert [run.options["resume"] for run in begun] == ["allow", "allow"]
@@ -247,15 +247,15 @@ def test_an_offline_run_cannot_be_appended_to_so_that_each_holds_every_row(tmp_p
     for steps, mode in {(10, 20): "offline", (10, 20, 30): "offline", (10, 20, 30, 40): "online"}.items():
         runs = start(tmp_path, mode=mode)
         for step in steps:
-            runs.log(a_row(step, seeds=1))
+            runs.on_evaluation(a_row(step, seeds=1))
     assert [run.steps for run in begun] == [[10, 20], [10, 20, 30], [10, 20, 30, 40]]
     assert len({run.options["id"] for run in begun}) == 1
     assert [run.options["resume"] for run in begun] == [None, None, "allow"]
 
 
 def test_other_runs_begin_where_there_are_to_be_more_or_fewer(tmp_path, begun):
-    start(tmp_path, num_seeds=2).log(a_row(10))
-    start(tmp_path, num_seeds=2, per_seed=True).log(a_row(10))
+    start(tmp_path, num_seeds=2).on_evaluation(a_row(10))
+    start(tmp_path, num_seeds=2, per_seed=True).on_evaluation(a_row(10))
     assert [run.steps for run in begun] == [[10]] * 3 and len({run.options["id"] for run in begun}) == 3
 
 
@@ -265,10 +265,10 @@ def test_a_checkpoint_is_uploaded_if_asked_as_the_folder_of_a_run(tmp_path, begu
     files = [tmp_path / name for name in ("config.yaml", "run.json", "metrics.jsonl")]
     for file in files:
         file.touch()
-    start(tmp_path).checkpoint(path)
+    start(tmp_path).on_checkpoint(path)
     runs = start(tmp_path, artifacts=True)
-    runs.checkpoint(path)
-    runs.checkpoint(path.with_name("32"))  # newer ones have replaced it
+    runs.on_checkpoint(path)
+    runs.on_checkpoint(path.with_name("32"))  # newer ones have replaced it
     ((artifact, aliases),) = begun[1].artifacts
     assert artifact["files"] == [*map(str, files), (str(path), "checkpoints/64")]
     assert artifact["env_steps"] == 64 and aliases == ["latest", "step-64"] and not begun[0].artifacts
@@ -294,7 +294,7 @@ def test_an_offline_run_holds_everything(tmp_path, monkeypatch, capfd):
     curve, film = draw(folder)
     config = tiny(num_seeds=2, logging={"wandb": {"mode": "offline", "tags": ["a tag"], "group": "a group"}})
     (background,) = make_dashboards(config, {"gamma": 0.99}, folder, [a_row(123_456)])
-    background.media(curve, film)
+    background.on_end(RunEnd(0, curve, film))
     background.close()
 
     (run,) = (folder / "wandb").glob("offline-run-*")
@@ -349,8 +349,8 @@ def test_event_files_hold_each_line_as_a_run_with_environment_steps_as_the_axis(
     curve, film = draw(tmp_path)
     board = TensorBoard(tmp_path)
     for step in (100, 200):
-        board.log(a_row(step))
-    board.media(curve, film)
+        board.on_evaluation(a_row(step))
+    board.on_end(RunEnd(0, curve, film))
     board.close()
     place = tmp_path / "tensorboard"
     assert {path.name for path in place.iterdir()} == {"mean", "low", "high", "seed_0", "seed_1"}
@@ -367,7 +367,7 @@ def test_the_event_files_of_a_resumed_run_hold_each_row_once(tmp_path):
     for rows in ((100, 200, 300), (100, 200, 300, 400)):  # the second resumes from 100
         board = TensorBoard(tmp_path)
         for step in rows:
-            board.log(a_row(step, seeds=1))
+            board.on_evaluation(a_row(step, seeds=1))
         board.close()
     steps = [step for step, name in read_events(tmp_path / "tensorboard" / "mean") if name == "eval/return"]
     assert steps == [100, 200, 300, 400]

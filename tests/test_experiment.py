@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "folder"
     settings = merge(TINY, {"num_seeds": 2, "devices": 1})
     config = from_mapping(settings)
-    return config, folder, experiment.run(config, folder, settings)
+    return config, folder, experiment.train(config, folder, settings).status
 
 
 def test_a_run_leaves_everything_in_its_folder(finished):
@@ -92,7 +92,7 @@ def test_whole_episodes_need_whole_rollouts():
 
 def test_the_same_run_gives_the_same_numbers(finished, tmp_path):
     config, folder, _ = finished
-    experiment.run(config, tmp_path / "again", {})
+    experiment.train(config, tmp_path / "again", {})
     timing = {"wall_seconds", "compile_seconds", "train/steps_per_second"}
     ours, theirs = (
         [{k: v for k, v in row.items() if k not in timing} for row in read_metrics(place / "metrics.jsonl")]
@@ -103,7 +103,7 @@ def test_the_same_run_gives_the_same_numbers(finished, tmp_path):
 
 def test_nan_stops_the_run_says_what_to_look_at_and_keeps_the_parameters(tmp_path, capsys):
     config = tiny(devices=1, learner={"learning_rate": 1e30}, logging={"display": "plain"})
-    assert experiment.run(config, tmp_path, {}) == exits.FAILED
+    assert experiment.train(config, tmp_path, {}).status == exits.FAILED
     said = capsys.readouterr().out
     assert "NaN between steps" in said and "learner.learning_rate" in said
     rows = read_metrics(tmp_path / "metrics.jsonl")
@@ -129,7 +129,7 @@ def test_nan_keeps_the_parameters_from_before(tmp_path, monkeypatch):
         return state, metrics._replace(losses=losses) if number == 2 else metrics
 
     change_chunks(monkeypatch, spoil_losses)
-    assert experiment.run(tiny(devices=1), tmp_path, {}) == exits.FAILED
+    assert experiment.train(tiny(devices=1), tmp_path, {}).status == exits.FAILED
     (checkpoint,) = checkpoints(tmp_path)
     assert checkpoint.env_steps == 64 and not checkpoint.is_whole_state
     params = checkpoint.read("params")
@@ -153,7 +153,7 @@ def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, c
     config, healthy, _ = finished
     spoil(monkeypatch, {0: 2})
     plain = dataclasses.replace(config, logging=dataclasses.replace(config.logging, display="plain"))
-    assert experiment.run(plain, tmp_path, to_mapping(plain)) == exits.FAILED
+    assert experiment.train(plain, tmp_path, to_mapping(plain)).status == exits.FAILED
     said = capsys.readouterr().out
     assert "the loss of seed 0 became NaN between steps 64 and 128" in said and "1 other seed continues" in said
     assert "Done, except seeds that met NaN: QMIX on probe, 192 environment steps x 2 seeds" in said
@@ -166,17 +166,17 @@ def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, c
     jax.tree.map(np.testing.assert_array_equal, saved.params(seed=1), whole.params(seed=1))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.params(seed=0)))
     monkeypatch.undo()
-    assert experiment.run(config, tmp_path, {}, resumes=True) == exits.FAILED  # complete, and its status stays
+    assert experiment.train(config, tmp_path, {}, resumes=True).status == exits.FAILED  # complete, and its status stays
 
 
 def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monkeypatch, capsys):
     config = tiny(num_seeds=2, devices=1, checkpoint={"every_env_steps": 64})
     spoil(monkeypatch, {0: 1, 1: 2})
-    assert experiment.run(config, tmp_path, {}) == exits.FAILED
+    assert experiment.train(config, tmp_path, {}).status == exits.FAILED
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert rows[-1]["train/frozen_since"] == [64, 128] and len(rows) == 2
     capsys.readouterr()
-    assert experiment.run(config, tmp_path, {}, resumes=True) == exits.FAILED
+    assert experiment.train(config, tmp_path, {}, resumes=True).status == exits.FAILED
     assert "has parameters only: it met NaN at step 128\n" in capsys.readouterr().err
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
 
@@ -190,7 +190,7 @@ def test_ctrl_c_ends_after_the_chunk_with_everything_on_disk(tmp_path, monkeypat
 
     monkeypatch.setattr(experiment.MetricsFile, "log", log_and_interrupt)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins by ignoring it
-    assert experiment.run(tiny(devices=1), tmp_path, {}) == exits.INTERRUPTED
+    assert experiment.train(tiny(devices=1), tmp_path, {}).status == exits.INTERRUPTED
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     assert (tmp_path / "curve.png").exists() and (tmp_path / "checkpoints").is_dir()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -198,7 +198,7 @@ def test_ctrl_c_ends_after_the_chunk_with_everything_on_disk(tmp_path, monkeypat
 
 def test_a_replay_too_large_is_refused_with_one_that_fits_before_a_folder_is_made(tmp_path):
     with pytest.raises(ConfigError, match=r"replay\.capacity=.* try replay\.capacity=\d+") as refused:
-        experiment.run(tiny(replay={"capacity": 10**12}), tmp_path / "none", {})
+        experiment.train(tiny(replay={"capacity": 10**12}), tmp_path / "none", {})
     assert not (tmp_path / "none").exists() and "\n" not in str(refused.value)
 
 

@@ -300,7 +300,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
         settings = merge(TINY, {"num_seeds": 2, "devices": 1, "env": {"shield": "probe_rules:not_the_first"}})
-        assert experiment.run(from_mapping(settings), place / "folder", settings) == 0
+        assert experiment.train(from_mapping(settings), place / "folder", settings).status == 0
         yield place / "folder"
 
 

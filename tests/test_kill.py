@@ -49,7 +49,7 @@ ON_A_SMALL_DISK = """
 
     def save(step):
         saver.save(Snapshot(step, {"params": {"x": np.random.default_rng(step).random(30_000)}}, "", {}))
-        metrics.log({"env_steps": step, "text": "x" * 5000})
+        metrics.on_evaluation({"env_steps": step, "text": "x" * 5000})
         return saver.is_saved(step)
 
     assert save(1) and len(read_metrics(metrics.path)) == 1, said

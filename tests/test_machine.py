@@ -183,7 +183,7 @@ def test_out_of_memory_in_training_has_a_status_and_names_a_setting(tmp_path, mo
         raise error
 
     monkeypatch.setattr(Program, "compile_chunk", lambda self: chunk)
-    assert experiment.run(tiny(devices=1), tmp_path, {}) == exits.OUT_OF_MEMORY
+    assert experiment.train(tiny(devices=1), tmp_path, {}).status == exits.OUT_OF_MEMORY
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "out of memory: lower " in said
 
@@ -260,4 +260,4 @@ def test_pictures_that_cannot_be_made_do_not_end_a_run(tmp_path, monkeypatch):
     settings = merge(TINY, {"devices": 1, "logging": {"film": False}})
     from qmix_jax.build import from_mapping
 
-    assert experiment.run(from_mapping(settings), tmp_path, settings) == exits.DONE
+    assert experiment.train(from_mapping(settings), tmp_path, settings).status == exits.DONE

@@ -119,7 +119,7 @@ def test_warnings_come_before_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment.Run, "train", train)
     config = tiny(total_env_steps=160, exploration={"decay_env_steps": 200}, logging={"display": "plain"})
     with pytest.raises(ConfigError, match="begun"):
-        experiment.run(config, tmp_path, {})
+        experiment.train(config, tmp_path, {})
     out, err = capsys.readouterr()
     assert "\ntotal_env_steps=160 becomes 192: 3 x 64, in whole rollouts of 32\n" in out
     assert err.startswith("warning: epsilon ends at 0.14") and err.count("\n") == 1

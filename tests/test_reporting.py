@@ -37,21 +37,21 @@ def test_metrics_survive_a_last_line_cut_short_by_a_crash_and_go_on_from_what_a_
     file = MetricsFile(tmp_path)
     rows = [{"env_steps": 1, "eval/return": [0.1, None]}, {"env_steps": 2}]
     for row in rows:
-        file.log(row)
+        file.on_evaluation(row)
     file.close()
     with file.path.open("a") as broken:
         broken.write('{"env_st')
     assert records.read_metrics(file.path) == rows
 
     resumed = MetricsFile(tmp_path, records.format_rows(rows[:1]))
-    resumed.log({"env_steps": 3})
+    resumed.on_evaluation({"env_steps": 3})
     resumed.close()
     assert records.read_metrics(file.path) == [rows[0], {"env_steps": 3}]
 
 
 def test_nan_and_infinity_are_null_in_metrics(tmp_path):
     file = MetricsFile(tmp_path)
-    file.log({"env_steps": 1, "train/loss": [math.nan, 0.5], "train/epsilon": math.inf})
+    file.on_evaluation({"env_steps": 1, "train/loss": [math.nan, 0.5], "train/epsilon": math.inf})
     assert records.read_metrics(file.path) == [{"env_steps": 1, "train/loss": [None, 0.5], "train/epsilon": None}]
     file.close()
 
@@ -102,9 +102,9 @@ def test_the_git_commit_is_only_that_of_the_packages_own_checkout(tmp_path):
 
 def test_the_plain_display_says_the_facts_in_short_lines(capsys):
     with display.make_display("plain", title="QMIX", total_env_steps=200_000, num_seeds=3) as shown:
-        shown.log(a_row(seeds=3))
+        shown.on_evaluation(a_row(seeds=3))
         shown.message("checkpoint kept")
-        shown.log(a_row(200_000, seeds=3, **{"eval/return": None, "train/loss": None}))
+        shown.on_evaluation(a_row(200_000, seeds=3, **{"eval/return": None, "train/loss": None}))
     title, header, first, news, last = capsys.readouterr().out.splitlines()
     assert "QMIX" in title and news == "checkpoint kept" and "win rate" in header
     for fact in ("100,000", "50%", "812k", "11.00 ± 2.48", "60.0 ± 24.8%", "0.05", "0.012"):
@@ -126,7 +126,7 @@ def test_win_rates_that_are_alike_have_a_spread_as_wide_as_their_episodes_leave_
 def test_displays_show_every_metric_of_the_environment(capsys):
     row = a_row(seeds=2, **{"eval/deliveries": [3.0, 5.0], "eval/collision_rate": [0.0, 0.0], "eval/episodes": [8, 8]})
     with display.make_display("plain", title="QMIX", total_env_steps=200_000, num_seeds=2) as shown:
-        shown.log(row)
+        shown.on_evaluation(row)
     _, header, line = capsys.readouterr().out.splitlines()
     assert "deliveries" in header and "collision rate" in header
     assert "4.00 ± 12.7" in line and "0.0 ± 19.4%" in line
@@ -150,7 +150,7 @@ def test_without_wins_the_score_is_the_return():
 def test_a_resumed_display_knows_what_was_before_without_saying_it_again(capsys):
     settings = {"title": "QMIX", "total_env_steps": 200_000, "num_seeds": 1}
     with display.make_display("plain", **settings, rows=[a_row(**{"eval/win_rate": [0.75]})]) as shown:
-        shown.log(a_row(200_000))
+        shown.on_evaluation(a_row(200_000))
     said = capsys.readouterr().out
     assert "100,000" not in said and "75.0%" in said.splitlines()[-1]
 
@@ -160,7 +160,7 @@ def test_auto_is_plain_without_a_terminal_and_none_says_nothing(capsys):
     assert isinstance(display.make_display("auto", **settings), display.PlainDisplay)
     capsys.readouterr()
     with display.make_display("none", **settings) as shown:
-        shown.log(a_row())
+        shown.on_evaluation(a_row())
         shown.message("news")
     assert capsys.readouterr().out == ""
 
@@ -171,7 +171,7 @@ def test_a_display_that_cannot_write_ends_nothing():
             raise OSError(28, "No space left on device")
 
     shown = display.PlainDisplay(RunProgress("QMIX", 10, num_seeds=1), Full())
-    shown.log(a_row())
+    shown.on_evaluation(a_row())
     shown.message("news")
 
 
@@ -182,8 +182,8 @@ def test_the_live_display_shows_compiling_and_then_the_facts_in_80_columns():
     with display.LiveDisplay(progress, terminal) as shown:
         paper.print(shown.render())
         shown.message("checkpoint kept")
-        shown.log(a_row())
-        shown.log(a_row(200_000))
+        shown.on_evaluation(a_row())
+        shown.on_evaluation(a_row(200_000))
         paper.print(shown.render())
     assert "checkpoint kept" in terminal.file.getvalue() and "200,000" in terminal.file.getvalue()
     text = paper.file.getvalue()

@@ -177,7 +177,7 @@ def test_a_run_moves_from_two_devices_to_one_and_back(tmp_path):
 @pytest.mark.parametrize(("number", "status"), exits.STOP_SIGNALS.items())
 def test_a_signal_ends_a_run_after_its_chunk_saved_with_a_status(tmp_path, never_stopped, number, status):
     with stopped_after(3, number):
-        assert experiment.run(from_mapping(LONG), tmp_path, LONG) == status
+        assert experiment.train(from_mapping(LONG), tmp_path, LONG).status == status
     assert numbers(tmp_path) == numbers(never_stopped)[:3]
     assert find(tmp_path).env_steps == 96 and find(tmp_path).is_whole_state
 
@@ -243,7 +243,7 @@ def test_a_setting_that_decides_the_saved_state_is_refused_by_name(stopped, chan
     name = f"{group}.{next(iter(value))}" if isinstance(value, dict) else group
     before = (stopped / "run.json").read_text()
     with pytest.raises(ConfigError, match=rf"another value of {name} \(.* before, .* now\)") as refused:
-        experiment.run(from_mapping(settings), stopped, settings, resumes=True)
+        experiment.train(from_mapping(settings), stopped, settings, resumes=True)
     assert "\n" not in str(refused.value)
     assert (stopped / "run.json").read_text() == before
 
@@ -294,7 +294,7 @@ def test_overrides_of_a_resumed_run_are_checked(stopped, tmp_path):
 
 def test_a_new_run_does_not_write_over_another(stopped):
     with pytest.raises(ConfigError, match=r"holds a run: add resume=auto"):
-        experiment.run(from_mapping(LONG), stopped, LONG)
+        experiment.train(from_mapping(LONG), stopped, LONG)
 
 
 # --- without the replay ------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def test_a_folder_that_holds_no_evaluation_can_be_used_again(tmp_path, never_sto
     (tmp_path / "run" / "config.yaml").write_text("seed: 3")
     (tmp_path / "run" / "metrics.jsonl").write_text('{"env_ste')
     settings = merge(LONG, {})
-    assert experiment.run(from_mapping(settings), tmp_path / "run", settings) == exits.DONE
+    assert experiment.train(from_mapping(settings), tmp_path / "run", settings).status == exits.DONE
     assert_same_end(tmp_path / "run", never_stopped)
 
 

@@ -178,13 +178,13 @@ def test_rows_wait_in_memory_while_the_disk_is_full_and_none_is_lost(tmp_path):
     said = []
     file = MetricsFile(tmp_path, say=said.append)
     rows = [{"env_steps": step, "text": "x" * 30} for step in range(4)]
-    file.log(rows[0])
+    file.on_evaluation(rows[0])
     with no_file_larger_than(file.path.stat().st_size + 10):
-        file.log(rows[1])
-        file.log(rows[2])
+        file.on_evaluation(rows[1])
+        file.on_evaluation(rows[2])
         assert len(file.path.read_bytes().splitlines()) == 2  # the second is cut short
         assert read_metrics(file.path) == rows[:1] and file.failure
-    file.log(rows[3])
+    file.on_evaluation(rows[3])
     assert read_metrics(file.path) == rows and file.failure == ""
     assert len(said) == 1 and "wait in memory" in said[0]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from qmix_jax.config import title_of
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
+from qmix_jax.import_path import title_of
 from qmix_jax.records import FROZEN, metric_names, read_metrics
 from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings

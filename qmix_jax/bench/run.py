@@ -12,6 +12,7 @@ from qmix_jax.bench.picture import draw
 from qmix_jax.bench.scaling import Measured, growth_figures, measure_growth
 from qmix_jax.config import Config
 from qmix_jax.files import write_file, write_json
+from qmix_jax.import_path import title_of
 from qmix_jax.records import describe_machine
 from qmix_jax.run import experiment, messages
 from qmix_jax.run.program import Program
@@ -66,9 +67,10 @@ def _subject(program: Program) -> dict:
     """The program and the machine that are measured."""
     config = program.config
     rollout, learner = config.rollout, config.learner
+    network = title_of(config.agent.name).upper()
     sizes = (
         f"{rollout.num_envs} environments x {rollout.num_steps} steps, batches of {learner.batch_size} sequences every "
-        f"{learner.env_steps_per_update:g} steps, {config.agent.title.upper()} {num_features(program.trainer.agents)}"
+        f"{learner.env_steps_per_update:g} steps, {network} {num_features(program.trainer.agents)}"
     )
     return {
         "title": messages.title(config, program.env),

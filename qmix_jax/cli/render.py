@@ -1,7 +1,6 @@
 """`qmix-jax render RUN`: films and figures of a trained team, with Q-values and credit."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,7 @@ from qmix_jax.run import startup
 from qmix_jax.settings import require
 
 if TYPE_CHECKING:
-    from qmix_jax.film.recording import Painter, Recording
-    from qmix_jax.run.trained import TrainedRun
+    pass
 
 SUFFIXES = (".gif", ".mp4", ".png")
 
@@ -36,6 +34,7 @@ def main(arguments: list[str]) -> int:
     startup.start_jax([startup.AUTO])
     from qmix_jax.film.credit import EpisodeValues
     from qmix_jax.film.painter import painter_of
+    from qmix_jax.run.films import best_team, play, write
     from qmix_jax.run.trained import load_run
 
     run = load_run(options.run, options.checkpoint)
@@ -80,43 +79,3 @@ def picture(text: str) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"{path.name} must end in {', '.join(SUFFIXES)}")
     return path
-
-
-def best_team(run: "TrainedRun", folder: Path) -> int:
-    """The seed, counted from 0, whose last evaluation was best; 0 where no evaluation is recorded."""
-    from qmix_jax.records import best_seed, read_metrics
-
-    path = folder / "metrics.jsonl"
-    rows = read_metrics(path) if run.config.num_seeds > 1 and path.is_file() else []
-    return best_seed(rows[-1]) if rows else 0
-
-
-def play(run: "TrainedRun", team: int, seed: int, episodes: int) -> "list[Recording]":
-    """The first episodes that `qmix-jax evaluate` plays with the same team and seed."""
-    import jax
-
-    from qmix_jax.build import make_mixer
-    from qmix_jax.learning.evaluate import episode_keys, record, team_key
-    from qmix_jax.run.compilation import compile_quickly
-    from qmix_jax.run.pictures import cut_episode
-
-    mixer, params = make_mixer(run.config.algorithm, run.env), run.params(team)
-    keys = episode_keys(team_key(seed, team), episodes)
-    played = jax.jit(lambda params, keys: record(run.env, run.agents, mixer, params, keys))
-    result = jax.device_get(compile_quickly(played.lower(params, keys))(params, keys))
-    return [cut_episode(result, episode, run.config, run.env) for episode in range(episodes)]
-
-
-def write(painter: "Painter", recordings: "Sequence[Recording]", path: Path) -> None:
-    """A film of the episodes one after another (.gif, .mp4), or a figure of them one below another (.png)."""
-    from qmix_jax.film.credit import paint_with_values
-    from qmix_jax.film.figure import draw_figure
-    from qmix_jax.film.gif import save_gif
-    from qmix_jax.film.mp4 import save_mp4
-
-    suffix = path.suffix.lower()
-    if suffix == ".png":
-        draw_figure(painter, recordings, path)
-        return
-    save = save_mp4 if suffix == ".mp4" else save_gif
-    save([frame for recording in recordings for frame in paint_with_values(painter, recording)], path)

@@ -7,8 +7,8 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qmix_jax.build import NOT_OPTIONS, environments, mixers, name_of, networks
-from qmix_jax.config import Config, EnvConfig, title_of
-from qmix_jax.import_path import is_import_path
+from qmix_jax.config import Config, EnvConfig
+from qmix_jax.import_path import is_import_path, title_of
 from qmix_jax.registry import Registry
 from qmix_jax.run.startup import import_jax
 from qmix_jax.settings import defaults, field_names

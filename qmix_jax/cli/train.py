@@ -64,7 +64,7 @@ def resume_run(folder: Path, overrides: list[str]) -> int:
     startup.start_jax([config.devices])
     from qmix_jax.run import experiment
 
-    return experiment.run(config, folder, settings, resumes=True)
+    return experiment.train(config, folder, settings, resumes=True).status
 
 
 def show(flags: "Flags") -> int:

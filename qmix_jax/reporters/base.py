@@ -1,34 +1,62 @@
-"""What reporters are, and rows as named series of numbers."""
+"""What is called while a run trains (the contract of callbacks), and rows as named series of numbers."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple
 
 from qmix_jax.records import count_episodes, known
 from qmix_jax.statistics import seeds_interval
 
 
-class Reporter(Protocol):
-    """Receives the row of every evaluation."""
+class RunStart(NamedTuple):
+    """A run that is about to train."""
 
-    def log(self, row: dict) -> None:
-        """Take one row."""
-        ...
+    title: str
+    """Algorithm and environment."""
+    folder: Path
+    settings: dict[str, Any]
+    """As plain containers, nested as in config.yaml."""
+    rows: list[dict]
+    """Those of a resumed run so far."""
+
+
+class RunEnd(NamedTuple):
+    """How a run ended."""
+
+    status: int
+    """The exit status (docs/resume.md); 0: all is trained, or a callback stopped it."""
+    curve: Path | None
+    """The learning curve (PNG), where there is one."""
+    film: Path | None
+    """The film (GIF), where there is one."""
+
+
+STOP = "stop"
+
+
+class Callback:
+    """Called on the host while a run trains, between its compiled chunks. Derive from it, and override what you need.
+
+    An exception is a warning, after which this callback is not called again; training continues.
+    """
+
+    def on_start(self, start: RunStart) -> None:
+        """Before the program is compiled."""
+
+    def on_evaluation(self, row: dict) -> str | None:
+        """After every chunk, with its row of metrics.jsonl (docs/run-folder.md).
+
+        Returns:
+            "stop" to end the run here, with everything saved.
+        """
+
+    def on_checkpoint(self, path: Path) -> None:
+        """After a checkpoint was written to the folder `path`."""
+
+    def on_end(self, end: RunEnd) -> None:
+        """After training, when all files are written."""
 
     def close(self) -> None:
         """Release everything; no call follows."""
-        ...
-
-
-class Dashboard(Reporter, Protocol):
-    """A reporter that takes pictures and checkpoints too."""
-
-    def media(self, curve: Path | None, film: Path | None) -> None:
-        """Take the learning curve (PNG) and the film (GIF), as far as they exist."""
-        ...
-
-    def checkpoint(self, path: Path) -> None:
-        """Take a checkpoint that was just written."""
-        ...
 
 
 def lines(row: dict) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ from threading import Thread
 
 from qmix_jax.config import Config
 from qmix_jax.console import reason, warn
-from qmix_jax.reporters.base import Dashboard
+from qmix_jax.reporters.base import Callback, RunEnd
 from qmix_jax.reporters.tensorboard import TensorBoard
 from qmix_jax.reporters.wandb import WandbRuns
 
@@ -18,17 +18,17 @@ LIMIT = 10_000
 """The length of a dashboard's queue; further updates are dropped."""
 
 
-class Background:
+class Background(Callback):
     """A dashboard on a thread of its own. Calls return at once and never raise; only `close` waits, for `TIMEOUT`.
 
     `make` creates the dashboard on that thread. Updates wait in a queue and are delivered in order, until the first
     failure.
     """
 
-    def __init__(self, name: str, make: Callable[[], Dashboard]):
+    def __init__(self, name: str, make: Callable[[], Callback]):
         """`name` is for messages."""
         self._name, self._make = name, make
-        self._queue: SimpleQueue[Callable[[Dashboard], None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[Callback], object] | None] = SimpleQueue()
         self._missed, self._has_failed = 0, False
         self._thread = Thread(target=self._serve, name=name, daemon=True)
         try:
@@ -36,17 +36,17 @@ class Background:
         except RuntimeError as error:  # no memory for it, or no more threads allowed
             self._fail(error)
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         """Deliver one row."""
-        self._hand_over(lambda dashboard: dashboard.log(row))
+        self._hand_over(lambda dashboard: dashboard.on_evaluation(row))
 
-    def media(self, curve: Path | None, film: Path | None) -> None:
+    def on_end(self, end: RunEnd) -> None:
         """Deliver the pictures."""
-        self._hand_over(lambda dashboard: dashboard.media(curve, film))
+        self._hand_over(lambda dashboard: dashboard.on_end(end))
 
-    def checkpoint(self, path: Path) -> None:
+    def on_checkpoint(self, path: Path) -> None:
         """Deliver a checkpoint."""
-        self._hand_over(lambda dashboard: dashboard.checkpoint(path))
+        self._hand_over(lambda dashboard: dashboard.on_checkpoint(path))
 
     def close(self) -> None:
         """Wait until all updates are delivered, at most for `TIMEOUT`, and warn of those that were not."""
@@ -60,7 +60,7 @@ class Background:
         elif missed and not self._has_failed:
             _warn(f"{self._name} was too slow: {missed} updates were not delivered")
 
-    def _hand_over(self, action: Callable[[Dashboard], None]) -> None:
+    def _hand_over(self, action: Callable[[Callback], object]) -> None:
         if self._has_failed:
             return
         if self._queue.qsize() >= LIMIT:
@@ -90,7 +90,7 @@ def make_dashboards(config: Config, settings: dict, folder: Path, rows: list[dic
         made.append(Background("TensorBoard", lambda: TensorBoard(folder)))
     for dashboard in made:
         for row in rows:
-            dashboard.log(row)
+            dashboard.on_evaluation(row)
     return made
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from qmix_jax.console import duration, say
 from qmix_jax.records import is_share, mean
+from qmix_jax.reporters.base import Callback
 from qmix_jax.reporters.progress import UNKNOWN, RunProgress, compact, number
 
 
@@ -61,10 +62,10 @@ class _Unfailing:
         return getattr(self._stream, name)
 
 
-class Display:
+class Display(Callback):
     """Shows nothing. The base class of displays, which are context managers."""
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         """Show a row."""
 
     def message(self, text: str) -> None:
@@ -94,7 +95,7 @@ class LiveDisplay(Display):
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=5)
         self._live.start()
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         """Show a row."""
         self.progress.log(row)
 
@@ -213,7 +214,7 @@ class PlainDisplay(Display):
         self._lines = 0
         self.message(f"{progress.title}: {progress.total:,} env steps; compiling")
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         """Print a row as one line; every `HEADER_EVERY` rows, a header before it."""
         self.progress.log(row)
         columns = self._columns()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from qmix_jax.files import write_file
 from qmix_jax.records import format_rows
+from qmix_jax.reporters.base import Callback
 
 
-class MetricsFile:
-    """Appends rows to folder/metrics.jsonl. When `log` returns, the row is on the disk.
+class MetricsFile(Callback):
+    """Appends rows to folder/metrics.jsonl. When `on_evaluation` returns, the row is on the disk.
 
     If writing fails, because the disk is full for example, one warning is given, and rows stay in memory until a later
     write succeeds.
@@ -26,7 +27,7 @@ class MetricsFile:
         self._waiting = b""
         self._say, self._has_warned = say, False
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         """Append a row."""
         self._waiting += format_rows([row]).encode()
         self._write()

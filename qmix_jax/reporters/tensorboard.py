@@ -6,10 +6,10 @@ from typing import Any
 
 from PIL import Image
 
-from qmix_jax.reporters.base import lines
+from qmix_jax.reporters.base import Callback, RunEnd, lines
 
 
-class TensorBoard:
+class TensorBoard(Callback):
     """Writes folder/tensorboard/LINE for every line of `base.lines`; TensorBoard draws them in the same charts.
 
     Every process deletes the folder and writes all rows, so that a resumed run has none twice.
@@ -22,26 +22,23 @@ class TensorBoard:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._writer("mean")
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         """Write one row."""
         self._env_steps = row["env_steps"]
         for line, numbers in lines(row).items():
             for name, number in numbers.items():
                 self._writer(line).add_scalar(name, number, self._env_steps)
 
-    def media(self, curve: Path | None, film: Path | None) -> None:
+    def on_end(self, end: RunEnd) -> None:
         """Write the pictures as they are; TensorBoard plays a GIF."""
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-        for name, path in {"curve": curve, "policy": film}.items():
+        for name, path in {"curve": end.curve, "policy": end.film}.items():
             if path is not None:
                 width, height = Image.open(path).size
                 image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
                 summary = Summary(value=[Summary.Value(tag=name, image=image)])
                 self._writer("mean").file_writer.add_summary(summary, self._env_steps)
-
-    def checkpoint(self, path: Path) -> None:
-        """Nothing: TensorBoard keeps no files."""
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from qmix_jax.config import Config
 from qmix_jax.files import write_json
-from qmix_jax.reporters.base import flatten, of_seed
+from qmix_jax.reporters.base import Callback, RunEnd, flatten, of_seed
 
 PATIENCE = 45.0
 """Seconds that the start and the end of a run may each take; what is not sent by then stays for `wandb sync`."""
@@ -39,7 +39,7 @@ class Sent:
         write_json(folder / SENT, {"ids": self.ids, "sent": self.env_steps})
 
 
-class WandbRuns:
+class WandbRuns(Callback):
     """Sends rows, pictures and checkpoints to new or resumed Weights & Biases runs.
 
     Online, a resumed run continues them and does not send a row again. An offline run cannot be continued: it starts
@@ -56,7 +56,7 @@ class WandbRuns:
         self._sent.save(folder)
         self._runs = [self._start(settings, index) for index in range(len(self._sent.ids))]
 
-    def log(self, row: dict) -> None:
+    def on_evaluation(self, row: dict) -> None:
         """Send one row, see `base.flatten`; with `per_seed`, the values of each seed to its run."""
         self._env_steps = row["env_steps"]
         if self._env_steps <= self._skipped:
@@ -67,19 +67,19 @@ class WandbRuns:
             self._sent.env_steps = self._env_steps
             self._sent.save(self._folder)
 
-    def media(self, curve: Path | None, film: Path | None) -> None:
+    def on_end(self, end: RunEnd) -> None:
         """Upload the pictures, to the first run."""
         import wandb
 
         items: dict[str, Any] = {}
-        if curve is not None:
-            items["curve"] = wandb.Image(str(curve))
-        if film is not None:
-            items["policy"] = wandb.Video(str(film), format="gif")
+        if end.curve is not None:
+            items["curve"] = wandb.Image(str(end.curve))
+        if end.film is not None:
+            items["policy"] = wandb.Video(str(end.film), format="gif")
         if items:
             self._runs[0].log({"env_steps": self._env_steps, **items})
 
-    def checkpoint(self, path: Path) -> None:
+    def on_checkpoint(self, path: Path) -> None:
         """With `artifacts`, upload a checkpoint to the first run as an artifact with the layout of a run folder."""
         import wandb
 

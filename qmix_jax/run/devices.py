@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import suppress
 
 import jax
 import numpy as np
@@ -14,14 +15,15 @@ SEED, DATA = "seed", "data"
 """The axes of the device mesh."""
 
 
-def use_cpu_cores(devices: str = "auto") -> None:
-    """Make every CPU core a JAX device, or as many cores as `devices` says. No effect once JAX has started."""
+def use_cpu_cores(devices: str = "auto") -> int:
+    """Make every CPU core a JAX device, or as many cores as `devices` says; returns that number. No effect once JAX
+    has started.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = cores if devices == "auto" else max(int(devices), 1)
-    try:
+    with suppress(RuntimeError):  # JAX has started with the devices that it has
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # JAX has started with the devices that it has
-        return
+    return count
 
 
 def split_devices(config: Config, available: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,10 +47,13 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
 
 @contextmanager
 def signals_handled_by(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call `handle(number, frame)` for the signals that stop a run.
+    """Call `handle(number, frame)` for the signals that stop a run, in the main thread: Python has none in others.
 
     SIGHUP stays ignored where it already was, as under nohup.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.signal(number, handle) for number in STOP_SIGNALS if not _is_ignored_hangup(number)}
     try:
         yield

@@ -4,10 +4,11 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,9 @@ from qmix_jax.config import Config, to_mapping
 from qmix_jax.console import say, warn
 from qmix_jax.files import remove_scratch_files, write_file
 from qmix_jax.records import add_to_manifest, format_rows, mean, note_saved_state, write_manifest
-from qmix_jax.reporters.base import Reporter
-from qmix_jax.reporters.dashboard import Background, make_dashboards
+from qmix_jax.reporters.base import STOP, Callback, RunEnd, RunStart
+from qmix_jax.reporters.callbacks import Callbacks, make_callbacks
+from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import Display, make_display
 from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run import exits, messages, pictures, plan
@@ -48,33 +50,52 @@ def check(config: Config) -> Program:
     return program
 
 
-def run(config: Config, folder: Path, settings: dict, resumes: bool = False, program: Program | None = None) -> int:
-    """Train as the config says and leave everything in `folder`; returns the exit status.
+def train(
+    config: Config,
+    folder: Path,
+    settings: dict,
+    resumes: bool = False,
+    program: Program | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> "Finished":
+    """Train as the config says and leave everything in `folder`.
 
     With `resumes`, a run that the folder holds is resumed. `program` is the config's, where it is already checked.
+    `callbacks` are called besides those that the config names.
 
     Raises:
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
         OSError: the folder cannot be written to at all.
     """
     program = program or check(config)
+    own = [*make_callbacks(config.callbacks), *callbacks]
     with locked(folder):
         start = time.perf_counter()
         require_place(folder, resumes)
         the_run = Run(program, folder, find_resume_point(folder, program), start)
         if (status := _nothing_to_train(the_run)) is not None:
-            return status
+            return Finished(status, the_run.rows, the_run.params)
         the_run.write_settings(settings)
         _announce(the_run)
-        dashboards = make_dashboards(config, settings, folder, the_run.rows)
+        others = Callbacks([*make_dashboards(config, settings, folder, the_run.rows), *own])
+        others.on_start(RunStart(messages.title(config, program.env), folder, settings, list(the_run.rows)))
         with exits.stop_signals() as received:
-            end = _train(the_run, dashboards, received)
-        for dashboard in dashboards:
-            dashboard.media(*pictures.paths(folder, end.has_film))
-        _say_end(the_run, end, received)
-        for dashboard in dashboards:
-            dashboard.close()
-        return end.status
+            end = _train(the_run, others, received)
+        others.on_end(RunEnd(end.status, *pictures.paths(folder, end.has_film)))
+        _say_end(the_run, end, others.stopped_by, received)
+        others.close()
+        return Finished(end.status, the_run.rows, the_run.params)
+
+
+class Finished(NamedTuple):
+    """A run that ended."""
+
+    status: int
+    """The exit status."""
+    rows: list[dict]
+    """Those of metrics.jsonl."""
+    params: Any
+    """The last finite parameters (S, ...) on the host; None where the run never began."""
 
 
 def _nothing_to_train(the_run: "Run") -> int | None:
@@ -107,15 +128,17 @@ class End(NamedTuple):
     has_film: bool
 
 
-def _train(the_run: "Run", dashboards: list[Background], received: list[signal.Signals]) -> End:
+def _train(the_run: "Run", others: Callbacks, received: list[signal.Signals]) -> End:
     """Train with everything that reports and saves, then draw the pictures."""
     config, folder, program = the_run.config, the_run.folder, the_run.program
     with _display(the_run) as display:
         metrics = MetricsFile(folder, format_rows(the_run.rows), display.message)
         saver = Saver(folder, config.checkpoint, display.message, the_run.point.checkpoint)
-        saver.listeners += [_note_saved_state, *(dashboard.checkpoint for dashboard in dashboards)]
+        saver.listeners += [_note_saved_state, the_run.written.put]
         with closing(metrics), closing(saver):
-            status = _train_within_memory(the_run, [metrics, display, *dashboards], saver, display.message, received)
+            callbacks = [metrics, display, others]
+            status = _train_within_memory(the_run, callbacks, saver, display.message, received)
+        the_run.report_checkpoints([others])
         failure = saver.failure or metrics.failure
         status = exits.NOT_SAVED if failure and status in (exits.DONE, *exits.STOPPED) else status
         has_film = config.logging.film and status == exits.DONE  # compiling it where memory is short ends the process
@@ -149,13 +172,15 @@ def _note_saved_state(path: Path) -> None:
         note_saved_state(path.parents[1])
 
 
-def _say_end(the_run: "Run", end: End, received: list[signal.Signals]) -> None:
+def _say_end(the_run: "Run", end: End, stopped_by: str, received: list[signal.Signals]) -> None:
     config = the_run.config
     if end.status == exits.OUT_OF_MEMORY:
         say(f"qmix-jax: error: out of memory: {what_to_lower(the_run.program)}", sys.stderr)
     if end.failure:
         say(f"qmix-jax: error: the end of the run could not be saved: {end.failure}", sys.stderr)
     if config.logging.display != "none":
+        if stopped_by and not the_run.is_complete:
+            say(f"{stopped_by} stopped the run")
         say(messages.summary(the_run.program, the_run.folder, the_run.rows, end.status, received))
         if end.status == exits.DONE:
             say(messages.next_steps(config, the_run.folder))
@@ -170,6 +195,8 @@ class Run:
     point: ResumePoint
     start: float = field(default_factory=time.perf_counter)
     """When this process started the run, by time.perf_counter."""
+    written: SimpleQueue[Path] = field(default_factory=SimpleQueue)
+    """Checkpoints that were written and that callbacks are not told of yet."""
     rows: list[dict] = field(init=False)
     compile_seconds: float = field(init=False)
     params: Any = field(init=False)
@@ -229,16 +256,20 @@ class Run:
             checkpoint.remove()
 
     def train(
-        self, reporters: list[Reporter], saver: Saver, say: Callable[[str], None], stop_requests: list[signal.Signals]
+        self, callbacks: list[Callback], saver: Saver, say: Callable[[str], None], stop_requests: list[signal.Signals]
     ) -> int:
-        """Train chunk by chunk until the end, until every seed has met NaN, or a signal; returns the exit status."""
+        """Train chunk by chunk until the end, until every seed has met NaN, a signal, or a callback that wants it;
+        returns the exit status.
+        """
         if self.is_complete:  # only pictures were missing
             return self.end_status
         state, chunk = self._begin()
-        while not self.is_complete and not stop_requests:
+        is_stopped = False
+        while not (self.is_complete or stop_requests or is_stopped):
             state, params, broken = self._train_chunk(chunk, state)
-            for reporter in reporters:
-                reporter.log(self.rows[-1])
+            for callback in callbacks:
+                is_stopped |= callback.on_evaluation(self.rows[-1]) == STOP
+            self.report_checkpoints(callbacks)
             if broken:
                 say(messages.after_nan(self.config, self.rows, broken, self.frozen.since.count(None)))
             if self.frozen.are_all:
@@ -248,7 +279,14 @@ class Run:
             self._save(saver, state)
         if self.rows and not saver.is_saved(self.env_steps):
             saver.save(self._snapshot(state))
-        return self.end_status if self.is_complete else exits.STOP_SIGNALS[stop_requests[0]]
+        return exits.STOP_SIGNALS[stop_requests[0]] if stop_requests and not self.is_complete else self.end_status
+
+    def report_checkpoints(self, callbacks: list[Callback]) -> None:
+        """Tell callbacks of the checkpoints that were written since."""
+        while not self.written.empty():
+            path = self.written.get()
+            for callback in callbacks:
+                callback.on_checkpoint(path)
 
     def _begin(self) -> tuple[TrainState, Callable]:
         """The initial or restored state, and the compiled chunk."""

@@ -213,7 +213,7 @@ def _describe_score(name: str, value: list[float | None]) -> str:
 
 COLUMN = 100
 """Explanations are aligned after the longest command, but at most after this width."""
-NOT_COMPARED = ("algorithm", "seed", "devices", "checkpoint", "logging")
+NOT_COMPARED = ("algorithm", "seed", "devices", "checkpoint", "callbacks", "logging")
 """Settings, and groups of them, in which a comparable run may differ."""
 
 

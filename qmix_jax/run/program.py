@@ -7,8 +7,8 @@ an update. On one device both axes have size 1. CPU cores are devices too, once 
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from qmix_jax.agents.base import num_features
-from qmix_jax.config import Config
+from qmix_jax.config import CheckpointConfig, Config, LoggingConfig
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import RecordedEpisodes, episode_keys, record
 from qmix_jax.learning.learner import LossMetrics, sum_over_devices
@@ -195,8 +195,16 @@ class Program:
         """The result of `make_state` and the compiled chunk, made in parallel, since tracing uses only one core."""
         with ThreadPoolExecutor(1) as executor:
             state = executor.submit(make_state)
-            chunk = self.compile_chunk()
+            chunk = _compiled_chunk(_Equal(self))
             return jax.block_until_ready(state.result()), chunk
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for programs that compile alike: their settings differ only in what no compiled code depends on."""
+        config = self.config
+        given = [id(part.given) for part in (config.env, config.algorithm, config.agent)]
+        parts = replace(config, seed=0, logging=LoggingConfig(), checkpoint=CheckpointConfig(), callbacks=())
+        return f"{parts} {given} {self.mesh.devices.tolist()} {self.mesh.shape}"
 
     def compile_loop(self, begin: Begin, step: Step, state: TrainState) -> Any:
         """`state, count -> state, carry` as an executable that repeats `step` `count` times; the state is donated.
@@ -228,6 +236,25 @@ class Program:
             return record(self.env, trainer.agents, trainer.learner.mixer, params, episode_keys(key, episodes))
 
         return compile_quickly(jax.jit(play).lower(params, jax.random.key(0)))
+
+
+class _Equal:
+    """A program that equals others with its key, for a cache."""
+
+    def __init__(self, program: Program):
+        self.program = program
+
+    def __hash__(self) -> int:
+        return hash(self.program.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Equal) and self.program.key == other.program.key
+
+
+@lru_cache(maxsize=4)
+def _compiled_chunk(equal: _Equal) -> Any:
+    """The compiled chunk, which later runs of the process with an equal program use again."""
+    return equal.program.compile_chunk()
 
 
 def describe_memory(shapes: TrainState) -> dict[str, int]:

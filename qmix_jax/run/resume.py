@@ -34,10 +34,12 @@ MAY_CHANGE = (
     "target.tau",
     "evaluation",
     "checkpoint",
+    "callbacks",
+    "import_folders",
     "logging",
 )
 """Settings, and groups of them, that a resumed run may change. All others decide the shape or meaning of the state."""
-NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "logging")
+NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "callbacks", "import_folders", "logging")
 """Those of `MAY_CHANGE` that cannot prevent a NaN."""
 
 

@@ -89,7 +89,7 @@ def start_jax(devices: Iterable[str]) -> None:
     is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
     require(not is_disabled, "JAX_DISABLE_JIT is set, but everything here is compiled; unset it")
     wanted = set(devices)
-    use_cpu_cores(AUTO if AUTO in wanted else max(wanted, key=int))
+    count = use_cpu_cores(AUTO if AUTO in wanted else max(wanted, key=int))
     keep_compiled_programs()
     try:
         jax.devices()
@@ -99,6 +99,16 @@ def start_jax(devices: Iterable[str]) -> None:
         raise ConfigError(
             f"JAX finds no device with JAX_PLATFORMS={platforms}{reason}; unset it, or set it to cpu"
         ) from error
+    if jax.default_backend() == "cpu" and jax.device_count() < count:
+        _warn_of_idle_cores(jax.device_count(), count)
+
+
+@cache
+def _warn_of_idle_cores(devices: int, cores: int) -> None:
+    warn(
+        f"JAX had started before with {devices} of {cores} CPU cores as devices: use a name of qmix_jax before the first "
+        f"array is made, or set JAX_NUM_CPU_DEVICES={cores}"
+    )
 
 
 @cache

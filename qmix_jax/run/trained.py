@@ -1,7 +1,7 @@
 """A finished run for further use: its settings, its environment, and its agents with their parameters."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Params
 from qmix_jax.untrusted import read_settings
 
-UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps")
+UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps", "callbacks", "import_folders")
 """Settings, and groups of them, that make no difference to a trained team."""
 
 
@@ -32,7 +32,7 @@ class TrainedRun:
 
     config: Config
     env: TeamEnv
-    all_params: Params
+    all_params: Params = field(repr=False)
     """{"agent": ..., "mixer": ...}; every leaf has a leading axis S of seeds."""
     env_steps: int | None = None
     """Environment steps of the checkpoint."""
@@ -74,10 +74,14 @@ def load_run(
     chosen = find(folder, checkpoint)
     config = read_config_of(chosen, given)
     _warn_of_edits(folder, written, config)
-    params = jax.tree.map(jnp.asarray, chosen.params)  # which jax.jit can close over, unlike NumPy's
-    run = TrainedRun(config, make_team(config), params, chosen.env_steps)
+    run = TrainedRun(config, make_team(config), on_device(chosen.params), chosen.env_steps)
     require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
     return run
+
+
+def on_device(params: Params) -> Params:
+    """Parameters as JAX arrays, which `jax.jit` can close over, unlike those of NumPy that Orbax returns."""
+    return jax.tree.map(jnp.asarray, params)
 
 
 def read_config(folder: Path, given: Mapping[str, Any] = NOTHING) -> Config:

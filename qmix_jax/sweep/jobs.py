@@ -113,7 +113,7 @@ def run_job(job: Job, resumes: bool = False) -> int:
 
         program = experiment.check(config)
         _write(job.files)
-        return experiment.run(program.config, job.folder, job.settings, resumes, program)
+        return experiment.train(program.config, job.folder, job.settings, resumes, program).status
 
 
 def _write(files: Mapping[Path, str]) -> None:

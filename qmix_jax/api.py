@@ -1,0 +1,230 @@
+"""The package from Python: training with settings, objects or both, and what a run is good for (docs/python.md)."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qmix_jax.agents.base import Agents
+from qmix_jax.analysis.scores import Scores, scores_of
+from qmix_jax.build import environments, from_mapping, mixers, networks
+from qmix_jax.cli.compose import compose_jobs
+from qmix_jax.cli.flags import parse_flags
+from qmix_jax.cli.store import GIVEN
+from qmix_jax.config import Config
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.learning.evaluate import team_key
+from qmix_jax.learning.robustness import ParallelEvaluator
+from qmix_jax.mixers.base import Mixer
+from qmix_jax.records import best_seed, read_metrics
+from qmix_jax.reporters.base import Callback
+from qmix_jax.run import exits, experiment, startup, trained
+from qmix_jax.run.trained import TrainedRun
+from qmix_jax.settings import ConfigError, flatten, require
+from qmix_jax.sweep.jobs import Job
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Run(TrainedRun):
+    """A run that was trained or loaded: `config`, `env`, `agents`, `params(seed)`, and what it left."""
+
+    rows: list[dict] = field(default_factory=list, repr=False)
+    """The rows of metrics.jsonl (docs/run-folder.md), one an evaluation."""
+    folder: Path | None = None
+    """Its folder; None where nothing was kept."""
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas.DataFrame with a line for each evaluation and seed. Needs pandas."""
+        import pandas
+
+        def of_seed(row: dict, i: int) -> dict:
+            return {name: value[i] if isinstance(value, list) else value for name, value in row.items()}
+
+        seeds = range(self.config.num_seeds)
+        return pandas.DataFrame([{"seed": self.config.seed + i, **of_seed(row, i)} for row in self.rows for i in seeds])
+
+    def evaluate(self, episodes: int = 1024, seed: int = 0) -> Scores:
+        """Scores of greedy episodes, see `evaluate`."""
+        return evaluate(self, episodes, seed)
+
+    def render(self, path: str | Path | None = None, episodes: int = 1, seed: int = 0) -> "Film":
+        """A film of greedy episodes, see `render`."""
+        return render(self, path, episodes, seed)
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film or figure; a notebook shows it."""
+
+    path: Path | None
+    data: bytes = field(repr=False)
+    suffix: str = ".gif"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        kinds = {".gif": "image/gif", ".png": "image/png"}
+        return {kinds[self.suffix]: self.data} if self.suffix in kinds else {"text/plain": repr(self)}
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def compose(*overrides: str, env: Any = None, mixer: Any = None, agents: Any = None, **settings: Any) -> Config:
+    """The config of a run, from the same arguments as those of `train`."""
+    job, given = _job(overrides, settings, env, mixer, agents)
+    return from_mapping(job.settings, given)
+
+
+def train(
+    *overrides: str,
+    env: "TeamEnv | type[TeamEnv] | str | None" = None,
+    mixer: "Mixer | type[Mixer] | None" = None,
+    agents: "Agents | type[Agents] | None" = None,
+    callbacks: Sequence[Callback] = (),
+    folder: str | Path | None = AUTO,
+    resume: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train a team, as `qmix-jax train` does.
+
+    Args:
+        overrides: settings as on the command line, such as "env=smax", "env.map=3m".
+        env: an environment: an object, a class (with its settings as overrides), or a name.
+        mixer: likewise a mixer, in place of algorithm=NAME.
+        agents: likewise the networks of the agents, in place of agent=NAME; an object must be made for `env`.
+        callbacks: objects that are called while it trains.
+        folder: where its files go; "auto": below runs/ in the current folder; None: nothing is kept.
+        resume: continue the run that the folder holds.
+        settings: further settings by name, nested as mappings: `total_env_steps=1e6, learner={"gamma": 0.9}`.
+
+    Raises:
+        ConfigError: a setting is wrong, or cannot work on this machine; nothing was written.
+        KeyboardInterrupt: it was interrupted; what it learnt is saved in its folder.
+        MemoryError, OSError: it ran out of memory, or its end could not be written.
+    """
+    job, given = _job(overrides, settings, env, mixer, agents)
+    config = from_mapping(job.settings, given)
+    startup.start_jax([config.devices])
+    program = experiment.check(config)
+    with _folder(folder, job) as place:
+        finished = experiment.train(program.config, place, job.settings, resume, program, callbacks)
+    _raise_for(finished.status, place)
+    steps = finished.rows[-1]["env_steps"] if finished.rows else None
+    kept = None if folder is None else place
+    return Run(program.config, program.env, trained.on_device(finished.params), steps, finished.rows, kept)
+
+
+def register(name: str, cls: type) -> None:
+    """Give an environment, a mixer or a network a name in this process, so that `env=NAME` and the like find it.
+
+    Installed packages name theirs for every process by entry points (docs/extending.md).
+
+    Raises:
+        ConfigError: the name is taken, or the class fulfils no contract.
+    """
+    for contract, registry in ((TeamEnv, environments()), (Mixer, mixers()), (Agents, networks())):
+        if isinstance(cls, type) and issubclass(cls, contract):
+            return registry.register(name, cls)
+    raise ConfigError(f"{cls} is no subclass of qmix_jax.TeamEnv, Mixer or Agents")
+
+
+def _job(overrides: Sequence[str], settings: Mapping[str, Any], env: Any, mixer: Any, agents: Any) -> tuple[Job, dict]:
+    """The job that the arguments describe, and the parts that are made in Python."""
+    parts = {"env": env, "algorithm": mixer, "agent": agents}
+    given = {group: part for group, part in parts.items() if part is not None and not isinstance(part, str)}
+    named = [f"{group}={GIVEN if group in given else part}" for group, part in parts.items() if part is not None]
+    plain = [f"{name}={json.dumps(value)}" for name, value in flatten(settings).items()]
+    options = parse_flags([*named, *overrides, *plain]).options
+    require(not options.multirun, "one call trains one run: leave out -m, and call train several times")
+    (job,) = compose_jobs(options, given).jobs
+    return job, given
+
+
+@contextmanager
+def _folder(folder: str | Path | None, job: Job) -> Iterator[Path]:
+    """The folder of a run; for None one that is deleted afterwards."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="qmix-jax-") as place:
+            yield Path(place)
+    else:
+        yield job.folder if folder == AUTO else Path(folder).absolute()
+
+
+def _raise_for(status: int, folder: Path) -> None:
+    if status == exits.INTERRUPTED:
+        raise KeyboardInterrupt
+    if status in exits.STOPPED:
+        raise SystemExit(status)
+    if status == exits.OUT_OF_MEMORY:
+        raise MemoryError(f"out of memory while training in {folder}")
+    if status == exits.NOT_SAVED:
+        raise OSError(f"the end of the run could not be saved in {folder}")
+
+
+# --- afterwards --------------------------------------------------------------------------------------------------
+
+
+def load_run(
+    folder: str | Path, checkpoint: str | int = "last", *, env: Any = None, mixer: Any = None, agents: Any = None
+) -> Run:
+    """A run from its folder, see `qmix_jax.run.trained.load_run`."""
+    startup.start_jax([startup.AUTO])
+    found = trained.load_run(folder, checkpoint, env=env, mixer=mixer, agents=agents)
+    path = Path(folder) / "metrics.jsonl"
+    rows = read_metrics(path) if path.is_file() else []
+    return Run(found.config, found.env, found.all_params, found.env_steps, rows, Path(folder))
+
+
+def evaluate(run: Run | str | Path, episodes: int = 1024, seed: int = 0) -> Scores:
+    """Scores of greedy episodes by metric, each a mean with its 95 % interval, as `qmix-jax evaluate` gives them.
+
+    Args:
+        run: a run, or its folder.
+        episodes: how many, of each seed of the run.
+        seed: the random seed of the episodes.
+    """
+    run = run if isinstance(run, TrainedRun) else load_run(run)
+    evaluator = ParallelEvaluator(run.env, run.agents, episodes)
+    seeds = range(run.config.num_seeds)
+    played = [evaluator.play(run.params(i)["agent"], team_key(seed, i)) for i in seeds]
+    metrics = {name: [one.metrics[name] for one in played] for name in played[0].metrics}
+    return scores_of({**metrics, "return": [one.total for one in played], "length": [one.length for one in played]})
+
+
+def render(run: Run | str | Path, path: str | Path | None = None, episodes: int = 1, seed: int = 0) -> Film:
+    """A film of greedy episodes of the run's best seed.
+
+    Args:
+        run: a run, or its folder.
+        path: a .gif, .mp4 or .png (a figure); None: a GIF in memory.
+        episodes: how many.
+        seed: the random seed of the episodes.
+    """
+    from qmix_jax.film.painter import painter_of
+    from qmix_jax.run import films
+
+    run = run if isinstance(run, TrainedRun) else load_run(run)
+    recordings = films.play(run, best_seed(run.rows[-1]) if run.rows else 0, seed, episodes)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(path) if path is not None else Path(scratch) / "film.gif"
+        films.write(painter_of(run.env), recordings, place)
+        return Film(None if path is None else place, place.read_bytes(), place.suffix.lower())
+
+
+def export(run: Run | str | Path, out: str | Path, checkpoint: str = "last", seed: int | None = None) -> dict[str, Any]:
+    """Export a team as a folder that needs only NumPy (docs/deploy.md); returns its contract.
+
+    Raises:
+        ConfigError: the run has no folder, or cannot be exported.
+    """
+    from qmix_jax.run.export import export_run
+
+    folder = run.folder if isinstance(run, Run) else Path(str(run))
+    if folder is None:
+        raise ConfigError("a run without a folder cannot be exported: train it with folder=FOLDER")
+    startup.start_jax([startup.AUTO])
+    return export_run(folder, Path(out), checkpoint, seed)

@@ -22,6 +22,7 @@ from qmix_jax.mixers.base import Mixer
 from qmix_jax.records import best_seed, read_metrics
 from qmix_jax.reporters.base import Callback
 from qmix_jax.run import exits, experiment, startup, trained
+from qmix_jax.run.program import ReusingProgram
 from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.sweep.jobs import Job
@@ -109,7 +110,8 @@ def train(
     job, given = _job(overrides, settings, env, mixer, agents)
     config = from_mapping(job.settings, given)
     startup.start_jax([config.devices])
-    program = experiment.check(config)
+    checked = experiment.check(config)
+    program = ReusingProgram(checked.config, checked.env, checked.mesh)
     with _folder(folder, job) as place:
         finished = experiment.train(program.config, place, job.settings, resume, program, callbacks)
     _raise_for(finished.status, place)

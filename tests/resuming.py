@@ -73,7 +73,7 @@ def shared_programs():
 @contextmanager
 def stopped_after(row: int | None, number: int = signal.SIGTERM):
     """A signal arrives right after the row of this number, counted from 1 over the whole run."""
-    log = MetricsFile.log
+    log = MetricsFile.on_evaluation
 
     def log_and_stop(self, new):
         log(self, new)
@@ -81,7 +81,7 @@ def stopped_after(row: int | None, number: int = signal.SIGTERM):
             os.kill(os.getpid(), number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MetricsFile, "log", log_and_stop)
+        patch.setattr(MetricsFile, "on_evaluation", log_and_stop)
         yield
 
 

@@ -195,16 +195,8 @@ class Program:
         """The result of `make_state` and the compiled chunk, made in parallel, since tracing uses only one core."""
         with ThreadPoolExecutor(1) as executor:
             state = executor.submit(make_state)
-            chunk = _compiled_chunk(_Equal(self))
+            chunk = self.compile_chunk()
             return jax.block_until_ready(state.result()), chunk
-
-    @cached_property
-    def key(self) -> str:
-        """Equal for programs that compile alike: their settings differ only in what no compiled code depends on."""
-        config = self.config
-        given = [id(part.given) for part in (config.env, config.algorithm, config.agent)]
-        parts = replace(config, seed=0, logging=LoggingConfig(), checkpoint=CheckpointConfig(), callbacks=())
-        return f"{parts} {given} {self.mesh.devices.tolist()} {self.mesh.shape}"
 
     def compile_loop(self, begin: Begin, step: Step, state: TrainState) -> Any:
         """`state, count -> state, carry` as an executable that repeats `step` `count` times; the state is donated.
@@ -238,10 +230,26 @@ class Program:
         return compile_quickly(jax.jit(play).lower(params, jax.random.key(0)))
 
 
+class ReusingProgram(Program):
+    """A program that takes the compiled chunk of an earlier equal one of the process."""
+
+    def compile_chunk(self) -> Any:
+        """The chunk as an executable; the state is donated."""
+        return _compiled_chunk(_Equal(self))
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for programs that compile alike: their settings differ only in what no compiled code depends on."""
+        config = self.config
+        given = [id(part.given) for part in (config.env, config.algorithm, config.agent)]
+        parts = replace(config, seed=0, logging=LoggingConfig(), checkpoint=CheckpointConfig(), callbacks=())
+        return f"{parts} {given} {self.mesh.devices.tolist()} {self.mesh.shape}"
+
+
 class _Equal:
     """A program that equals others with its key, for a cache."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: ReusingProgram):
         self.program = program
 
     def __hash__(self) -> int:
@@ -253,8 +261,7 @@ class _Equal:
 
 @lru_cache(maxsize=4)
 def _compiled_chunk(equal: _Equal) -> Any:
-    """The compiled chunk, which later runs of the process with an equal program use again."""
-    return equal.program.compile_chunk()
+    return Program.compile_chunk(equal.program)
 
 
 def describe_memory(shapes: TrainState) -> dict[str, int]:

@@ -106,8 +106,8 @@ def start_jax(devices: Iterable[str]) -> None:
 @cache
 def _warn_of_idle_cores(devices: int, cores: int) -> None:
     warn(
-        f"JAX had started before with {devices} of {cores} CPU cores as devices: use a name of qmix_jax before the first "
-        f"array is made, or set JAX_NUM_CPU_DEVICES={cores}"
+        f"JAX had started before with {devices} of {cores} CPU cores as devices: use a name of qmix_jax before the "
+        f"first array is made, or set JAX_NUM_CPU_DEVICES={cores}"
     )
 
 

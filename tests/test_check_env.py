@@ -22,6 +22,7 @@ from qmix_jax.envs.check import problems, refuse_wrong_shapes, shape_problems
 from qmix_jax.envs.check.random_play import bytes_per_step, play
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.smax.settings import SmaxConfig
+from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
 from qmix_jax.learning.learner import LossMetrics
 from qmix_jax.learning.rollout import EpisodeSums
@@ -472,6 +473,15 @@ def test_a_key_in_the_state_that_reset_has_used_is_found_in_step():
     assert line.startswith("Toy.step: a key is used twice")
 
 
+def test_what_cannot_be_vmapped_is_one_line():
+    def reset(self, key):
+        state, observation = Toy.reset(self, key)
+        return state._replace(place=jax.pure_callback(np.sin, state.place, state.place)), observation
+
+    (line,) = problems(toy(reset=reset))
+    assert line.startswith("Toy: ") and "vmap" in line and "test_check_env.py:" in line
+
+
 def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
     def see(self, state):
         agents, available, whole = Toy.see(self, state)
@@ -541,11 +551,11 @@ def test_every_registered_environment_has_no_problems(name):
     assert problems(make_env(EnvConfig(name, settings))) == []
 
 
-def test_a_team_as_one_agent_has_no_problems(probe):
-    assert problems(JointTeam(probe)) == []
+def test_a_team_as_one_agent_has_no_problems():
+    assert problems(JointTeam(TwoStep(TwoStepConfig()))) == []
 
 
-def test_of_an_environment_in_a_wrapper_the_mistakes_of_its_own_are_told(probe):
+def test_of_an_environment_in_a_wrapper_the_mistakes_of_its_own_are_told():
     joint = JointTeam(Toy())
     joint.wrapped = toy(step=outcome(reward=jnp.array(1)))
     assert shape_problems(joint) == [f"Toy.step: Outcome.reward is int32 of shape (), {REWARD}"]
@@ -601,24 +611,29 @@ def command(monkeypatch, tmp_path):
 
 
 def test_the_command_prints_what_is_to_be_known(command, capsys):
-    assert command("env=probe env.num_agents=3") == 0
+    assert command("env=matrix env.payoff=[[3,3],[3,3]]") == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "probe: no mistake found, also in 4,800 random steps"
+    assert first == "matrix game: no mistake found, also in 4,800 random steps"
     rows = {line[2:26].strip(): line[26:].strip() for line in lines}
-    assert rows.pop("random win_rate").endswith(" %")
-    assert rows.pop("steps a second alone").endswith(" (8 environments, cpu)")
+    assert rows.pop("steps a second alone").endswith(" (32 environments, cpu)")
     assert rows == {
-        "agents": "3: agent_0, agent_1, agent_2",
-        "numbers an agent sees": "3",
-        "actions": "4",
+        "agents": "2: agent_0, agent_1",
+        "numbers an agent sees": "1",
+        "actions": "2",
         "action that does nothing": "none",
-        "numbers of the state": "3",
-        "episode limit": "5 steps",
-        "bytes a step in replay": "70",
-        "random episodes": "960 finished",
-        "random length": "5 (5 to 5)",
-        "random return": "15 (15 to 15)",
+        "numbers of the state": "1",
+        "episode limit (steps)": "1",
+        "bytes a step in replay": "25",
+        "random episodes": "4,800 finished",
+        "random length": "1 (1 to 1)",
+        "random return": "3 (3 to 3)",
     }
+
+
+def test_shares_are_in_percent_and_other_sums_have_a_range():
+    assert check_env._summary([0.0, 1.0, 1.0, 1.0], is_share=True) == "75 %"
+    assert check_env._summary([0.0, 1.0, 1.0, 4.0], is_share=False) == "1.5 (0 to 4)"
+    assert check_env._summary([], is_share=True) == "no episode ended"
 
 
 def test_the_command_prints_every_mistake_and_exits_with_2(command, capsys, monkeypatch):

@@ -453,11 +453,11 @@ def test_a_right_environment_has_no_problems():
 def test_a_key_that_is_used_twice_is_found():
     def reset(self, key):
         state, observation = Toy.reset(self, key)
-        return state._replace(place=jax.random.normal(key)), observation
+        return state._replace(place=-jax.random.exponential(key)), observation
 
     (line,) = problems(toy(reset=reset))
     assert line.startswith("Toy.reset: a key is used twice, which gives the same random numbers again; ")
-    assert line.endswith(": return state._replace(place=jax.random.normal(key)), observation)")
+    assert line.endswith(": return state._replace(place=-jax.random.exponential(key)), observation)")
 
 
 def test_a_key_in_the_state_that_reset_has_used_is_found_in_step():

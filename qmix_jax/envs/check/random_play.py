@@ -63,16 +63,15 @@ class Play(NamedTuple):
 
 def play(env: TeamEnv, key: jax.Array) -> Play:
     """Play at random, twice with the same key. `shape_problems` must have found no mistake."""
-    name = type(env).__name__
+    name, mistakes = type(env).__name__, []
     try:
-        if mistake := _reused_key(env):
-            return Play([f"{name}.{mistake}"], {}, 0)
+        mistakes += _reused_key(env)
         program = jax.jit(lambda key: _play(env, key)).lower(key).compile()
         played, again = (jax.device_get(program(key)) for _ in range(2))
     except Exception as error:  # somebody's code can raise anything
-        return Play([f"{name}: {explain(error)}"], {}, 0)
-    mistakes = [f"{name}.{line}" for line in _mistakes(env.spec, played, again)]
-    return Play(mistakes, _episodes(played.outcome), played.outcome.reward.size)
+        return Play([f"{name}.{line}" for line in mistakes] + [f"{name}: {explain(error)}"], {}, 0)
+    mistakes += _mistakes(env.spec, played, again)
+    return Play([f"{name}.{line}" for line in mistakes], _episodes(played.outcome), played.outcome.reward.size)
 
 
 def play_problems(env: TeamEnv, key: jax.Array) -> list[str]:
@@ -80,9 +79,9 @@ def play_problems(env: TeamEnv, key: jax.Array) -> list[str]:
     return play(env, key).mistakes
 
 
-def _reused_key(env: TeamEnv) -> str:
-    """A line where a random key is used twice within `reset` and one `step`, or else ''. Compiles nothing. Keys of the
-    old kind (`jax.random.PRNGKey`, `key_data`) are not seen.
+def _reused_key(env: TeamEnv) -> list[str]:
+    """A line where a random key is used twice within `reset` and one `step`. Compiles nothing. Keys of the old kind
+    (`jax.random.PRNGKey`, `key_data`) are not seen.
     """
 
     def reset_and_step(reset_key: jax.Array, step_key: jax.Array, action: Array) -> Any:
@@ -98,8 +97,8 @@ def _reused_key(env: TeamEnv) -> str:
             with jax.debug_key_reuse(True):
                 jax.jit(call).lower(*arguments)
         except jax.errors.KeyReuseError as error:
-            return f"{name}: {explain(error)}"
-    return ""
+            return [f"{name}: {explain(error)}"]
+    return []
 
 
 def _num_steps(spec: TeamSpec) -> int:

@@ -15,6 +15,7 @@ from qmix_jax.settings import ConfigError, nearest
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
+    "check-env": ("qmix_jax.cli.check_env", "find the mistakes of an environment, and say what is to be known of it"),
     "bench": ("qmix_jax.cli.bench", "measure how fast training is, and how its cost grows"),
     "export": ("qmix_jax.cli.export", "make a portable folder of a trained team"),
     "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and removed agents"),
@@ -23,7 +24,7 @@ COMMANDS = {
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, which keeps --help fast."""
 
-COMPOSING = ("train", "bench")
+COMPOSING = ("train", "bench", "check-env")
 """The commands that make a run from settings on the command line."""
 NAMES_MODULES = re.compile(r"\+*(env|algorithm|agent|env\.shield|callbacks|\w+\.name)=.*:|--config-dir\b|-cd\b")
 """The words of a command line that name modules."""

@@ -51,7 +51,7 @@ class TeamEnv(ABC):
         return compact
 
     def scene(self, state: EnvState) -> dict[str, Any]:
-        """The arrays that a film needs to show this state."""
+        """The arrays that a film needs to show this state; empty: the small arrays of the state itself."""
         del state
         return {}
 

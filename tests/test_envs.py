@@ -15,6 +15,7 @@ from qmix_jax.build import make_env
 from qmix_jax.config import EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.connector.settings import ConnectorConfig
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.envs.matrix import ClimbingConfig, MatrixConfig, PenaltyConfig, QplexGameConfig
 from qmix_jax.envs.mpe.env import CLASSES
@@ -38,6 +39,7 @@ SETTINGS = {
     "matrix": MatrixConfig(),
     "predator_prey": PredatorPreyConfig(-2.0),
     "probe": ProbeConfig(),
+    "connector": ConnectorConfig(grid_size=3, num_agents=2, generator="uniform", time_limit=10),
 }
 EPISODES = 4
 TASKS = ENVIRONMENTS["mpe"].variants

@@ -15,6 +15,7 @@ ENVIRONMENTS: Registry[Definition] = Registry(
     {
         "smax": "smax.settings:SMAX",
         "mpe": "mpe.settings:MPE",
+        "connector": "connector.settings:CONNECTOR",
         "two_step": "two_step:TWO_STEP",
         "matrix": "matrix:MATRIX",
         "climbing": "matrix:CLIMBING",

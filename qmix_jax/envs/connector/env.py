@@ -46,6 +46,7 @@ class Connector(TeamEnv):
             state_size=settings.num_agents * planes,
             episode_limit=settings.time_limit,
             idle_action=constants.NOOP,
+            shortest_episode=max(1, settings.grid_size // 2),  # on average more than twice as long, of teams of three
         )
 
     def reset(self, key: jax.Array) -> tuple[Any, Observation]:

@@ -43,7 +43,12 @@ def _team_sizes(settings: ConnectorConfig) -> dict[str, ConnectorConfig]:
 
 
 TRAINING = {
-    "total_env_steps": 2_000_000,
+    "total_env_steps": 500_000,
+    "rollout": {"num_envs": 32, "num_steps": 16},  # about three episodes of a trained team
+    "exploration": {"decay_env_steps": 50_000},
+    "replay": {"capacity": 102_400},  # 200 rollouts of 32 x 16
+    "learner": {"env_steps_per_update": 128, "start_env_steps": 5_000, "td_lambda": 0.6},
+    "evaluation": {"every_env_steps": 50_000},
 }
 
 CONNECTOR = Definition(

@@ -22,6 +22,8 @@ ENVIRONMENTS: Registry[Definition] = Registry(
         "penalty": "matrix:PENALTY",
         "qplex_game": "matrix:QPLEX_GAME",
         "predator_prey": "predator_prey:PREDATOR_PREY",
+        "foraging": "foraging.settings:FORAGING",
+        "warehouse": "warehouse.settings:WAREHOUSE",
         "probe": "probe:PROBE",
     },
 )

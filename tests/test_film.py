@@ -304,6 +304,7 @@ def test_where_a_scene_is_empty_the_small_arrays_of_the_state_are_shown():
     shown = scene_of(env, state, observation)
     assert {name: value.shape for name, value in shown.items()} == {"map": (32, 32), "time": (), "units.place": (2, 3)}
     assert list(scene_of(env, jnp.ones(3), observation)) == ["state"]
+    assert list(scene_of(env, [jnp.ones(1000)] * 5 + [jnp.ones(96), jnp.ones(1)], observation)) == [*"0123", "5"]
 
 
 def test_where_the_state_has_nothing_to_show_the_observations_are():

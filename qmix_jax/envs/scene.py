@@ -12,6 +12,8 @@ from qmix_jax.types import EnvState, Observation
 MOST_AXES = 3
 MOST_NUMBERS = 1024
 """Larger arrays of a state are left out: no film could show them."""
+MOST_IN_ALL = 4 * MOST_NUMBERS
+"""What would go beyond this is left out too: a recording holds every step of several episodes."""
 
 
 def scene_of(env: TeamEnv, state: EnvState, observation: Observation) -> dict[str, Any]:
@@ -21,9 +23,11 @@ def scene_of(env: TeamEnv, state: EnvState, observation: Observation) -> dict[st
 
 def _small_arrays(state: EnvState) -> Iterator[tuple[str, Any]]:
     """The leaves of a state by their names, without random keys."""
+    room = MOST_IN_ALL
     for path, leaf in jax.tree.leaves_with_path(state):
         array, name = jnp.asarray(leaf), jax.tree_util.keystr(path, simple=True, separator=".") or "state"
-        if not _is_key(name, array) and array.ndim <= MOST_AXES and 0 < array.size <= MOST_NUMBERS:
+        if not _is_key(name, array) and array.ndim <= MOST_AXES and 0 < array.size <= min(MOST_NUMBERS, room):
+            room -= array.size
             yield name, array
 
 

@@ -160,11 +160,12 @@ def test_replay_keeps_a_byte_for_each_number_action_and_cell():
 
 def test_names_say_size_robots_and_requests():
     expected = {
-        "tiny-2ag": (1, 3, 2, 2),
-        "small-2ag-easy": (2, 3, 2, 4),
-        "medium-4ag-hard": (2, 5, 4, 2),
-        "large-8ag": (3, 5, 8, 8),
-        "2x7-1ag-hard": (2, 7, 1, 1),
+        "mini-3ag": (1, 3, 3, 3, 3),
+        "tiny-2ag": (1, 3, 8, 2, 2),
+        "small-2ag-easy": (2, 3, 8, 2, 4),
+        "medium-4ag-hard": (2, 5, 8, 4, 2),
+        "large-8ag": (3, 5, 8, 8, 8),
+        "2x7-1ag-hard": (2, 7, 8, 1, 1),
     }
     assert {name: task_of(name) for name in expected} == expected
     assert len(set(map(task_of, MAPS))) == len(MAPS)

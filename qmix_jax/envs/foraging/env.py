@@ -22,7 +22,6 @@ with only_parts_of_jumanji():
 
 MAX_LEVEL = 2
 """Of an agent; food has the sum of three agents' levels at most."""
-SHORTEST = 4
 NUM_ACTIONS, IDLE = 6, 0
 
 
@@ -62,7 +61,7 @@ class Foraging(TeamEnv):
             state_size=len(self._scale) * num_agents,
             episode_limit=settings.time_limit,
             idle_action=IDLE,
-            shortest_episode=SHORTEST,
+            shortest_episode=4,  # of a trained team's 3,000 one took 1 step, but no three in a row fewer than 5 each
         )
 
     def reset(self, key: jax.Array) -> tuple[Any, Observation]:

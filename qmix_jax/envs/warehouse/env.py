@@ -22,7 +22,6 @@ with only_parts_of_jumanji():
 
 SHELVES, ROBOTS = 0, 1
 """Channels of jumanji's grid, which hold a shelf's or robot's number plus one."""
-SHORTEST = 6
 NUM_ACTIONS, IDLE = 5, 0
 
 
@@ -92,7 +91,7 @@ class Warehouse(TeamEnv):
             state_size=env.num_agents * len(OWN) + height * width,
             episode_limit=settings.time_limit,
             idle_action=IDLE,
-            shortest_episode=SHORTEST,
+            shortest_episode=6,  # a collision can come at once, but of random teams' no four in a row took fewer each
         )
 
     def reset(self, key: jax.Array) -> tuple[Any, Observation]:
@@ -156,6 +155,7 @@ class Task(NamedTuple):
     rows: int
     """Rows of shelf clusters."""
     columns: int
+    column_height: int
     num_robots: int
     num_requests: int
 
@@ -166,17 +166,19 @@ def task_of(name: str) -> Task:
     if match is None:
         hint = nearest(name, MAPS) or "; write it as tiny-2ag, tiny-2ag-easy or 1x3-2ag-hard"
         raise ConfigError(f"env.map={shown(name)} is not known{hint}")
-    rows, columns = SIZES.get(match[1]) or map(int, match[1].split("x"))
+    rows, columns, height = SIZES.get(match[1]) or (int(match[1][0]), int(match[1][2]), 8)
     require(columns % 2 == 1, f"env.map={name}: the number of columns must be odd, such as {rows}x{columns + 1}")
     robots = int(match[2])
-    return Task(rows, columns, robots, {None: robots, "-easy": 2 * robots, "-hard": max(1, robots // 2)}[match[3]])
+    return Task(
+        rows, columns, height, robots, {None: robots, "-easy": 2 * robots, "-hard": max(1, robots // 2)}[match[3]]
+    )
 
 
 def make_warehouse(settings: WarehouseConfig) -> Any:
     """jumanji's `RobotWarehouse`, with the same observations faster."""
-    rows, columns, robots, requests = task_of(settings.map)
-    requests = settings.requests or requests
-    generator: Any = RandomGenerator(rows, columns, settings.column_height, robots, settings.sensor_range, requests)
+    rows, columns, height, robots, requests = task_of(settings.map)
+    height, requests = settings.column_height or height, settings.requests or requests
+    generator: Any = RandomGenerator(rows, columns, height, robots, settings.sensor_range, requests)
     shelves = len(generator.shelf_ids)
     require(
         requests < shelves, f"env.requests={requests} must be less than the {shelves} shelves of env.map={settings.map}"

@@ -39,7 +39,13 @@ def _make(settings: ForagingConfig) -> Any:
 
 
 TRAINING = {
-    "total_env_steps": 2_000_000,
+    "total_env_steps": 1_000_000,
+    "rollout": {"num_envs": 32, "num_steps": 25},  # a quarter of the longest episode, two of a good team's
+    "exploration": {"decay_env_steps": 200_000},
+    "replay": {"capacity": 200_000},
+    "learner": {"env_steps_per_update": 200, "start_env_steps": 10_000},
+    "target": {"every_env_steps": 8_000},  # 40 updates
+    "evaluation": {"every_env_steps": 50_000},
 }
 
 FORAGING = Definition(

@@ -31,20 +31,25 @@ class _Lean(RobotWarehouse):
     They differ only after a collision, where jumanji shifts the numbers of robots that share a cell.
     """
 
-    def _make_observations(self, grid: Any, agents: Any, shelves: Any) -> Int[Array, "N O"]:
+    def _make_observations(self, grid: Any, agents: Any, shelves: Any) -> Any:
         reach, row, column = self.sensor_range, agents.position.x, agents.position.y
         side = np.arange(2 * reach + 1)
         padded = jnp.pad(grid, ((0, 0), (reach, reach), (reach, reach)))
         seen = padded[:, row[:, None, None] + side[:, None], column[:, None, None] + side]  # (2, N, side, side)
         shelf, robot = seen.reshape(2, len(row), -1)
-        robot = jnp.delete(robot, robot.shape[1] // 2, axis=1, assume_unique_indices=True)  # itself
+        robot = jnp.delete(robot, robot.shape[1] // 2, axis=1, assume_unique_indices=True)  # but for itself
         facing = jax.nn.one_hot(agents.direction, 4, dtype=int)
-        is_requested = jnp.asarray(shelves.is_requested, int)
         robots = [robot[..., None] > 0, jnp.pad(facing, ((1, 0), (0, 0)))[robot]]
-        stored = jnp.stack([shelf > 0, jnp.pad(is_requested, (1, 0))[shelf]], axis=-1)
-        own = [row[:, None], column[:, None], agents.is_carrying[:, None], facing, self.highways[row, column][:, None]]
-        flat = [part.reshape(len(row), -1).astype(int) for part in (jnp.concatenate(robots, axis=-1), stored)]
-        return jnp.concatenate([*own, *flat], axis=1).astype(int)
+        stored = [shelf > 0, jnp.pad(shelves.is_requested, (1, 0))[shelf]]
+        is_on_path = jnp.asarray(self.highways)[row, column]
+        parts = [
+            jnp.stack([row, column, agents.is_carrying], axis=1),
+            facing,
+            is_on_path[:, None],
+            jnp.concatenate(robots, axis=2).reshape(len(row), -1),
+            jnp.stack(stored, axis=2).reshape(len(row), -1),
+        ]
+        return jnp.concatenate(parts, axis=1).astype(int)
 
 
 class CompactWarehouse(NamedTuple):
@@ -74,7 +79,7 @@ class Warehouse(TeamEnv):
     painter = "qmix_jax.envs.warehouse.painter:paint_warehouse"
 
     def __init__(self, settings: WarehouseConfig):
-        self._env = env = _warehouse(settings)
+        self._env = env = make_warehouse(settings)
         height, width = env.grid_size
         obs_size = int(env.num_obs_features)
         self._scale = np.concatenate([[height - 1, width - 1], np.ones(obs_size - 2)]).astype(np.float32)
@@ -86,6 +91,7 @@ class Warehouse(TeamEnv):
             state_size=env.num_agents * len(OWN) + height * width,
             episode_limit=settings.time_limit,
             idle_action=IDLE,
+            shortest_episode=6,  # a collision can come at once, but of random teams' no four in a row took fewer each
         )
 
     def reset(self, key: jax.Array) -> tuple[Any, Observation]:
@@ -107,18 +113,17 @@ class Warehouse(TeamEnv):
         return state, self._observation(state, timestep), outcome
 
     def _observation(self, state: Any, timestep: Any) -> Observation:
-        place = state.shelves.position
-        cells = jnp.zeros(self._env.grid_size, bool)
-        requested = cells.at[place.x, place.y].set(state.shelves.is_requested > 0)
         seen = timestep.observation
-        return self.decompress(CompactWarehouse(seen.agents_view, seen.action_mask, requested))
+        return self.decompress(CompactWarehouse(seen.agents_view, seen.action_mask, self._requested(state)))
+
+    def _requested(self, state: Any) -> Bool[Array, "H W"]:
+        place = state.shelves.position
+        return jnp.zeros(self._env.grid_size, bool).at[place.x, place.y].set(state.shelves.is_requested > 0)
 
     def compress(self, state: Any, observation: Observation) -> CompactWarehouse:
         """jumanji's integers and the cells, in a byte each."""
-        del state
         agents = jnp.round(observation.agents * self._scale).astype(jnp.int8)
-        cells = observation.state[self.spec.num_agents * len(OWN) :]
-        return CompactWarehouse(agents, observation.available, cells.reshape(self._env.grid_size) > 0)
+        return CompactWarehouse(agents, observation.available, self._requested(state))
 
     def decompress(self, compact: CompactWarehouse) -> Observation:
         """The scaled observation, and the state."""
@@ -144,18 +149,38 @@ class Warehouse(TeamEnv):
         }
 
 
-def _warehouse(settings: WarehouseConfig) -> _Lean:
-    """jumanji's environment of a name such as tiny-2ag-easy."""
-    name = settings.map
+class Task(NamedTuple):
+    """What the name of a task says."""
+
+    rows: int
+    """Rows of shelf clusters."""
+    columns: int
+    column_height: int
+    num_robots: int
+    num_requests: int
+
+
+def task_of(name: str) -> Task:
+    """The task of a name such as tiny-2ag-easy."""
     match = re.fullmatch(rf"({'|'.join(SIZES)}|[1-9]x[1-9])-([1-9]\d?)ag(-easy|-hard)?", name)
     if match is None:
         hint = nearest(name, MAPS) or "; write it as tiny-2ag, tiny-2ag-easy or 1x3-2ag-hard"
         raise ConfigError(f"env.map={shown(name)} is not known{hint}")
-    rows, columns = SIZES.get(match[1]) or map(int, match[1].split("x"))
+    rows, columns, height = SIZES.get(match[1]) or (int(match[1][0]), int(match[1][2]), 8)
     require(columns % 2 == 1, f"env.map={name}: the number of columns must be odd, such as {rows}x{columns + 1}")
     robots = int(match[2])
-    requests = settings.requests or max(1, {"-easy": 2 * robots, "-hard": robots // 2}.get(match[3], robots))
-    generator = RandomGenerator(rows, columns, settings.column_height, robots, settings.sensor_range, requests)
+    return Task(
+        rows, columns, height, robots, {None: robots, "-easy": 2 * robots, "-hard": max(1, robots // 2)}[match[3]]
+    )
+
+
+def make_warehouse(settings: WarehouseConfig) -> Any:
+    """jumanji's `RobotWarehouse`, with the same observations faster."""
+    rows, columns, height, robots, requests = task_of(settings.map)
+    height, requests = settings.column_height or height, settings.requests or requests
+    generator: Any = RandomGenerator(rows, columns, height, robots, settings.sensor_range, requests)
     shelves = len(generator.shelf_ids)
-    require(requests < shelves, f"env.requests={requests} must be less than the {shelves} shelves of env.map={name}")
+    require(
+        requests < shelves, f"env.requests={requests} must be less than the {shelves} shelves of env.map={settings.map}"
+    )
     return _Lean(generator, settings.time_limit)

@@ -24,7 +24,8 @@ def warehouse_layout(names: tuple[str, ...], reach: int, grid_size: tuple[int, i
         "shelf": (Feature("is_shelf", 0.0, 1.0), Feature("is_requested", 0.0, 1.0)),
         "request": (Feature("is_requested", 0.0, 1.0),),
     }
-    offsets = list(product(range(-reach, reach + 1), repeat=2))  # rows down, columns to the right
+    side = range(-reach, reach + 1)
+    offsets = list(product(side, side))  # rows down, columns to the right
     agents = tuple(
         AgentLayout(
             (

@@ -1,5 +1,8 @@
 """check-env: a right environment passes; each mistake gives a line that names the place, what is and what must be."""
 
+import random
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +15,11 @@ from conftest import tiny
 from qmix_jax.build import make_env
 from qmix_jax.cli import check_env
 from qmix_jax.cli import main as cli
-from qmix_jax.config import EnvConfig
+from qmix_jax.config import AlgorithmConfig, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check import problems, refuse_wrong_shapes, shape_problems
-from qmix_jax.envs.check.play import bytes_per_step, play
+from qmix_jax.envs.check.random_play import bytes_per_step, play
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.smax.settings import SmaxConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
@@ -165,7 +168,10 @@ RETURNS = {
         "step returns (Observation, array, array, bool, dict), but must return (state, Observation, Outcome)",
     ),
     "no observation from decompress": (
-        {"compress": lambda self, state, observation: observation.agents},
+        {
+            "compress": lambda self, state, observation: observation.agents,
+            "decompress": lambda self, compact: compact,
+        },
         "decompress returns array, but must return Observation",
     ),
     "a scene in a list": (
@@ -278,7 +284,7 @@ STATES = {
 KIND = (Feature("height"),) * 4
 LAYOUTS = {
     "no method": ({"layout": Layout({}, (), "")}, "layout is of type Layout, but must be a method layout()"),
-    "of another class": ({"layout": lambda self: {}}, "layout returns of type dict, but must return a Layout"),
+    "of another class": ({"layout": lambda self: {}}, "layout() is of type dict, but must be a Layout"),
     "of one agent": (
         {"layout": lambda self: Layout({}, (AgentLayout((), ()),), "")},
         "layout describes 1 agents, but must describe spec.num_agents = 2",
@@ -372,7 +378,7 @@ def item_assignment(self, state):
 PYTHON = {
     if_on_an_array: (
         "if state.place > 1:",
-        "a Python if, while, and, or, not or assert on a traced array; use jnp.where",
+        "a Python if, while, and, or, not or assert on a traced array;",
     ),
     number_of_python: ("return jnp.full(3, float(state.place))", "float(), int() or item() of a traced array"),
     numpy_of_an_array: ("return np.sqrt(state.place)", "a NumPy function of a traced array; use jax.numpy"),
@@ -391,8 +397,8 @@ def test_an_exception_becomes_a_line_with_the_file_and_the_line(see):
     assert line.endswith(f"test_check_env.py:{number}: {code})")
 
 
-def test_random_numbers_of_numpy_are_impure():
-    noisy = toy(see=rename(agents=lambda seen: seen.agents + np.random.rand()))
+def test_random_numbers_of_python_are_impure():
+    noisy = toy(see=rename(agents=lambda seen: seen.agents + random.random()))
     assert [line.partition(", but must be pure: random")[0] for line in shape_problems(noisy)] == [
         "Toy.reset does something else when it is called again",
         "Toy.step does something else when it is called again",
@@ -450,7 +456,7 @@ def test_a_key_that_is_used_twice_is_found():
 
     (line,) = problems(toy(reset=reset))
     assert line.startswith("Toy.reset: a key is used twice, which gives the same random numbers again; ")
-    assert line.endswith(": state, observation = Toy.reset(self, key))")
+    assert line.endswith(": return state._replace(place=jax.random.normal(key)), observation)")
 
 
 def test_a_key_in_the_state_that_reset_has_used_is_found_in_step():
@@ -479,7 +485,7 @@ def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
         return state, observation, outcome._replace(metrics=metrics, terminated=state.time >= 4, **rewards)
 
     def decompress(self, compact):
-        return compact._replace(agents=compact.agents.at[1].add(compact.agents[1] > 1))
+        return compact._replace(agents=jnp.minimum(compact.agents, jnp.array([[jnp.inf], [-0.5]])))
 
     lines = problems(toy(see=see, step=after_step(step), decompress=decompress))
     assert beginnings(lines) == [
@@ -487,7 +493,7 @@ def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
         "Toy.reset: spec.idle_action = 0 is not legal at time 0 for agent 'digger'",
         "Toy.step: Observation.agents is NaN or infinite at time 2 for agent 'digger'",
         "Toy.step: Observation.available has no legal action at time 1 for agent 'scout'",
-        "Toy.decompress: Observation.agents is another one at time 3 for agent 'digger'",
+        "Toy.decompress: Observation.agents is another one at time 0 for agent 'digger'",
         "Toy.step: Outcome.reward is NaN or infinite at time 1",
         "Toy.step: Outcome.metrics['food'] is NaN or infinite at time 1",
         "Toy.step: Outcome.terminated and Outcome.truncated are both true at time 4",
@@ -500,12 +506,14 @@ def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
 def test_an_episode_must_end_by_the_limit_and_the_same_key_must_give_the_same():
     def step(state, observation, outcome):
         noise = jax.pure_callback(
-            lambda _: np.float32(np.random.rand()), outcome.reward, state.time, vmap_method="sequential"
+            lambda _: np.float32(time.perf_counter()), outcome.reward, state.time, vmap_method="sequential"
         )
-        return state, observation, outcome._replace(reward=noise, terminated=state.time == 7, truncated=state.time < 0)
+        ends = {"terminated": state.time == 7, "truncated": state.time < 0}
+        return state, observation, outcome._replace(reward=noise, metrics={}, **ends)
 
     assert beginnings(problems(toy(step=after_step(step)))) == [
-        "Toy.step: an episode has not ended at time 4, but must by spec.episode_limit = 4: terminated, or else truncated",
+        "Toy.step: an episode has not ended at time 4, but must by spec.episode_limit = 4: terminated, or else "
+        "truncated",
         "Toy.step: Outcome.reward is another one at time 1",
     ]
 
@@ -545,9 +553,10 @@ def test_of_an_environment_in_a_wrapper_the_mistakes_of_its_own_are_told(probe):
 
 def test_training_refuses_an_environment_with_wrong_shapes_also_for_joint_actions(monkeypatch):
     monkeypatch.setattr(experiment, "make_env", lambda config: toy(step=outcome(reward=jnp.array(1))))
-    for algorithm in ("qmix", "joint"):
+    qmix = tiny()
+    for config in (qmix, replace(qmix, algorithm=AlgorithmConfig("joint", {}))):
         with pytest.raises(ConfigError, match=r"^Toy\.step: Outcome\.reward is int32 of shape \(\), but .* reward\)$"):
-            experiment.check(tiny(algorithm={"name": algorithm}))
+            experiment.check(config)
 
 
 def test_of_several_mistakes_training_tells_the_first_and_how_to_see_the_others():

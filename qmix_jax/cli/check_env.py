@@ -82,7 +82,7 @@ def _table(env: "TeamEnv", played: "Play", num_envs: int) -> list[str]:
     """What is to be known of the environment."""
     import jax
 
-    from qmix_jax.envs.check.play import bytes_per_step, steps_per_second
+    from qmix_jax.envs.check.random_play import bytes_per_step, steps_per_second
 
     spec = env.spec
     sums = {name: [value for row in rows for value in row] for name, rows in played.episodes.items()}

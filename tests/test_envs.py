@@ -18,25 +18,18 @@ from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.connector.settings import ConnectorConfig
 from qmix_jax.envs.foraging.settings import ForagingConfig
 from qmix_jax.envs.layout import layout_of
-from qmix_jax.envs.matrix import ClimbingConfig
-from qmix_jax.envs.matrix import MatrixConfig
-from qmix_jax.envs.matrix import PenaltyConfig
-from qmix_jax.envs.matrix import QplexGameConfig
+from qmix_jax.envs.matrix import ClimbingConfig, MatrixConfig, PenaltyConfig, QplexGameConfig
 from qmix_jax.envs.mpe.env import CLASSES
 from qmix_jax.envs.mpe.settings import MpeConfig
 from qmix_jax.envs.predator_prey import PredatorPreyConfig
 from qmix_jax.envs.probe import ProbeConfig
 from qmix_jax.envs.smax.env import MAP_NAME_TO_SCENARIO
-from qmix_jax.envs.smax.settings import MAPS
-from qmix_jax.envs.smax.settings import SmaxConfig
+from qmix_jax.envs.smax.settings import MAPS, SmaxConfig
 from qmix_jax.envs.two_step import TwoStepConfig
 from qmix_jax.envs.warehouse.settings import WarehouseConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
-from qmix_jax.settings import ConfigError
-from qmix_jax.settings import convert
-from qmix_jax.types import Observation
-from qmix_jax.types import Outcome
-from qmix_jax.types import action_dtype
+from qmix_jax.settings import ConfigError, convert
+from qmix_jax.types import Observation, Outcome, action_dtype
 
 SETTINGS = {
     "smax": SmaxConfig(map="3m"),

@@ -58,7 +58,7 @@ def _paint_agent(canvas: Canvas, board: _Board, agent: int, tween: Tween) -> Non
     canvas.disk(target, 0.12 * cell, colour)
     way = [board.point(place) for place in [*board.head[: tween.before + 1, agent], head]]
     for point in way:
-        canvas.disk(point, 0.13 * cell, mix(colour, NIGHT, 0.35))
+        canvas.disk(point, 0.12 * cell, mix(colour, NIGHT, 0.35))
     canvas.line(way, mix(colour, NIGHT, 0.35), 0.26 * cell)
     middle = board.point(head)
     canvas.disk(middle, 0.34 * cell, mix(colour, NIGHT, 0.35))

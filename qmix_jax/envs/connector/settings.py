@@ -57,5 +57,5 @@ CONNECTOR = Definition(
     help="Agents lay paths on a grid that must not cross, of jumanji",
     training=TRAINING,
     team_sizes=_team_sizes,
-    example="env.grid_size=7 env.num_agents=5",
+    example="env=connector env.grid_size=7 env.num_agents=5",
 )

@@ -15,6 +15,8 @@ from qmix_jax.build import make_env
 from qmix_jax.config import EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.connector.settings import ConnectorConfig
+from qmix_jax.envs.foraging.settings import ForagingConfig
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.envs.matrix import ClimbingConfig, MatrixConfig, PenaltyConfig, QplexGameConfig
 from qmix_jax.envs.mpe.env import CLASSES
@@ -24,6 +26,7 @@ from qmix_jax.envs.probe import ProbeConfig
 from qmix_jax.envs.smax.env import MAP_NAME_TO_SCENARIO
 from qmix_jax.envs.smax.settings import MAPS, SmaxConfig
 from qmix_jax.envs.two_step import TwoStepConfig
+from qmix_jax.envs.warehouse.settings import WarehouseConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
 from qmix_jax.settings import ConfigError, convert
 from qmix_jax.types import Observation, Outcome, action_dtype
@@ -37,7 +40,10 @@ SETTINGS = {
     "two_step": TwoStepConfig(),
     "matrix": MatrixConfig(),
     "predator_prey": PredatorPreyConfig(-2.0),
+    "foraging": ForagingConfig("2s-6x6-2p-2f", time_limit=20),
+    "warehouse": WarehouseConfig("1x3-2ag", column_height=2, time_limit=20),
     "probe": ProbeConfig(),
+    "connector": ConnectorConfig(grid_size=3, num_agents=2, generator="uniform", time_limit=10),
 }
 EPISODES = 4
 TASKS = ENVIRONMENTS["mpe"].variants

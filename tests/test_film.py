@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import merge
@@ -12,15 +14,20 @@ from PIL import Image
 
 from qmix_jax.build import from_mapping, make_env, make_team
 from qmix_jax.envs import ENVIRONMENTS
+from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.matrix_painter import paint_matrix
 from qmix_jax.envs.mpe.painter import paint_mpe
 from qmix_jax.envs.predator_prey_painter import CELLS, GRID_BOX, paint_predator_prey
+from qmix_jax.envs.probe import Probe, ProbeConfig
+from qmix_jax.envs.scene import scene_of
 from qmix_jax.envs.smax.painter import SPLASH_STEPS, BattleFilm, paint_smax
 from qmix_jax.envs.two_step_painter import paint_two_step
-from qmix_jax.film.canvas import BLUE, GOLD, ORANGE, SIZE, WHITE, grid_cell
+from qmix_jax.film.arrays import frames_per_step, paint_arrays
+from qmix_jax.film.canvas import BLUE, GOLD, ORANGE, SIZE, TEXT, WHITE, grid_cell
+from qmix_jax.film.credit import agent_colours
 from qmix_jax.film.gif import save_gif
-from qmix_jax.film.painter import paint_text, painter_of
-from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE, Recording, tweens
+from qmix_jax.film.painter import painter_of
+from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, HEADER, SCENE, Recording, tweens
 
 STEPS = 4
 
@@ -106,7 +113,7 @@ DEATHS = round(SPLASH_STEPS * FRAMES_PER_STEP)
         (paint_matrix, matrix_scene(), 1, None, None),
         (paint_matrix, matrix_scene(agents=3), 1, None, None),
         (paint_two_step, two_step_scene(), 2, None, None),
-        (paint_text, {}, STEPS, True, FRAMES_PER_STEP * (STEPS + 1) + CARD_FRAMES),
+        (paint_arrays, {}, STEPS, True, frames_per_step(STEPS) * (STEPS + 1) + CARD_FRAMES),
     ],
 )
 def test_every_painter_makes_its_frames(painter, scene, steps, won, count):
@@ -120,7 +127,7 @@ def test_every_painter_makes_its_frames(painter, scene, steps, won, count):
 @pytest.mark.parametrize(
     ("painter", "scene", "steps"),
     [(paint_smax, smax_scene(), STEPS), (paint_mpe, mpe_scene(), STEPS), (paint_matrix, matrix_scene(), 1),
-     (paint_two_step, two_step_scene(), 2), (paint_text, {}, STEPS)],
+     (paint_two_step, two_step_scene(), 2), (paint_arrays, {}, STEPS)],
 )  # fmt: skip
 def test_every_frame_says_which_time_it_shows(painter, scene, steps):
     times = [frame.time for frame in painter(recording(scene, steps))]
@@ -189,11 +196,126 @@ def test_the_way_that_the_two_step_game_took_is_gold():
     assert gold == [[False, False], [False, True]]
 
 
-def test_text_has_a_row_for_each_step():
-    frames = images(paint_text, recording({}))[::FRAMES_PER_STEP][: STEPS + 1]
-    rows = [(0, SCENE[1] + 40 + 22 * row, SIZE, SCENE[1] + 60 + 22 * row) for row in range(STEPS)]
-    written = [sum(np.ptp(np.asarray(frame.crop(row))) > 100 for row in rows) for frame in frames]
-    assert written == list(range(STEPS + 1))
+# --- environments without a painter ------------------------------------------------------------------------------
+
+PANE = (0, HEADER, SIZE, SIZE - 60)
+"""Of a page with two agents, what is above them."""
+
+
+def arrays_film(scene, agents=2, steps=STEPS, action="up"):
+    names = tuple(f"agent_{i}" for i in range(agents))
+    return recording(scene, steps)._replace(agent_names=names, actions=((action,) * agents,) * steps)
+
+
+def page(step, *args, **kwargs):
+    return images(paint_arrays, arrays_film(*args, **kwargs))[step * frames_per_step(STEPS)]
+
+
+def middle(image, colour):
+    """The mean row and column of the pixels of this colour."""
+    return np.argwhere(np.abs(np.asarray(image).astype(int) - colour).max(-1) < 30).mean(0)
+
+
+def test_a_grid_world_looks_like_one():
+    grid = still(np.zeros((5, 5), int))
+    grid[np.arange(STEPS + 1), 1, np.arange(STEPS + 1)] = 1  # walks along the second row
+    pages = [page(step, {"grid": grid}).crop(PANE) for step in range(STEPS + 1)]
+    places = np.array([middle(one, agent_colours(1)[0]) for one in pages])
+    assert (near(pages[0], agent_colours(1)[0]) > 500) and np.ptp(places[:, 0]) < 1
+    widths = np.diff(places[:, 1])
+    assert widths == pytest.approx(np.full(STEPS, widths[0]), abs=1) and widths[0] > 40
+
+
+def test_the_sign_of_real_numbers_is_a_colour():
+    for value, colour in ((2.0, BLUE), (-2.0, ORANGE)):
+        shown = page(0, {"heat": still([[0.0, value], [0.0, 0.0]])}).crop(PANE)
+        assert near(shown, colour) > 1000 and near(shown, BLUE if colour == ORANGE else ORANGE) == 0
+
+
+def test_bars_grow_with_their_numbers():
+    levels = still([1.0, 0.0])
+    levels[:, 0] = np.arange(STEPS + 1)
+    empty = np.asarray(page(0, {"level": levels})).astype(int)
+    grown = [(np.asarray(page(step, {"level": levels}))[HEADER:] != empty[HEADER:]).sum() for step in (1, 2, 4)]
+    assert grown == sorted(grown) and grown[2] > 2 * grown[0]
+
+
+def test_a_scalar_is_written_with_its_name():
+    pages = [np.asarray(page(step, {"time": np.arange(STEPS + 1)}).crop(PANE)) for step in (0, 1)]
+    assert (pages[0][:, :100] == pages[1][:, :100]).all() and (pages[0] != pages[1]).any()
+
+
+@pytest.mark.parametrize("agents", [2, 10, 40])
+def test_many_and_large_arrays_leave_the_agents_their_place(agents):
+    sizes = [(), (7,), (300,), (40, 40), (3, 20, 20), (1, 900), (900, 1)]
+    crowd = {f"{len(size)}_{k}": np.ones((STEPS + 1, *size)) for size in sizes for k in range(12)}
+    below = (0, SIZE - {2: 58, 10: 124, 40: 140}[agents], SIZE, SIZE)
+    alone, crowded = (np.asarray(page(1, scene, agents).crop(below)) for scene in ({}, crowd))
+    assert (alone == crowded).all() and np.ptp(alone) > 100
+
+
+def test_actions_are_named_after_the_step_that_took_them():
+    below = (0, SIZE - 60, SIZE, SIZE)
+    before, up, down = (
+        page(step, {}, action=action).crop(below) for step, action in ((0, "up"), (1, "up"), (1, "down"))
+    )
+    written = [near(one.crop((SIZE // 2 - 40, 0, SIZE, 60)), TEXT) for one in (before, up, down)]
+    assert written[0] == 0 < written[1] < written[2]
+
+
+def test_strange_numbers_are_painted():
+    odd = np.array([np.nan, np.inf, -np.inf, 1e38])
+    scene = {"scalar": still(np.nan), "vector": still(odd), "matrix": still(odd.reshape(2, 2)), "none": still(0)}
+    assert len(images(paint_arrays, arrays_film(scene))) > STEPS
+
+
+def test_the_end_is_told_in_words():
+    one = recording({}, steps=4)
+    assert one.ending == "4 steps"
+    assert one._replace(won=True, terminated=True).ending == "won  ·  terminated after 4 steps"
+    assert recording({}, 1)._replace(terminated=False).ending == "truncated after 1 step"
+
+
+def test_short_episodes_are_shown_longer():
+    assert [frames_per_step(steps) for steps in (1, 5, 10, 20, 100)] == [12, 12, 6, 3, 3]
+
+
+class Bare(Probe):
+    """An environment whose scene is the base class's."""
+
+    scene = TeamEnv.scene
+
+
+def test_where_a_scene_is_empty_the_small_arrays_of_the_state_are_shown():
+    class Units(NamedTuple):
+        place: jax.Array
+
+    state = {
+        "key": jax.random.key(0),
+        "old_key": jax.random.PRNGKey(0),
+        "units": Units(jnp.ones((2, 3))),
+        "map": jnp.zeros((32, 32), int),
+        "image": jnp.zeros((64, 64)),
+        "five": jnp.zeros((1, 1, 1, 1)),
+        "time": 3,
+    }
+    env = Bare(ProbeConfig())
+    observation = env.reset(jax.random.key(0))[1]
+    shown = scene_of(env, state, observation)
+    assert {name: value.shape for name, value in shown.items()} == {"map": (32, 32), "time": (), "units.place": (2, 3)}
+    assert list(scene_of(env, jnp.ones(3), observation)) == ["state"]
+    assert list(scene_of(env, [jnp.ones(1000)] * 5 + [jnp.ones(96), jnp.ones(1)], observation)) == [*"0123", "5"]
+
+
+def test_where_the_state_has_nothing_to_show_the_observations_are():
+    env = Bare(ProbeConfig())
+    observation = env.reset(jax.random.key(0))[1]
+    assert (scene_of(env, {"key": jax.random.key(0)}, observation)["observation"] == observation.agents).all()
+    own = Probe(ProbeConfig())
+    assert list(scene_of(own, own.reset(jax.random.key(0))[0], observation)) == ["time"]
+
+
+# --- files -------------------------------------------------------------------------------------------------------
 
 
 def test_the_gif_is_readable_and_moves(tmp_path):
@@ -213,7 +335,7 @@ def test_the_gif_is_readable_and_moves(tmp_path):
 
 
 WITHOUT = {"probe"}
-"""Environments whose films are text."""
+"""Environments whose films show arrays."""
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -221,7 +343,7 @@ def test_an_environments_painter_paints_its_scenes(name):
     env = make_env(from_mapping({"env": {"name": name}, "algorithm": {"name": "vdn"}}).env)
     scene = jax.jit(lambda key: env.scene(env.reset(key)[0]))(jax.random.key(0))
     painter = painter_of(env)
-    assert (painter is paint_text) == (name in WITHOUT)
+    assert (painter is paint_arrays) == (name in WITHOUT)
     frames = painter(recording({name: still(value, 1) for name, value in scene.items()}, 1))
     assert frames[0].time == 0 and len(frames) > CARD_FRAMES
 
@@ -231,7 +353,7 @@ def keep_all(observation, state, available):
     return available
 
 
-@pytest.mark.parametrize(("name", "painter"), [("two_step", paint_two_step), ("probe", paint_text)])
+@pytest.mark.parametrize(("name", "painter"), [("two_step", paint_two_step), ("probe", paint_arrays)])
 @pytest.mark.parametrize(
     "wrapped",
     [{"algorithm": {"name": "joint"}}, {"env": {"shield": f"{__name__}:keep_all"}, "algorithm": {"name": "vdn"}}],

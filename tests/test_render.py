@@ -18,10 +18,10 @@ from qmix_jax.envs.matrix_painter import paint_matrix
 from qmix_jax.envs.mpe.painter import paint_mpe
 from qmix_jax.envs.smax.painter import paint_smax
 from qmix_jax.film import mp4
+from qmix_jax.film.arrays import frames_per_step, paint_arrays
 from qmix_jax.film.canvas import SHADE, SIZE, mix
 from qmix_jax.film.credit import EpisodeValues, ValueLanes, agent_colours, paint_with_values
-from qmix_jax.film.painter import paint_text
-from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, SCENE
+from qmix_jax.film.recording import CARD_FRAMES, SCENE
 from qmix_jax.learning.evaluate import episode_keys, evaluate, record, team_key
 from qmix_jax.mixers import MIXERS
 from qmix_jax.mixers.base import credit_assignment
@@ -96,6 +96,8 @@ def test_a_recording_holds_one_value_a_step(played):
         assert cut.won == episodes.metrics["win_rate"][episode] and cut.reward.sum() == episodes.total[episode]
         assert [len(part) for part in (cut.reward, *cut.values)] == [steps] * 4
         assert cut.scene["time"].tolist() == list(range(steps + 1))
+        assert cut.actions[0] == tuple(f"action_{a}" for a in recorded.action[0, episode]) and len(cut.actions) == steps
+        assert cut.terminated == (steps % 2 == 1)  # as the probe world ends
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ def valued(scene, agents, steps=STEPS, has_team=True, **fields):
 @pytest.mark.parametrize(
     ("painter", "scene", "agents", "steps"),
     [(paint_smax, smax_scene(killed=True), 2, STEPS), (paint_mpe, mpe_scene(), 2, STEPS),
-     (paint_matrix, matrix_scene(), 2, 1), (paint_text, {}, 27, STEPS)],
+     (paint_matrix, matrix_scene(), 2, 1), (paint_arrays, {}, 27, STEPS)],
 )  # fmt: skip
 def test_values_stand_under_every_frame_of_every_film(painter, scene, agents, steps, has_team):
     one = valued(scene, agents, steps, has_team)
@@ -171,7 +173,7 @@ def test_an_mp4_has_every_frame(tmp_path):
 @pytest.mark.parametrize(("agents", "has_team"), [(2, True), (2, False), (27, True)])
 def test_a_figure_is_written_whole(tmp_path, agents, has_team):
     one = valued({}, agents, has_team=has_team, won=True)
-    render.write(paint_text, [one], tmp_path / "figure.png")
+    render.write(paint_arrays, [one], tmp_path / "figure.png")
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width > 1500 and image.height > 900
@@ -192,7 +194,7 @@ def test_the_best_team_is_filmed_and_the_outcome_said(folder, capsys, tmp_path, 
         assert f"{length} step" in line and ("not won" in line) != won
     assert lines[-1] == str(out)
     milliseconds, end = milliseconds_and_end(out)
-    assert milliseconds == 70 * sum(FRAMES_PER_STEP * (n + 1) + CARD_FRAMES for n in recorded.episodes.length)
+    assert milliseconds == 70 * sum(frames_per_step(n) * (n + 1) + CARD_FRAMES for n in recorded.episodes.length)
     assert all(near(end, colour) > 20 for colour in agent_colours(run.env.spec.num_agents))
 
 

@@ -5,7 +5,8 @@ the contract, a dataclass of settings, a `Definition` and a line in the registry
 `variant` and `variants` from the source of the `Definition`, so they are constants, or `get_args` of a `Literal`.
 """
 
-from qmix_jax.envs.definition import Definition, definition_of
+from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.definition import definition_of
 from qmix_jax.registry import Registry
 
 DEFAULT_ENVIRONMENT = "smax"
@@ -15,12 +16,15 @@ ENVIRONMENTS: Registry[Definition] = Registry(
     {
         "smax": "smax.settings:SMAX",
         "mpe": "mpe.settings:MPE",
+        "connector": "connector.settings:CONNECTOR",
         "two_step": "two_step:TWO_STEP",
         "matrix": "matrix:MATRIX",
         "climbing": "matrix:CLIMBING",
         "penalty": "matrix:PENALTY",
         "qplex_game": "matrix:QPLEX_GAME",
         "predator_prey": "predator_prey:PREDATOR_PREY",
+        "foraging": "foraging.settings:FORAGING",
+        "warehouse": "warehouse.settings:WAREHOUSE",
         "probe": "probe:PROBE",
     },
     setting="env",

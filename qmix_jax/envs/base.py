@@ -1,13 +1,19 @@
 """The contract of an environment."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec
+from qmix_jax.types import CompactObservation
+from qmix_jax.types import EnvState
+from qmix_jax.types import Observation
+from qmix_jax.types import Outcome
+from qmix_jax.types import TeamSpec
 
 
 class TeamEnv(ABC):
@@ -50,7 +56,7 @@ class TeamEnv(ABC):
         return compact
 
     def scene(self, state: EnvState) -> dict[str, Any]:
-        """The arrays that a film needs to show this state."""
+        """The arrays that a film needs to show this state; empty: the small arrays of the state itself."""
         del state
         return {}
 

@@ -1,29 +1,18 @@
 """What the environments that come from JaxMARL share."""
 
-import contextlib
-import importlib.util
-import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
+from qmix_jax.envs.partial_import import without_init
 
-@contextlib.contextmanager
-def only_parts_of_jaxmarl() -> Iterator[None]:
+
+def only_parts_of_jaxmarl() -> AbstractContextManager[None]:
     """Let `from jaxmarl.environments import smax` import that one module.
 
     `import jaxmarl` runs the modules of all its environments, which takes seconds, prints notes about optional packages
     and leaves sys.stdout replaced. An import of jaxmarl outside of this context still does.
     """
-    names = [name for name in ("jaxmarl", "jaxmarl.environments") if name not in sys.modules]
-    try:
-        for name in names:
-            spec = importlib.util.find_spec(name)
-            if spec is not None:
-                sys.modules[name] = importlib.util.module_from_spec(spec)
-        yield
-    finally:
-        for name in names:
-            sys.modules.pop(name, None)
+    return without_init("jaxmarl", "jaxmarl.environments")
 
 
 def episode_limit(env: Any) -> int:

@@ -60,8 +60,10 @@ class EpisodeValues:
         self.q_tot = None if values.q_tot is None else np.asarray(values.q_tot, np.float64)
         self.credit = None if values.credit is None else np.asarray(values.credit, np.float64)
         self.steps, self.num_agents = self.q.shape
-        alive = recording.scene.get("alive", np.ones((self.steps, self.num_agents), bool))
-        self.alive = np.asarray(alive[: self.steps, : self.num_agents], bool)
+        alive = np.asarray(recording.scene.get("alive", True), bool)
+        is_of_agents = alive.ndim == 2 and alive.shape[1] >= self.num_agents  # any state can have an array of this name
+        alive = alive[: self.steps, : self.num_agents] if is_of_agents else True
+        self.alive = np.broadcast_to(alive, self.q.shape)
         """(L, N) whether the agent lives; always, where agents cannot die."""
 
     @property

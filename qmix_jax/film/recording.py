@@ -33,8 +33,8 @@ class Recording(NamedTuple):
     """One greedy episode of L steps, as NumPy arrays."""
 
     scene: Mapping[str, np.ndarray]
-    """What the environment's `scene` gave, each (L+1, ...): before each step, and at the end. Where agents can die,
-    `alive` (L+1, U) says of each unit whether it lives, agents first.
+    """The environment's `scene`, or else arrays of its state, each (L+1, ...): before each step, and at the end. Where
+    agents can die, `alive` (L+1, U) says of each unit whether it lives, agents first.
     """
     reward: np.ndarray
     """(L,) the team's reward of each step."""
@@ -48,6 +48,17 @@ class Recording(NamedTuple):
     """Each agent's colour in worlds that move; empty: the painter's own."""
     agent_names: tuple[str, ...] = ()
     """For legends; empty: agent_0, agent_1, ..."""
+    actions: tuple[tuple[str, ...], ...] = ()
+    """The name of each agent's action in each of the L steps; empty: not recorded."""
+    terminated: bool | None = None
+    """Whether the task itself ended the episode, and not a limit; None: not recorded."""
+
+    @property
+    def ending(self) -> str:
+        """How the episode ended, in words."""
+        won = {True: "won  ·  ", False: "not won  ·  ", None: ""}[self.won]
+        end = {True: "terminated after ", False: "truncated after ", None: ""}[self.terminated]
+        return f"{won}{end}{len(self.reward)} step{'s' * (len(self.reward) != 1)}"
 
     @property
     def returns(self) -> np.ndarray:

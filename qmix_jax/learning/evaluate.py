@@ -15,9 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 from qmix_jax.actions import greedy
 from qmix_jax.agents.base import Agents
 from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.scene import scene_of
 from qmix_jax.learning.rollout import EpisodeSums, Policy, RolloutState, advance, begin, episode_sums
 from qmix_jax.mixers.base import credit_assignment, mixer_input
-from qmix_jax.types import AgentInput, Params, RecurrentState, TeamValues, tree_where
+from qmix_jax.types import AgentInput, Outcome, Params, RecurrentState, TeamValues, tree_where
 
 Keys = Any
 """An array (B,) of random keys, one an episode."""
@@ -83,7 +84,7 @@ def _begin(env: TeamEnv, agents: Agents, keys: Keys) -> _Play:
     return _Play(state, jnp.zeros(count, bool))
 
 
-def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: RecurrentState, action: Array) -> _Play:
+def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: RecurrentState, action: Array) -> tuple[_Play, Outcome]:
     """One step everywhere."""
     before, is_over = play
     after, outcome = advance(env, keys, before, hidden, action)
@@ -92,7 +93,7 @@ def _advance(env: TeamEnv, keys: Keys, play: _Play, hidden: RecurrentState, acti
         episode_length=jnp.where(is_over, before.episode_length, after.episode_length),
         episode_metrics=tree_where(is_over, before.episode_metrics, after.episode_metrics),
     )
-    return _Play(after, is_over | outcome.terminated | outcome.truncated)
+    return _Play(after, is_over | outcome.terminated | outcome.truncated), outcome
 
 
 def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys, fixed_length: bool = False) -> Episodes:
@@ -107,7 +108,7 @@ def play_episodes(env: TeamEnv, agents: Agents, policy: Policy, keys: Keys, fixe
         env_keys, policy_keys = _at(keys, time)
         state = play.state
         hidden, action = policy(state.hidden, state.inputs, state.observation.available, policy_keys)
-        return time + 1, _advance(env, env_keys, play, hidden, action)
+        return time + 1, _advance(env, env_keys, play, hidden, action)[0]
 
     start = (0, _begin(env, agents, keys))
     if fixed_length:
@@ -130,8 +131,11 @@ def evaluate(
 class RecordedEpisodes(NamedTuple):
     """Whole episodes to paint: L the episode limit, E the episodes."""
 
-    scene: dict[str, Float[Array, "L+1 E ..."]]
+    scene: dict[str, Array]
+    """(L+1, E, ...) each."""
+    action: Int[Array, "L E N"]
     reward: Float[Array, "L E"]
+    terminated: Bool[Array, "L E"]
     values: TeamValues
     """(L, E, ...) before each step."""
     episodes: Episodes
@@ -142,28 +146,31 @@ def record(env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys:
 
     With the keys of `evaluate` these are its episodes.
     """
-    scene = jax.vmap(env.scene)
+
+    def scene(play):
+        return jax.vmap(lambda *seen: scene_of(env, *seen))(play.state.env_state, play.state.observation)
 
     def step(play, time):
-        after, values = _valued_step(env, agents, mixer, params, keys, play, time)
-        return after, (scene(after.state.env_state), after.episodes.total - play.episodes.total, values)
+        after, outcome, values = _valued_step(env, agents, mixer, params, keys, play, time)
+        reward = after.episodes.total - play.episodes.total
+        return after, (scene(after), after.state.last_action, reward, outcome.terminated, values)
 
     start = _begin(env, agents, keys)
-    play, (scenes, rewards, values) = lax.scan(step, start, jnp.arange(env.spec.episode_limit))
-    scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(start.state.env_state), scenes)
-    return RecordedEpisodes(scenes, rewards, values, play.episodes)
+    play, (scenes, actions, rewards, terminated, values) = lax.scan(step, start, jnp.arange(env.spec.episode_limit))
+    scenes = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), scene(start), scenes)
+    return RecordedEpisodes(scenes, actions, rewards, terminated, values, play.episodes)
 
 
 def _valued_step(
     env: TeamEnv, agents: Agents, mixer: nn.Module, params: Params, keys: Keys, play: _Play, time: int | Array
-) -> tuple[_Play, TeamValues]:
+) -> tuple[_Play, Outcome, TeamValues]:
     """A greedy step everywhere, and the team's values before it."""
     state, observation = play.state, play.state.observation
     hidden, output = agents.step(params["agent"], state.hidden, state.inputs)
     action = greedy(output.q, observation.available)
     joint = mixer_input(output.q, output.features, action, action, observation)
     values = credit_assignment(mixer, params["mixer"], joint)
-    return _advance(env, _at(keys, time)[0], play, hidden, action), values
+    return *_advance(env, _at(keys, time)[0], play, hidden, action), values
 
 
 class AgentSums(NamedTuple):
@@ -186,7 +193,7 @@ def watch(
 
     def body(carry):
         time, play, sums = carry
-        after, values = _valued_step(env, agents, mixer, params, keys, play, time)
+        after, _, values = _valued_step(env, agents, mixer, params, keys, play, time)
         could_choose = jnp.sum(play.state.observation.available, axis=-1) > 1
         weight = (could_choose & (counted & ~play.is_over)[:, None]).astype(jnp.float32)
         taken = jax.nn.one_hot(after.state.last_action, env.spec.num_actions)
@@ -199,7 +206,7 @@ def watch(
         return time + 1, after, jax.tree.map(jnp.add, sums, new)
 
     play = _begin(env, agents, keys)
-    credit = jax.eval_shape(lambda: _valued_step(env, agents, mixer, params, keys, play, 0))[1].credit
+    credit = jax.eval_shape(lambda: _valued_step(env, agents, mixer, params, keys, play, 0))[2].credit
     zeros = jnp.zeros(env.spec.num_agents)
     counts = jnp.zeros((env.spec.num_agents, env.spec.num_actions))
     sums = AgentSums(zeros, zeros, None if credit is None else zeros, counts)

@@ -11,6 +11,7 @@ from qmix_jax.analysis.curve import draw_curve
 from qmix_jax.config import Config
 from qmix_jax.console import reason
 from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.layout import layout_of
 from qmix_jax.learning.evaluate import RecordedEpisodes
 from qmix_jax.records import best_seed
 from qmix_jax.run.messages import title
@@ -66,6 +67,7 @@ def cut_episode(record: RecordedEpisodes, episode: int, config: Config, env: Tea
 
     steps, won = record.episodes.length[episode], record.episodes.metrics.get("win_rate")
     parts = (None if part is None else part[:steps, episode] for part in record.values)
+    names = [agent.actions for agent in layout_of(env).agents]
     return Recording(
         scene={name: np.asarray(value[: steps + 1, episode]) for name, value in record.scene.items()},
         reward=np.asarray(record.reward[:steps, episode]),
@@ -73,4 +75,9 @@ def cut_episode(record: RecordedEpisodes, episode: int, config: Config, env: Tea
         title=title(config, env),
         values=TeamValues(*parts),  # pyright: ignore[reportArgumentType]
         agent_names=env.spec.agent_names,
+        actions=tuple(
+            tuple(own[taken] for own, taken in zip(names, step, strict=True))
+            for step in record.action[:steps, episode].tolist()
+        ),
+        terminated=bool(record.terminated[steps - 1, episode]),
     )

@@ -1,0 +1,1 @@
+"""jumanji's Connector (Bonnet et al. 2024)."""

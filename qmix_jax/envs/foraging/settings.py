@@ -1,0 +1,59 @@
+"""The settings of Level-Based Foraging and its entry in the registry."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from qmix_jax.envs.definition import Definition
+from qmix_jax.settings import Count
+
+MAPS = (
+    "8x8-2p-2f",
+    "8x8-2p-2f-coop",
+    "2s-8x8-2p-2f",
+    "2s-8x8-2p-2f-coop",
+    "10x10-3p-3f",
+    "2s-10x10-3p-3f",
+    "15x15-3p-5f",
+    "15x15-4p-3f",
+    "15x15-4p-5f",
+)
+"""Tasks that publications report."""
+
+
+@dataclass(frozen=True)
+class ForagingConfig:
+    """Level-Based Foraging of jumanji."""
+
+    map: str = "8x8-2p-2f"
+    """The task as lb-foraging writes it: grid, players and food; 2s- before it: they see 2 cells far; -coop after it:
+    all food needs the whole team (three agents of a larger one). Other numbers are possible, such as 12x12-3p-4f.
+    """
+    time_limit: Count = 100
+    """Steps after which an episode is truncated."""
+
+
+def _make(settings: ForagingConfig) -> Any:
+    from qmix_jax.envs.foraging.env import Foraging
+
+    return Foraging(settings)
+
+
+TRAINING = {
+    "total_env_steps": 1_000_000,
+    "rollout": {"num_envs": 32, "num_steps": 25},  # a quarter of the longest episode, two of a good team's
+    "exploration": {"decay_env_steps": 200_000},
+    "replay": {"capacity": 200_000},
+    "learner": {"env_steps_per_update": 200, "start_env_steps": 10_000},
+    "target": {"every_env_steps": 8_000},  # 40 updates
+    "evaluation": {"every_env_steps": 50_000},
+}
+
+FORAGING = Definition(
+    settings=ForagingConfig,
+    make=_make,
+    help="Level-Based Foraging of jumanji: agents eat food together that is too much for one",
+    training=TRAINING,
+    variant="map",
+    variants=MAPS,
+    other_names=("lbf", "lbforaging", "levelbasedforaging"),
+)

@@ -1,0 +1,1 @@
+"""jumanji's Robot Warehouse."""

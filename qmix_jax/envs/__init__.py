@@ -5,8 +5,7 @@ the contract, a dataclass of settings, a `Definition` and a line in the registry
 `variant` and `variants` from the source of the `Definition`, so they are constants, or `get_args` of a `Literal`.
 """
 
-from qmix_jax.envs.definition import Definition
-from qmix_jax.envs.definition import definition_of
+from qmix_jax.envs.definition import Definition, definition_of
 from qmix_jax.registry import Registry
 
 DEFAULT_ENVIRONMENT = "smax"

@@ -1,19 +1,13 @@
 """The contract of an environment."""
 
-from abc import ABC
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from qmix_jax.types import CompactObservation
-from qmix_jax.types import EnvState
-from qmix_jax.types import Observation
-from qmix_jax.types import Outcome
-from qmix_jax.types import TeamSpec
+from qmix_jax.types import CompactObservation, EnvState, Observation, Outcome, TeamSpec
 
 
 class TeamEnv(ABC):

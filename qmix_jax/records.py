@@ -42,6 +42,9 @@ MAX_METRICS = 1 << 30
 """The largest metrics.jsonl that is read, in bytes."""
 FROZEN = "train/frozen_since"
 """Present once a seed has met NaN: for each seed the environment step of that evaluation, or None."""
+ENVIRONMENT_NAN = "train/environment_nan_at"
+"""Beside it: for each seed the environment step at which its environment gave NaN or infinity, or None: the loss itself
+diverged, or the seed has met no NaN."""
 HAS_STATE = "has_saved_its_state"
 """In run.json: whether a whole training state was ever saved."""
 

@@ -78,6 +78,13 @@ def test_a_comparison_by_task_and_over_tasks(sweep):
     together = {entry.algorithm: entry for entry in comparison.together}
     assert together["qmix"].final.value == pytest.approx(np.mean([0.7, 0.8, 0.8, 0.9]))
     assert together["qmix"].curve[-1] == together["qmix"].final
+    assert by_task["3m", "qmix"].curve_seconds == [2, 4, 6] and together["qmix"].curve_seconds == [4, 8, 12]
+    shares = {
+        each.algorithm: {round(x, 2): y.value for x, y in zip(each.thresholds, each.shares, strict=True)}
+        for each in comparison.profiles
+    }
+    assert [shares["qmix"][score] for score in (0.5, 0.74, 1.0)] == pytest.approx([1, (1 + 1 / 3) / 2, 0])
+    assert shares["vdn"][0.44] == pytest.approx((0 + 2 / 3) / 2)
     (improvement,) = comparison.improvements
     assert (improvement.algorithm, improvement.other, improvement.probability.value) == ("qmix", "vdn", 1.0)
 

@@ -122,7 +122,7 @@ def after_nan(config: Config, rows: Sequence[dict], sources: Mapping[int, NanSou
         if (value := before.get(f"train/{name}")) and value[first] is not None
     ]
     seen = f"Before that {', '.join(clues)}. " if clues else ""
-    whose = f"seed {config.seed + first}: " * (len(sources) > 1)
+    whose = f"seed {config.seed + first}: " * (len({source.text for source in sources.values()}) > 1)
     is_environments = sources[first].env_step is not None
     return (
         f"the loss of seed {', '.join(str(config.seed + i) for i in sources)} became NaN between steps "

@@ -11,6 +11,7 @@ from run_folders import STEPS, groups_in, leave_run
 from qmix_jax.analysis.comparison import compare
 from qmix_jax.analysis.marl_eval import to_marl_eval
 from qmix_jax.analysis.report import to_markdown
+from qmix_jax.analysis.runs import read_run
 from qmix_jax.cli import main as cli
 from qmix_jax.files import to_json
 from qmix_jax.statistics import share_interval
@@ -391,6 +392,12 @@ def test_of_a_run_that_a_seed_failed_in_the_others_are_reported(tmp_path, capsys
     (group,) = groups_in(tmp_path / "runs")
     assert group.seeds == [5, 7]
     np.testing.assert_allclose(group.scores("win_rate", [3000]), [[0.2], [0.4]])
+
+
+def test_a_nan_that_the_environment_caused_is_told_as_such(tmp_path):
+    more = {"train/frozen_since": [None, 1000], "train/environment_nan_at": [None, 776]}
+    run = read_run(leave_run(tmp_path / "run", [0.2, 0.0], more=more))
+    assert run.left_out == {1: "met NaN before step 1,000, from its environment at step 776"}
 
 
 @pytest.mark.parametrize("name", ["rep.pdf", "report.PNG", "there.txt"])

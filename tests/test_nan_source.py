@@ -20,26 +20,21 @@ EPISODES = {"ends": "terminated", "starts_per_rollout": None}
 
 
 class Broken(Probe):
-    """The probe world, whose step 3 gives `value` in one field: a reward, the state or agent 1's observation."""
+    """The probe world, whose step 3 gives `value` as reward, as the whole state and in agent 1's observation."""
 
-    def __init__(self, settings, field, value):
+    def __init__(self, settings, value):
         super().__init__(settings)
-        self.field, self.value = field, value
+        self.value = value
 
     def step(self, key, state, action):
         state, observation, outcome = super().step(key, state, action)
-        is_now = state.time == 3
 
-        def spoil(x, i=...):
-            return jnp.where(is_now, x.at[i].set(self.value), x)
+        def spoil(x):
+            return jnp.where(state.time == 3, self.value, x)
 
-        if self.field == "reward":
-            outcome = outcome._replace(reward=spoil(outcome.reward))
-        elif self.field == "state":
-            observation = observation._replace(state=spoil(observation.state, 0))
-        elif self.field == "agent":
-            observation = observation._replace(agents=spoil(observation.agents, (1, 0)))
-        return state, observation, outcome
+        agents = observation.agents.at[1].set(spoil(observation.agents[1]))
+        observation = observation._replace(agents=agents, state=spoil(observation.state))
+        return state, observation, outcome._replace(reward=spoil(outcome.reward))
 
 
 def metrics_of(returns):
@@ -125,31 +120,27 @@ def test_a_return_that_is_not_finite_is_the_environments_too(search):
 # --- without replay ----------------------------------------------------------------------------------------------
 
 
+AGAIN = "observations and rewards in rollouts that were played again with the parameters before it are finite"
+GAVE = "the environment gave infinity in the observation of agent_1 and the state and the reward at environment step 76"
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "text"),
+    ("value", "source"),
     [
-        ("reward", -np.inf, "the environment gave infinity in the reward"),
-        ("agent", np.nan, "the environment gave NaN in the observation of agent_1"),
-        ("state", np.inf, "the environment gave infinity in the state"),
-        ("nothing", np.nan, "observations and rewards in rollouts that were played again"),
+        (-np.inf, NanSource(2 * 32 + 3 * 4, f"{GAVE} (step 3 of an episode)")),
+        (0.0, NanSource(None, f"{AGAIN}, so the learner diverged")),
     ],
 )
-def test_without_replay_the_rollouts_of_the_chunk_are_played_again(field, value, text):
+def test_without_replay_the_rollouts_of_the_chunk_are_played_again(value, source):
     """Four environments reach step 3 of their first episode at environment step 12 of the chunk, the second one."""
     config = tiny(devices=1, env=EPISODES, replay={"capacity": 0}, learner={"batch_size": 4})
-    program = Program.make(config, Broken(config.env.settings, field, value))
+    program = Program.make(config, Broken(config.env.settings, value))
     state = program.init()
     params = to_host(state.seeds.learner.params)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, state.seeds.learner)
     clock = state.clock._replace(iteration=jnp.array(4))
     state = state._replace(clock=clock, seeds=state.seeds._replace(learner=broken))
-    source = find_sources(program, state, params, metrics_of([0.0]), [0])[0]
-    assert source.text.startswith(text)
-    if field == "nothing":
-        assert source.env_step is None
-    else:
-        assert source.env_step == 2 * 32 + 3 * 4
-        assert source.text.endswith("at environment step 76 (step 3 of an episode)")
+    assert find_sources(program, state, params, metrics_of([0.0]), [0]) == {0: source}
 
 
 # --- a run -------------------------------------------------------------------------------------------------------
@@ -158,15 +149,15 @@ def test_without_replay_the_rollouts_of_the_chunk_are_played_again(field, value,
 def test_a_run_names_the_environment_and_does_not_train_again_with_another_learning_rate(tmp_path, capsys):
     def train(resumes=False, **changes):
         config = tiny(devices=1, env=EPISODES, logging={"display": "plain"}, **changes)
-        program = Program.make(config, Broken(config.env.settings, "reward", np.inf))
+        program = Program.make(config, Broken(config.env.settings, np.inf))
         return experiment.run(config, tmp_path, to_mapping(config), resumes, program)
 
     assert train() == exits.FAILED
     said = capsys.readouterr().out
     assert (
-        "the loss of seed 0 became NaN between steps 0 and 64: the environment gave infinity in the reward at "
-        "environment step 12 (step 3 of an episode). Look at the rewards and observations of env=probe; no setting of "
-        "the learner cures them.\n"
+        "the loss of seed 0 became NaN between steps 0 and 64: the environment gave infinity in the observation of "
+        "agent_1 and the state and the reward at environment step 12 (step 3 of an episode). Look at the rewards and "
+        "observations of env=probe; no setting of the learner cures them.\n"
     ) in said
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]
     assert (last["train/frozen_since"], last["train/environment_nan_at"]) == ([64], [12])

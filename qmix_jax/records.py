@@ -44,11 +44,23 @@ FROZEN = "train/frozen_since"
 """Present once a seed has met NaN: for each seed the environment step of that evaluation, or None."""
 RESERVED_METRICS = frozenset(
     {
-        *("return", "episode_length", "episodes", "steps_per_second", "frozen_since", "epsilon", "learning_rate"),
+        *(
+            "return",
+            "episode_length",
+            "episodes",
+            "steps_per_second",
+            "frozen_since",
+            "environment_nan_at",
+            "epsilon",
+            "learning_rate",
+        ),
         *("loss", "td_error", "q_mean", "target_mean", "grad_norm", "updates", "replay_fill"),
     }
 )
 """Names in rows, after `train/` or `eval/`, that no metric of an environment may have."""
+ENVIRONMENT_NAN = "train/environment_nan_at"
+"""Beside it: for each seed the environment step at which its environment gave NaN or infinity, or None: the loss itself
+diverged, or the seed has met no NaN."""
 HAS_STATE = "has_saved_its_state"
 """In run.json: whether a whole training state was ever saved."""
 

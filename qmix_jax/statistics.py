@@ -140,12 +140,28 @@ def _share_of_wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((gap > 0) + 0.5 * (gap == 0)).mean(axis=(-1, -2))
 
 
+def performance_profile(scores: TaskScores, thresholds: np.ndarray) -> list[Estimate]:
+    """At each threshold the share of runs that score more, averaged over tasks (Agarwal et al. 2021), each with its own
+    stratified bootstrap interval.
+    """
+
+    def shares(runs: TaskScores) -> np.ndarray:
+        return np.mean([(each[..., None] > thresholds).mean(-2) for each in runs], axis=0)
+
+    low, high = np.percentile(shares(_resample(scores)), (2.5, 97.5), axis=0)
+    return [Estimate(*map(float, each)) for each in zip(shares(scores), low, high, strict=True)]
+
+
 def _bootstrap(statistic: Callable[[TaskScores], np.ndarray], scores: TaskScores) -> Estimate:
-    """A statistic with its percentile interval; runs are drawn with replacement within each task (stratified)."""
-    generator = np.random.default_rng(0)
-    resampled = [runs[generator.integers(len(runs), size=(RESAMPLES, len(runs)))] for runs in scores]
-    low, high = np.percentile(statistic(resampled), (2.5, 97.5))
+    """A statistic with its percentile interval."""
+    low, high = np.percentile(statistic(_resample(scores)), (2.5, 97.5))
     return Estimate(float(statistic(scores)), float(low), float(high))
+
+
+def _resample(scores: TaskScores) -> TaskScores:
+    """`RESAMPLES` times the runs (RESAMPLES, runs), drawn with replacement within each task (stratified)."""
+    generator = np.random.default_rng(0)
+    return [runs[generator.integers(len(runs), size=(RESAMPLES, len(runs)))] for runs in scores]
 
 
 def nested_bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -106,8 +106,9 @@ def test_nan_stops_the_run_says_what_to_look_at_and_keeps_the_parameters(tmp_pat
     assert experiment.train(config, tmp_path, {}).status == exits.FAILED
     said = capsys.readouterr().out
     assert "NaN between steps" in said and "learner.learning_rate" in said
+    assert "observations and rewards in replay are finite, so the learner diverged" in said
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    assert rows and None in rows[-1]["train/loss"]
+    assert rows and None in rows[-1]["train/loss"] and rows[-1]["train/environment_nan_at"] == [None]
 
 
 def change_chunks(monkeypatch, change) -> None:

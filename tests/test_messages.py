@@ -65,13 +65,6 @@ USUAL = {"loss": 0.5, "grad_norm": 1.0, "q_mean": 3.0, "target_mean": 3.0}
         (GAME, {**USUAL, "target_mean": -2e4}, {}, ["learner.reward_scale or env.payoff"], ["adam_epsilon"]),
         (GAME, {**USUAL, "grad_norm": 1e-6}, {}, ["learner.adam_epsilon"], ["reward_scale"]),
         (GAME, USUAL, {"return": 1e30}, ["reward_scale"], []),
-        (
-            GAME,
-            USUAL,
-            {"return": float("nan")},
-            ["env.payoff and the rewards and observations of env=matrix, which are not"],
-            [],
-        ),
         (GAME, {}, {}, ["learning_rate", "adam_epsilon", "reward_scale", "env.payoff", "env=matrix"], []),
         (config_of("env=smax"), {}, {}, ["the rewards and observations of env=smax"], ["payoff"]),
         (config_of("env=predator_prey"), {}, {"return": None}, ["env.punishment"], []),
@@ -79,7 +72,13 @@ USUAL = {"loss": 0.5, "grad_norm": 1.0, "q_mean": 3.0, "target_mean": 3.0}
     ],
 )
 def test_after_nan_the_clues_say_where_to_look(config, before, row, says, not_a_word_of):
-    text = messages.what_to_look_at(config, a_row(**before), a_row(**row), seed=1)
-    assert text.startswith("Look at ") and "\n" not in text and "learner.learning_rate" in text
+    text = messages.what_to_look_at(config, a_row(**before), a_row(**row), seed=1, is_environments=False)
+    assert "\n" not in text and "learner.learning_rate" in text
     assert all(word in text for word in says), text
     assert not any(word in text for word in not_a_word_of), text
+
+
+def test_after_an_environments_nan_no_setting_of_the_learner_is_named():
+    text = messages.what_to_look_at(GAME, a_row(**USUAL), a_row(), seed=1, is_environments=True)
+    wanted = "env.payoff and the rewards and observations of env=matrix; no setting of the learner cures them"
+    assert text == wanted

@@ -11,6 +11,7 @@ from run_folders import STEPS, groups_in, leave_run
 from qmix_jax.analysis.comparison import compare
 from qmix_jax.analysis.marl_eval import to_marl_eval
 from qmix_jax.analysis.report import to_markdown
+from qmix_jax.analysis.runs import read_run
 from qmix_jax.cli import main as cli
 from qmix_jax.files import to_json
 from qmix_jax.statistics import share_interval
@@ -78,6 +79,13 @@ def test_a_comparison_by_task_and_over_tasks(sweep):
     together = {entry.algorithm: entry for entry in comparison.together}
     assert together["qmix"].final.value == pytest.approx(np.mean([0.7, 0.8, 0.8, 0.9]))
     assert together["qmix"].curve[-1] == together["qmix"].final
+    assert by_task["3m", "qmix"].curve_seconds == [2, 4, 6] and together["qmix"].curve_seconds == [4, 8, 12]
+    shares = {
+        each.algorithm: {round(x, 2): y.value for x, y in zip(each.thresholds, each.shares, strict=True)}
+        for each in comparison.profiles
+    }
+    assert [shares["qmix"][score] for score in (0.5, 0.74, 1.0)] == pytest.approx([1, (1 + 1 / 3) / 2, 0])
+    assert shares["vdn"][0.44] == pytest.approx((0 + 2 / 3) / 2)
     (improvement,) = comparison.improvements
     assert (improvement.algorithm, improvement.other, improvement.probability.value) == ("qmix", "vdn", 1.0)
 
@@ -384,6 +392,12 @@ def test_of_a_run_that_a_seed_failed_in_the_others_are_reported(tmp_path, capsys
     (group,) = groups_in(tmp_path / "runs")
     assert group.seeds == [5, 7]
     np.testing.assert_allclose(group.scores("win_rate", [3000]), [[0.2], [0.4]])
+
+
+def test_a_nan_that_the_environment_caused_is_told_as_such(tmp_path):
+    more = {"train/frozen_since": [None, 1000], "train/environment_nan_at": [None, 776]}
+    run = read_run(leave_run(tmp_path / "run", [0.2, 0.0], more=more))
+    assert run.left_out == {1: "met NaN before step 1,000, from its environment at step 776"}
 
 
 @pytest.mark.parametrize("name", ["rep.pdf", "report.PNG", "there.txt"])

@@ -260,6 +260,25 @@ def test_other_settings_may_change_and_are_recorded(copy, capsys):
     assert resumed["versions"]["jax"] == jax.__version__
 
 
+@pytest.mark.parametrize(
+    ("caused_at", "changes", "met_nan"),
+    [
+        (None, {"learner": {"learning_rate": 1e-5}}, None),
+        (None, {"evaluation": {"episodes": 16}}, 160),
+        (150, {"learner": {"learning_rate": 1e-5}, "target": {"every_env_steps": 64}}, 160),
+        (150, {"exploration": {"finish": 0.2}}, None),  # other actions may avoid it
+    ],
+)
+def test_after_nan_only_a_change_that_could_help_resumes(copy, probe, caused_at, changes, met_nan):
+    """A learner's settings cannot help where its environment caused the NaN."""
+    row = read_metrics(copy / "metrics.jsonl")[-1]
+    frozen = {"env_steps": 160, "train/frozen_since": [160], "train/environment_nan_at": [caused_at]}
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({**row, **frozen}) + "\n")
+    point = resume.find_resume_point(copy, Program.make(from_mapping(merge(LONG, changes)), probe))
+    assert point.met_nan == met_nan and point.is_environments_nan == (caused_at is not None)
+
+
 def test_the_decay_of_the_learning_rate_follows_a_new_end(stopped):
     config = from_mapping(merge(LONG, {"total_env_steps": 320, "learner": {"final_learning_rate": 0.0}}))
     program = experiment.check(config)

@@ -7,6 +7,7 @@ from qmix_jax.statistics import (
     interquartile_mean,
     interquartile_mean_interval,
     mean_over_seeds,
+    performance_profile,
     probability_of_improvement,
     seeds_interval,
     share_interval,
@@ -147,3 +148,11 @@ def test_the_interval_of_shares_that_are_alike_is_as_wide_as_their_episodes_leav
     assert low[0] == 0 and high[0] == pytest.approx(share_interval(0, 64).high) and high[0] > 0.05
     assert high[1] == 1 and low[1] == pytest.approx(share_interval(64, 64).low)
     assert low[2] == high[2] == 1, "of so many episodes as nobody counted"
+
+
+def test_a_performance_profile_is_the_share_of_runs_above_each_threshold_averaged_over_tasks():
+    """Of the first task's two runs both, one, none are above 0, 0.5, 1; of the second's four runs three, one, none."""
+    scores = [np.array([0.4, 1.0]), np.array([0.0, 0.2, 0.3, 0.9])]
+    zero, half, one = performance_profile(scores, np.array([0, 0.5, 1]))
+    assert [each.value for each in (zero, half, one)] == [(1 + 0.75) / 2, (0.5 + 0.25) / 2, 0]
+    assert zero.low < zero.value < zero.high <= 1 and one == (0, 0, 0)

@@ -9,7 +9,16 @@ import numpy as np
 from qmix_jax.analysis.runs import Group
 from qmix_jax.records import is_share
 from qmix_jax.settings import require
-from qmix_jax.statistics import Estimate, TaskScores, interquartile_mean_interval, probability_of_improvement
+from qmix_jax.statistics import (
+    Estimate,
+    TaskScores,
+    interquartile_mean_interval,
+    performance_profile,
+    probability_of_improvement,
+)
+
+THRESHOLDS = 51
+"""The points of a performance profile."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,8 @@ class Entry:
     env_steps: list[int]
     curve: list[Estimate]
     """Interquartile mean at each of `env_steps`."""
+    curve_seconds: list[float]
+    """`seconds` up to each of `env_steps`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,17 @@ class Improvement:
     algorithm: str
     other: str
     probability: Estimate
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The performance profile of an algorithm over all tasks of its environment."""
+
+    algorithm: str
+    thresholds: list[float]
+    """Scores from 0 to 1."""
+    shares: list[Estimate]
+    """The share of runs whose last evaluation is above each threshold, averaged over tasks."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,8 @@ class Comparison:
     """Scores of several tasks without a common scale: 0 is the smallest and 1 the largest evaluation on the task, of
     any algorithm and seed."""
     improvements: list[Improvement]
+    profiles: list[Profile]
+    """Of the algorithms in `together`."""
     notes: list[str]
 
     @property
@@ -75,7 +99,9 @@ class _Results:
         by_name = {(group.task, group.algorithm): group for group in groups}
         self.scores = {key: group.scores(self.metric, self.env_steps[group.task]) for key, group in by_name.items()}
         self.episodes = {key: group.episodes if is_share(self.metric) else None for key, group in by_name.items()}
-        self.seconds = {key: group.seconds(self.env_steps[group.task][-1]) for key, group in by_name.items()}
+        self.seconds = {
+            key: [group.seconds(step) for step in self.env_steps[group.task]] for key, group in by_name.items()
+        }
 
     @property
     def is_normalised(self) -> bool:
@@ -180,8 +206,18 @@ def _compare(environment: str, results: _Results) -> Comparison:
         improvements=[
             Improvement(x, y, probability_of_improvement(final[x], final[y])) for x, y in combinations(complete, 2)
         ],
+        profiles=_profiles(results) if len(tasks) > 1 else [],
         notes=results.notes(),
     )
+
+
+def _profiles(results: _Results) -> list[Profile]:
+    """Of the algorithms that ran on every task, over all comparable tasks."""
+    if not results.comparable:
+        return []
+    thresholds = np.linspace(0, 1, THRESHOLDS)
+    scores = {name: [results.normalised(task, name)[:, -1] for task in results.comparable] for name in results.complete}
+    return [Profile(name, thresholds.tolist(), performance_profile(each, thresholds)) for name, each in scores.items()]
 
 
 def _together(results: _Results) -> list[Entry]:
@@ -197,8 +233,11 @@ def _together(results: _Results) -> list[Entry]:
         curves = [each[:, chosen] for each, chosen in zip(scores, columns, strict=True)]
         counts = [results.episodes[task, name] for task in tasks]
         episodes = sum(filter(None, counts)) if all(counts) else None
-        seconds = sum(results.seconds[task, name] for task in tasks)
-        entries.append(_entry("all tasks", name, curves, shared, seconds, episodes, [each[:, -1] for each in scores]))
+        seconds = [results.seconds[task, name] for task in tasks]
+        times = [sum(each[i] for each, i in zip(seconds, at, strict=True)) for at in zip(*columns, strict=True)]
+        last = [each[:, -1] for each in scores]
+        total = sum(each[-1] for each in seconds)
+        entries.append(_entry("all tasks", name, curves, shared, times, episodes, last, total))
     return entries
 
 
@@ -207,11 +246,14 @@ def _entry(
     algorithm: str,
     curves: list[np.ndarray],
     env_steps: list[int],
-    seconds: float,
+    seconds: Sequence[float],
     episodes: int | None,
     final: TaskScores | None = None,
+    total_seconds: float | None = None,
 ) -> Entry:
-    """The entry of the scores (seeds, len(env_steps)) of each task; `final`: the last ones, if tasks share no step."""
+    """The entry of the scores (seeds, len(env_steps)) of each task and the seconds at each of `env_steps`; `final` and
+    `total_seconds` are those at the end, if tasks end at different steps.
+    """
     final = [curve[:, -1] for curve in curves] if final is None else final
     return Entry(
         task=task,
@@ -219,7 +261,8 @@ def _entry(
         num_seeds=min(len(scores) for scores in final),
         final=interquartile_mean_interval(final, episodes),
         mean=float(np.mean([scores.mean() for scores in final])),
-        seconds=seconds,
+        seconds=seconds[-1] if total_seconds is None else total_seconds,
+        curve_seconds=list(seconds),
         env_steps=env_steps,
         curve=[interquartile_mean_interval([curve[:, k] for curve in curves], episodes) for k in range(len(env_steps))],
     )

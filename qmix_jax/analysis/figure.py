@@ -25,15 +25,32 @@ def draw_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
     draw_grid([row for comparison in comparisons for row in in_rows(_panels(comparison))], path)
 
 
-def _panels(comparison: Comparison) -> list[DrawPanel]:
-    """The panels of one environment."""
-    names = list(dict.fromkeys(entry.algorithm for entry in comparison.tasks))
-    colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
-    overall = comparison.together or comparison.tasks
+def draw_against_time(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Draw the learning curves of every environment against hours of wall clock."""
+    panels = [_curve_panels(comparison, _colours(comparison), against_time=True) for comparison in comparisons]
+    draw_grid([row for each in panels for row in in_rows(each)], path)
+
+
+def _colours(comparison: Comparison) -> dict[str, str]:
+    """The colour of each algorithm."""
+    names = dict.fromkeys(entry.algorithm for entry in comparison.tasks)
+    return {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
+
+
+def _curve_panels(comparison: Comparison, colours: dict[str, str], against_time: bool = False) -> list[DrawPanel]:
+    """The learning curves on each task, and on all tasks together."""
     tasks = dict.fromkeys(entry.task for entry in comparison.tasks)
     curves = [[entry for entry in comparison.tasks if entry.task == task] for task in tasks]
     curves += [comparison.together] * any(entry.curve for entry in comparison.together)
-    panels: list[DrawPanel] = [partial(_draw_curves, comparison, entries, colours) for entries in curves]
+    return [partial(_draw_curves, comparison, entries, colours, against_time) for entries in curves]
+
+
+def _panels(comparison: Comparison) -> list[DrawPanel]:
+    """The panels of one environment."""
+    colours = _colours(comparison)
+    overall = comparison.together or comparison.tasks
+    panels = _curve_panels(comparison, colours)
+    panels += [partial(_draw_profiles, comparison, colours)] * bool(comparison.profiles)
     panels.append(partial(_draw_scores, comparison, overall, colours))
     if comparison.improvements:
         is_long = len(comparison.improvements) > MANY_PAIRS
@@ -48,19 +65,34 @@ def _scale(comparison: Comparison, is_together: bool) -> tuple[float, str]:
     return 1.0, f"IQM {'normalised ' * (is_together and comparison.is_normalised)}{comparison.metric_name}"
 
 
-def _draw_curves(comparison: Comparison, entries: list[Entry], colours: dict[str, str], axes: "Axes") -> None:
-    """Interquartile mean against environment steps, with its interval."""
+def _draw_curves(
+    comparison: Comparison, entries: list[Entry], colours: dict[str, str], against_time: bool, axes: "Axes"
+) -> None:
+    """Interquartile mean against environment steps or hours, with its interval."""
     factor, name = _scale(comparison, entries == comparison.together)
     task = entries[0].task
     tidy(axes, task if task.startswith(comparison.environment) else f"{comparison.environment}: {task}")
     is_crowded = len(entries) > MANY_CURVES
     for entry in entries:
         estimates, alpha = factor * np.array(entry.curve).T, 0.06 if is_crowded else 0.15
-        draw_line(axes, entry.env_steps, estimates, colours[entry.algorithm], entry.algorithm, alpha)
+        times = np.array(entry.curve_seconds) / 3600 if against_time else entry.env_steps
+        draw_line(axes, times, estimates, colours[entry.algorithm], entry.algorithm, alpha)
     axes.set_ylabel(name, color=FAINT, fontsize=9)
-    axes.set_xlabel("environment steps", color=FAINT, fontsize=9)
+    axes.set_xlabel("hours" if against_time else "environment steps", color=FAINT, fontsize=9)
     style = {"fontsize": 6.5, "ncols": 2} if is_crowded else {"fontsize": 8}
     axes.legend(frameon=False, labelcolor=INK, **style)
+
+
+def _draw_profiles(comparison: Comparison, colours: dict[str, str], axes: "Axes") -> None:
+    """The share of runs that score more than each threshold, with its interval."""
+    factor, name = _scale(comparison, is_together=True)
+    tidy(axes, f"{comparison.environment}: performance profile at the end")
+    for profile in comparison.profiles:
+        thresholds, shares = factor * np.array(profile.thresholds), 100 * np.array(profile.shares).T
+        draw_line(axes, thresholds, shares, colours[profile.algorithm], profile.algorithm)
+    axes.set_ylabel("runs with more (%)", color=FAINT, fontsize=9)
+    axes.set_xlabel(name.removeprefix("IQM "), color=FAINT, fontsize=9)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
 
 
 def _draw_scores(comparison: Comparison, entries: list[Entry], colours: dict[str, str], axes: "Axes") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.import_path import title_of
-from qmix_jax.records import FROZEN, metric_names, read_metrics
+from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, metric_names, read_metrics
 from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings
 
@@ -230,7 +230,9 @@ def _flaw(rows: Sequence[dict], number: int) -> str:
 
     for row in rows:
         if of_seed(row, FROZEN) or (of_seed(row, "train/updates") and of_seed(row, "train/loss") is None):
-            return f"met NaN before step {row['env_steps']:,}"
+            step = of_seed(row, ENVIRONMENT_NAN)
+            cause = "" if step is None else f", from its environment at step {step:,}"
+            return f"met NaN before step {row['env_steps']:,}{cause}"
         for metric in metric_names(row):
             score = row[f"eval/{metric}"][number]
             if score is None or not math.isfinite(score):

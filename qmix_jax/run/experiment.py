@@ -30,6 +30,7 @@ from qmix_jax.run.checkpoint import Checkpoint
 from qmix_jax.run.lock import locked
 from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
 from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
+from qmix_jax.run.nan_source import NanSource, find_sources
 from qmix_jax.run.program import DATA, Program, TrainState
 from qmix_jax.run.resume import ResumePoint, find_resume_point, require_place
 from qmix_jax.run.saver import Saver
@@ -103,9 +104,8 @@ class Finished(NamedTuple):
 
 def _nothing_to_train(the_run: "Run") -> int | None:
     """Say that the run cannot be trained further and return its exit status; None where it can."""
-    met_nan = the_run.point.met_nan
-    if met_nan is not None:
-        say(messages.only_parameters(the_run.folder, met_nan), sys.stderr)
+    if the_run.point.met_nan is not None:
+        say(messages.only_parameters(the_run.folder, the_run.point), sys.stderr)
         return exits.FAILED
     if the_run.is_complete and pictures.exist(the_run.folder, the_run.config.logging.film):
         say(messages.complete(the_run.folder, the_run.env_steps))
@@ -269,12 +269,12 @@ class Run:
         state, chunk = self._begin()
         is_stopped = False
         while not (self.is_complete or stop_requests or is_stopped):
-            state, params, broken = self._train_chunk(chunk, state)
+            state, params, sources = self._train_chunk(chunk, state)
             for callback in callbacks:
                 is_stopped |= callback.on_evaluation(self.rows[-1]) == STOP
             self.report_checkpoints(callbacks)
-            if broken:
-                say(messages.after_nan(self.config, self.rows, broken, self.frozen.since.count(None)))
+            if sources:
+                say(messages.after_nan(self.config, self.rows, sources, self.frozen.since.count(None)))
             if self.frozen.are_all:
                 self._save_finite_params(saver)
                 return exits.FAILED
@@ -301,8 +301,8 @@ class Run:
         self.compile_seconds += time.perf_counter() - start
         return state, chunk
 
-    def _train_chunk(self, chunk: Callable, state: TrainState) -> tuple[TrainState, Any, list[int]]:
-        """Run a chunk and append its row; returns the state, its parameters on the host, and seeds that met NaN."""
+    def _train_chunk(self, chunk: Callable, state: TrainState) -> tuple[TrainState, Any, dict[int, NanSource]]:
+        """Run a chunk and append its row; returns the state, its parameters on the host, and why seeds met NaN."""
         start = time.perf_counter()
         state, metrics = chunk(state)
         metrics, params = jax.device_get(metrics), to_host(state.seeds.learner.params)
@@ -310,8 +310,10 @@ class Run:
         broken = self.frozen.update(metrics, params, env_steps_at(clock, self.config))
         now = time.perf_counter()
         seconds = Seconds(now - self.start, self.compile_seconds, now - start)
+        sources = find_sources(self.program, state, self.params, metrics, broken)
+        self.frozen.note_sources({i: source.env_step for i, source in sources.items()})
         self.rows.append(self.frozen.mask(make_row(self.program, clock, metrics, seconds)))
-        return state, params, broken
+        return state, params, sources
 
     def _save(self, saver: Saver, state: TrainState) -> None:
         """Save the state where it is due, or else the parameters where their score is among the best."""

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from qmix_jax.run import exits
 from qmix_jax.run.devices import DATA, SEED, describe_idle
 from qmix_jax.run.memory import gib
 from qmix_jax.run.metrics import score_metric
+from qmix_jax.run.nan_source import NanSource
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.run.resume import ResumePoint
 
@@ -85,9 +86,10 @@ def news(config: Config, point: ResumePoint) -> list[str]:
     return lines
 
 
-def only_parameters(folder: Path, met_nan: int) -> str:
+def only_parameters(folder: Path, point: ResumePoint) -> str:
     """Why a run whose seeds all met NaN cannot be resumed."""
-    return f"{short(folder)} has parameters only: it met NaN at step {met_nan:,}"
+    why = ", which its environment caused: correct the environment and start a new run" * point.is_environments_nan
+    return f"{short(folder)} has parameters only: it met NaN at step {point.met_nan:,}{why}"
 
 
 def complete(folder: Path, env_steps: int) -> str:
@@ -105,33 +107,39 @@ PAID = ("payoff", "punishment", "k")
 """Settings of environments that are rewards themselves."""
 
 
-def after_nan(config: Config, rows: Sequence[dict], broken: list[int], finite: int) -> str:
-    """Where the loss of seeds (indices `broken`) became NaN in the last row, and the settings to look at.
+def after_nan(config: Config, rows: Sequence[dict], sources: Mapping[int, NanSource], finite: int) -> str:
+    """Where the loss of seeds (indices) became NaN in the last row, from which sources, and the settings to look at.
 
     `finite` is how many seeds still train.
     """
     before, row = rows[-2] if len(rows) > 1 else {}, rows[-1]
     saved = "The parameters from before are saved. " if before else ""
     others = f"{finite} other seed{' continues' if finite == 1 else 's continue'}. " if finite else ""
+    first = min(sources, key=lambda i: sources[i].env_step is None)  # one whose environment is the source, if any is
     clues = [
-        f"{name} {value[broken[0]]:.3g}"
+        f"{name} {value[first]:.3g}"
         for name in ("loss", "grad_norm", "q_mean", "target_mean")
-        if (value := before.get(f"train/{name}")) and value[broken[0]] is not None
+        if (value := before.get(f"train/{name}")) and value[first] is not None
     ]
-    seen = f"; before that {', '.join(clues)}" if clues else ""
+    seen = f"Before that {', '.join(clues)}. " if clues else ""
+    whose = f"seed {config.seed + first}: " * (len({source.text for source in sources.values()}) > 1)
+    is_environments = sources[first].env_step is not None
     return (
-        f"the loss of seed {', '.join(str(config.seed + i) for i in broken)} became NaN between steps "
-        f"{before.get('env_steps', 0):,} and {row['env_steps']:,}{seen}. {saved}{others}"
-        f"{what_to_look_at(config, before, row, broken[0])}."
+        f"the loss of seed {', '.join(str(config.seed + i) for i in sources)} became NaN between steps "
+        f"{before.get('env_steps', 0):,} and {row['env_steps']:,}: {whose}{sources[first].text}. {seen}{saved}{others}"
+        f"Look at {what_to_look_at(config, before, row, first, is_environments)}."
     )
 
 
-def what_to_look_at(config: Config, before: dict, row: dict, seed: int) -> str:
-    """The settings that may have caused the NaN of a run's seed number `seed`, the likeliest first.
+def what_to_look_at(config: Config, before: dict, row: dict, seed: int, is_environments: bool) -> str:
+    """What may have caused the NaN of a run's seed number `seed`, the likeliest first.
 
     Args:
+        config: The run's settings.
         before: The row before, with a finite loss; empty where there is none.
         row: The row with NaN.
+        seed: The seed's number in the run.
+        is_environments: Whether its environment gave NaN or infinity.
     """
 
     def of_seed(row: dict, *names: str) -> list[float]:
@@ -140,20 +148,20 @@ def what_to_look_at(config: Config, before: dict, row: dict, seed: int) -> str:
 
     paid = [f"env.{each.name}" for each in fields(config.env.settings) if each.name in PAID]
     outputs = f"the rewards and observations of env={config.env.name}"
+    if is_environments:
+        return f"{' and '.join([*paid, outputs])}; no setting of the learner cures them"
     returns = of_seed(row, "return")
     sizes = [*of_seed(before, "q_mean", "target_mean"), *[config.learner.reward_scale * x for x in returns]]
     is_large = any(abs(size) > LARGE for size in sizes)
     is_small = any(norm < SMALL for norm in of_seed(before, "grad_norm"))
-    is_paid_nan = not all(map(math.isfinite, returns))
     advice = {
-        " and ".join([*paid, outputs]) + ", which are not finite": is_paid_nan,
-        " or ".join(["a lower learner.reward_scale", *paid]) + ": values are large": is_large and not is_paid_nan,
+        " or ".join(["a lower learner.reward_scale", *paid]) + ": values are large": is_large,
         "a lower learner.learning_rate or learner.max_grad_norm": True,
         "a larger learner.adam_epsilon": is_small or not before,
         "algorithm.state_norm=layer_norm": config.algorithm.options.get("state_norm") == "none",
-        ", ".join(["learner.reward_scale", *paid, outputs]): not (before or is_paid_nan or is_large),
+        ", ".join(["learner.reward_scale", *paid, f"the size of {outputs}"]): not (before or is_large),
     }
-    return "Look at " + "; ".join(text for text, applies in advice.items() if applies)
+    return "; ".join(text for text, applies in advice.items() if applies)
 
 
 # --- after training ----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The rows of metrics.jsonl from the metrics of chunks, seeds frozen by NaN, and the score of an evaluation."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv, metric_names
 from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.rollout import EpisodeSums
-from qmix_jax.records import FROZEN
+from qmix_jax.records import ENVIRONMENT_NAN, FROZEN
 from qmix_jax.run.program import ChunkMetrics, Program
 from qmix_jax.settings import require_one_of
 from qmix_jax.types import Clock, Params
@@ -83,8 +83,11 @@ class FrozenSeeds:
 
     def __init__(self, num_seeds: int, rows: Sequence[dict] = ()):
         """`rows` are those of a resumed run."""
-        self.since: list[int | None] = list(rows[-1][FROZEN]) if rows and FROZEN in rows[-1] else [None] * num_seeds
+        last, none = rows[-1] if rows else {}, [None] * num_seeds
+        self.since: list[int | None] = list(last.get(FROZEN, none))
         """For each seed the environment step of the evaluation at which it met NaN; None while it is finite."""
+        self.environment_nan_at: list[int | None] = list(last.get(ENVIRONMENT_NAN, none))
+        """For each seed the environment step at which its environment gave NaN or infinity; None where it did not."""
 
     @property
     def count(self) -> int:
@@ -105,6 +108,11 @@ class FrozenSeeds:
         for i in broken:
             self.since[i] = env_steps
         return broken
+
+    def note_sources(self, env_steps: Mapping[int, int | None]) -> None:
+        """Note for seeds (indices) the environment step at which the environment caused their NaN; None: it did not."""
+        for i, step in env_steps.items():
+            self.environment_nan_at[i] = step
 
     def keep(self, old: Params, new: Params) -> Params:
         """The new parameters, but the old ones of frozen seeds."""
@@ -130,7 +138,10 @@ class FrozenSeeds:
             ]
             return [item if is_shown else None for item, is_shown in zip(value, shown, strict=True)]
 
-        return {name: hide(name, value) for name, value in row.items()} | {FROZEN: list(self.since)}
+        return {name: hide(name, value) for name, value in row.items()} | {
+            FROZEN: list(self.since),
+            ENVIRONMENT_NAN: list(self.environment_nan_at),
+        }
 
 
 # --- the score of an evaluation ----------------------------------------------------------------------------------

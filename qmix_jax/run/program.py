@@ -198,6 +198,10 @@ class Program:
             chunk = self.compile_chunk()
             return jax.block_until_ready(state.result()), chunk
 
+    def compute(self, function: Callable[[Clock, SeedState], Any], state: TrainState) -> Any:
+        """`function(clock, one seed's state)` for all seeds, where it returns arrays that are sharded as replay is."""
+        return jax.jit(self._map(jax.vmap(function, in_axes=(None, 0)), tuple(self._specs), P(SEED, DATA)))(*state)
+
     def compile_loop(self, begin: Begin, step: Step, state: TrainState) -> Any:
         """`state, count -> state, carry` as an executable that repeats `step` `count` times; the state is donated.
 

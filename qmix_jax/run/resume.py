@@ -6,7 +6,7 @@ from typing import Any
 
 from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
-from qmix_jax.records import FROZEN, HAS_STATE, read_manifest, read_metrics
+from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, HAS_STATE, read_manifest, read_metrics
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
 from qmix_jax.run.program import Program, TrainState
 from qmix_jax.run.trained import read_config, read_config_of
@@ -41,6 +41,8 @@ MAY_CHANGE = (
 """Settings, and groups of them, that a resumed run may change. All others decide the shape or meaning of the state."""
 NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "callbacks", "import_folders", "logging")
 """Those of `MAY_CHANGE` that cannot prevent a NaN."""
+NO_CURE_OF_ENVIRONMENT = (*NO_CURE, "learner", "target", "matmul_dtype")
+"""Those that cannot prevent a NaN which the environment causes."""
 
 
 @dataclass
@@ -61,6 +63,8 @@ class ResumePoint:
     """Newer checkpoints, which cannot be resumed from; the run will write them anew."""
     met_nan: int | None = None
     """The environment step at which the last seed met NaN; None while a seed trains."""
+    is_environments_nan: bool = False
+    """Whether the environment caused the NaN of every seed."""
 
     @property
     def env_steps(self) -> int:
@@ -147,7 +151,8 @@ def find_resume_point(folder: Path, program: Program) -> ResumePoint:
             checkpoint.
     """
     config, found, rows = program.config, checkpoints(folder), _rows(folder)
-    met_nan = _met_nan(rows)
+    met_nan, is_environments = _last_step_of_all(rows, FROZEN), _last_step_of_all(rows, ENVIRONMENT_NAN) is not None
+    no_cure = NO_CURE_OF_ENVIRONMENT if is_environments else NO_CURE
 
     def use(checkpoint: Checkpoint) -> ResumePoint:
         changed = _changes(folder, checkpoint, config)
@@ -157,14 +162,15 @@ def find_resume_point(folder: Path, program: Program) -> ResumePoint:
         later = [each for each in found if each.env_steps > checkpoint.env_steps]
         known = by_name(config) if checkpoint.settings is None else flatten(upgrade(checkpoint.settings))
         assumed = {name: value for name, value in by_name(config).items() if name not in known}
-        is_cured = any(not _is_one_of(name, NO_CURE) for name in changed)
-        return ResumePoint(checkpoint, state, saved_rows, changed, assumed, later, None if is_cured else met_nan)
+        is_cured = any(not _is_one_of(name, no_cure) for name in changed)
+        end = None if is_cured else met_nan
+        return ResumePoint(checkpoint, state, saved_rows, changed, assumed, later, end, is_environments)
 
     usable = first_usable(_whole(folder), use, to_resume=True)
     if usable is not None:
         return usable[1]
     if met_nan is not None:
-        return ResumePoint(met_nan=met_nan)
+        return ResumePoint(met_nan=met_nan, is_environments_nan=is_environments)
     require(not _whole(folder), f"{folder} cannot be resumed: none of its checkpoints is whole; start a new run")
     changes(folder, config)
     may_restart = not rows or read_manifest(folder).get(HAS_STATE) is False
@@ -176,11 +182,11 @@ def find_resume_point(folder: Path, program: Program) -> ResumePoint:
     return ResumePoint(later=found)
 
 
-def _met_nan(rows: list[dict]) -> int | None:
-    """The environment step at which the last seed met NaN; None while a seed trains."""
-    frozen = rows[-1].get(FROZEN) if rows else None
-    is_over = isinstance(frozen, list) and bool(frozen) and all(type(step) is int for step in frozen)
-    return max(frozen) if is_over else None  # pyright: ignore[reportArgumentType]
+def _last_step_of_all(rows: list[dict], name: str) -> int | None:
+    """The largest of the environment steps under a name in the last row; None unless every seed has one."""
+    steps = rows[-1].get(name) if rows else None
+    has_all = isinstance(steps, list) and bool(steps) and all(type(step) is int for step in steps)
+    return max(steps) if has_all else None  # pyright: ignore[reportArgumentType]
 
 
 # --- from the command line ---------------------------------------------------------------------------------------

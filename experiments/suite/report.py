@@ -1,0 +1,135 @@
+"""Copies what is finished, compacted, to results/, and writes its tables and figures there.
+
+python experiments/suite/report.py                # from runs/suite
+python experiments/suite/report.py --runs DIR     # from another folder
+
+Only results/ is needed to write them again. Of a run it keeps config.yaml, run.json and the evaluations.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import plan
+from run import RUNS, is_finished
+
+from qmix_jax.analysis.comparison import compare
+from qmix_jax.analysis.figure import draw_against_time, draw_comparisons
+from qmix_jax.analysis.report import to_markdown
+from qmix_jax.analysis.runs import RunFolder, group_runs, read_runs
+from qmix_jax.console import duration, warn
+from qmix_jax.files import write_file, write_json
+from qmix_jax.records import format_rows, read_manifest, read_metrics
+from qmix_jax.settings import ConfigError
+
+RESULTS = Path(__file__).parent / "results"
+KEPT = ("env_steps", "wall_seconds", "compile_seconds", "train/loss", "train/updates")
+"""Of every evaluation, beside what was evaluated and what tells of NaN."""
+DIGITS = 5
+PACKAGES = ("jax", "jaxmarl")
+"""Whose versions the table of runs names; run.json has all."""
+
+
+# --- compacting --------------------------------------------------------------------------------------------------
+
+
+def compact(runs: Path, results: Path) -> None:
+    """Copy every finished job of the plan; jobs that are not finished stay as they are in `results`."""
+    for job in plan.PLAN:
+        folder, out = runs / job.name, results / job.name
+        if not is_finished(job, folder):
+            continue
+        write_file(out / "config.yaml", (folder / "config.yaml").read_text())
+        write_json(out / "run.json", read_manifest(folder), indent=1)
+        write_file(out / "metrics.jsonl", format_rows([shorten(row) for row in read_metrics(folder / "metrics.jsonl")]))
+
+
+def shorten(row: dict) -> dict:
+    """What the results keep of an evaluation."""
+    wanted = {name: value for name, value in row.items() if name in KEPT or name.startswith("eval/") or "_nan" in name}
+    return {name: _round(value) for name, value in wanted.items()}
+
+
+def _round(value):
+    if isinstance(value, list):
+        return [_round(each) for each in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+# --- reporting ---------------------------------------------------------------------------------------------------
+
+
+def sections(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str, list[RunFolder]]]:
+    """The name, the title and the runs of everything that is compared; nothing without runs."""
+    nine = [run for run in runs if run.base_task in plan.NINE]
+    methods = [run.until(plan.SHORT) for run in nine]
+    several = len({run.algorithm for run in nine}) > 1
+    yield "nine", "QMIX on nine maps", [run for run in nine if run.algorithm == "qmix"]
+    yield "others", "QMIX on random armies and large maps", [run for run in runs if run not in nine]
+    yield "methods", f"Methods on nine maps, at {plan.SHORT:,} steps", methods if several else []
+
+
+def report(results: Path) -> str:
+    """Write report.md, report.json and the figures of every section to `results`; returns the text."""
+    runs, left_out = read_runs([results])
+    parts, numbers = ["# SMAX, all maps", f"Written by `python {Path(*Path(__file__).parts[-3:])}`."], {}
+    for name, title, members in sections(runs):
+        if not members:
+            continue
+        comparisons = compare(group_runs(members))
+        draw_comparisons(comparisons, results / f"{name}.png")
+        draw_against_time(comparisons, results / f"{name}_hours.png")
+        numbers[name] = [asdict(each) for each in comparisons]
+        pictures = [f"![{title}: against steps, and at the end]({name}.png)", f"![against hours]({name}_hours.png)"]
+        parts += [f"# {title}", to_markdown(comparisons).strip(), *pictures]
+    for each in left_out:
+        warn(f"left out: {each}")
+    parts += ["# Runs", table_of(runs), *[f"Left out: {each}" for each in left_out]]
+    text = "\n\n".join(parts) + "\n"
+    write_file(results / "report.md", text)
+    write_json(results / "report.json", numbers, indent=1)
+    return text
+
+
+def table_of(runs: Sequence[RunFolder]) -> str:
+    """How each run was made."""
+    head = ["map", "algorithm", "seeds", "steps", "wall clock", "hardware", "versions", "commit", "command"]
+    lines = [head, ["---"] * len(head), *(_cells(run) for run in runs)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cells(run: RunFolder) -> list[str]:
+    made, last = read_manifest(run.folder), run.rows[-1]
+    devices, git = made.get("devices") or {}, made.get("git") or {}
+    kind = made.get("cpu", "?") if devices.get("platform") == "cpu" else devices.get("kind", "?")
+    versions = made.get("versions") or {}
+    return [
+        run.base_task,
+        run.algorithm,
+        " ".join(map(str, run.seeds)),
+        f"{last['env_steps']:,}",
+        duration(last["wall_seconds"]),
+        f"{devices.get('count', '?')} x {kind}",
+        ", ".join(f"{name} {versions.get(name, '?')}" for name in PACKAGES),
+        str(git.get("commit", "?"))[:10] + " and changes" * bool(git.get("dirty")),
+        f"`{' '.join(made.get('command', ['?']))}`",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=RUNS, help=f"the folder of the runs (default: {RUNS})")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to (default: results/ here)")
+    options = parser.parse_args(arguments)
+    compact(options.runs, options.out)
+    print(report(options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ConfigError as error:
+        sys.exit(f"report.py: error: {error}")

@@ -1,0 +1,199 @@
+"""The suite of SMAX maps: its plan, that it goes on where it was stopped, and what it leaves of its runs."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from run_folders import leave_run
+
+from qmix_jax.cli.compose import compose
+from qmix_jax.files import write_json
+from qmix_jax.records import read_manifest, read_metrics
+from qmix_jax.run import exits, lock
+from qmix_jax.settings import ConfigError, flatten
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "experiments" / "suite"
+MODULES = ("plan", "run", "report")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Imports a module of the suite; other experiments have modules of the same names."""
+    monkeypatch.syspath_prepend(FOLDER)
+    others = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
+    yield importlib.import_module
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    sys.modules.update(others)
+
+
+def tiny_jobs(plan, env_steps=192):
+    """Two jobs on the probe world, with an evaluation every 64 steps."""
+    others = ("env.name", "algorithm.", "total_env_steps")
+    words = [f"{name}={value}" for name, value in flatten(TINY).items() if not name.startswith(others)]
+    shared = ("env=probe", f"total_env_steps={env_steps}", "logging.film=false", "devices=1", *words)
+    return tuple(plan.Job(f"probe-{name}", env_steps, (f"algorithm={name}", *shared)) for name in ("qmix", "vdn"))
+
+
+# --- the plan ----------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_has_every_map_with_five_seeds_and_every_method_on_the_nine_with_three(load):
+    plan = load("plan")
+    jobs = {job.name: job for job in plan.PLAN}
+    assert len(jobs) == len(plan.PLAN) == 11 + 5 * 9 + 3
+    assert [job.name for job in plan.PLAN[:2]] == ["3m-qmix", "8m-qmix"], "QMIX comes first"
+    assert {"env.map=3s5z_vs_3s6z", "num_seeds=5", "total_env_steps=10000000"} <= set(
+        jobs["3s5z_vs_3s6z-qmix"].overrides
+    )
+    assert {"num_seeds=3", "total_env_steps=5000000"} <= set(jobs["6h_vs_8z-qplex"].overrides)
+    settings = compose([*jobs["2s3z-pqn_vdn"].overrides])
+    assert settings["replay"]["capacity"] == 0 and settings["algorithm"]["name"] == "vdn"
+    assert settings["exploration"]["decay_env_steps"] == 500_000, "a tenth of the run"
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suite(load, monkeypatch):
+    """The script with two tiny jobs, and the names of those that it trains: each writes its last evaluation, unless
+    `statuses` gives it another exit status.
+    """
+    monkeypatch.setattr(load("plan"), "PLAN", tiny_jobs(load("plan")))
+    script, trained, statuses = load("run"), [], {}
+
+    def train(job, resumes):
+        assert resumes
+        trained.append(job.folder.name)
+        if job.folder.name not in statuses:
+            leave_run(job.folder, [0.5], steps=(64, 128, 192))
+        return statuses.get(job.folder.name, exits.DONE)
+
+    monkeypatch.setattr(script, "run_in_own_process", train)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    return script, trained, statuses
+
+
+def test_a_finished_job_is_not_trained_again(suite, tmp_path, capsys):
+    script, trained, _ = suite
+    assert script.main(["--only", "probe-vdn", "--runs", str(tmp_path)]) == 0
+    assert sys.argv[:3] == ["qmix-jax", "train", "algorithm=vdn"], "the command that run.json records"
+    assert script.main(["--only", "probe", "--runs", str(tmp_path)]) == 0
+    assert script.main(["--runs", str(tmp_path)]) == 0
+    assert trained == ["probe-vdn", "probe-qmix"]
+    capsys.readouterr()
+    assert script.main(["--list", "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in said] == [[name, "192", "of", "192", "6s"] for name in ("probe-qmix", "probe-vdn")]
+
+
+def test_a_job_that_fails_does_not_stop_the_others_and_a_signal_does(suite, tmp_path):
+    script, trained, statuses = suite
+    statuses["probe-qmix"] = exits.OUT_OF_MEMORY
+    assert script.main(["--runs", str(tmp_path)]) == exits.OUT_OF_MEMORY
+    assert trained == ["probe-qmix", "probe-vdn"]
+    statuses["probe-qmix"] = 143
+    assert script.main(["--runs", str(tmp_path)]) == 143 and trained[2:] == ["probe-qmix"]
+
+
+def test_an_unknown_map_is_refused(suite, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        suite[0].main(["--only", "probe,4m", "--runs", str(tmp_path)])
+    assert "the plan has no map and no job 4m; --list shows its jobs\n" in capsys.readouterr().err
+
+
+KILLED = """
+    import sys
+    sys.path[:0] = [sys.argv.pop(1), sys.argv.pop(1)]
+    import plan, run
+    from test_suite import tiny_jobs
+    plan.PLAN = tiny_jobs(plan, env_steps=6_400)
+    sys.exit(run.main(["checkpoint.every_env_steps=640", "--runs", sys.argv[1]]))
+"""
+
+
+def is_free(folder: Path) -> bool:
+    try:
+        lock.require_unlocked(folder)
+    except ConfigError:
+        return False
+    return True
+
+
+def wait_for(condition, process=None) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end and (process is None or process.poll() is None)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_the_suite_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), FOLDER, Path(__file__).parent, tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment)
+    wait_for(lambda: list(tmp_path.glob("probe-qmix/checkpoints/*")), first)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    wait_for(lambda: is_free(tmp_path / "probe-qmix"))  # on Linux the job ends with the suite
+    assert not (tmp_path / "probe-vdn").exists()
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    for name, times_resumed in {"probe-qmix": 1, "probe-vdn": 0}.items():
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        assert [row["env_steps"] for row in rows] == list(range(64, 6_401, 64))
+        assert len(read_manifest(tmp_path / name).get("resumed", [])) == times_resumed
+        assert read_manifest(tmp_path / name)["command"][:2] == ["qmix-jax", "train"]
+
+
+# --- results -----------------------------------------------------------------------------------------------------
+
+MACHINE = {
+    "command": ["qmix-jax", "train", "env.map=3m"],
+    "cpu": "A processor",
+    "devices": {"platform": "cpu", "kind": "cpu", "count": 2},
+    "versions": {"jax": "0.10.1", "jaxmarl": "0.2.0"},
+    "git": {"commit": "0123456789abcdef", "dirty": False},
+}
+
+
+def leave_job(runs, name, scores, steps=(1000, 2000, 3000)):
+    env_map, _, algorithm = name.partition("-")
+    more = {"train/grad_norm": [1.0] * len(scores), "train/loss": [0.123456789] * len(scores)}
+    leave_run(runs / name, scores, env={"name": "smax", "map": env_map}, algorithm=algorithm, steps=steps, more=more)
+    write_json(runs / name / "run.json", MACHINE)
+
+
+def test_what_is_finished_is_kept_small_and_reported_by_map_together_and_by_method(load, tmp_path, monkeypatch):
+    plan, script = load("plan"), load("report")
+    names = ("3m-qmix", "8m-qmix", "3m-vdn", "8m-vdn", "smacv2_5_units-qmix", "25m-qmix")
+    monkeypatch.setattr(plan, "PLAN", tuple(plan.Job(name, 3000 - 1000 * ("vdn" in name), ()) for name in names))
+    monkeypatch.setattr(plan, "SHORT", 2000)
+    runs, out = tmp_path / "runs", tmp_path / "results"
+    leave_job(runs, "3m-qmix", [0.9, 0.6])
+    leave_job(runs, "8m-qmix", [0.3, 0.6])
+    leave_job(runs, "3m-vdn", [0.3, 0.3], steps=(1000, 2000))
+    leave_job(runs, "8m-vdn", [0.3, 0.3], steps=(1000, 2000))
+    leave_job(runs, "smacv2_5_units-qmix", [0.3])
+    leave_job(runs, "25m-qmix", [0.3], steps=(1000, 2000))  # not finished
+    assert script.main(["--runs", str(runs), "--out", str(out)]) == 0
+    kept = read_metrics(out / "3m-qmix" / "metrics.jsonl")
+    assert kept[2]["eval/win_rate"] == [0.9, 0.6] and kept[2]["train/loss"] == [0.12346, 0.12346]
+    assert "train/grad_norm" not in kept[2] and not (out / "25m-qmix").exists()
+    text = (out / "report.md").read_text()
+    nine, others, methods, made = text.split("\n# ")[1:]
+    assert nine.startswith("QMIX on nine maps") and "| qmix | 2 | 3,000 | 60.0 [" in nine, "over both maps"
+    assert "| smacv2_5_units | qmix | 1 | 3,000 | 30.0" in others and "3m" not in others
+    assert "| qmix | 2 | 2,000 | 40.0 [" in methods and "| vdn | 2 | 2,000 | 30.0 [" in methods
+    row = "| 3m | qmix | 0 1 | 3,000 | 6s | 2 x A processor | jax 0.10.1, jaxmarl 0.2.0 | 0123456789 | "
+    assert row + "`qmix-jax train env.map=3m` |" in made
+    pictures = {f"{name}{kind}.png" for name in ("nine", "others", "methods") for kind in ("", "_hours")}
+    assert pictures <= {path.name for path in out.iterdir()}

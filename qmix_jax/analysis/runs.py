@@ -16,7 +16,9 @@ from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, metric_names, read_metrics
 from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings
 
-NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging")
+TASKS = ("map", "task", "id")
+"""Settings of environments that name a task."""
+NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging", "callbacks", "import_folders")
 """Settings (or sections) in which runs of one group may differ."""
 
 
@@ -45,8 +47,8 @@ class RunFolder:
 
     @property
     def base_task(self) -> str:
-        """The map or the task; without either, the environment's name."""
-        return self.settings.get("env.map") or self.settings.get("env.task") or self.environment
+        """The map, the task or the like; without one, the environment's name."""
+        return next((found for name in TASKS if (found := self.settings.get(f"env.{name}"))), self.environment)
 
     @property
     def numbers(self) -> list[int]:

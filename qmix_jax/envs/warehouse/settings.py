@@ -38,7 +38,7 @@ class WarehouseConfig:
     """Robot Warehouse of jumanji."""
 
     map: str = "mini-2ag-easy"
-    """Size (mini to large, or 1x5: rows x columns of shelf clusters), robots, and -easy or -hard for twice or half as many
+    """Size (mini to large, or 1x5: rows x columns of shelf clusters), robots, and -easy or -hard: twice or half as many
     requests as robots.
     """
     column_height: Height | None = None

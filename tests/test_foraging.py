@@ -1,5 +1,8 @@
 """Level-Based Foraging: an episode computed by hand, sight, limits and names."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from qmix_jax.envs.foraging.env import Foraging, task_of
 from qmix_jax.envs.foraging.settings import MAPS, ForagingConfig
+from qmix_jax.envs.jumanji_import import only_parts_of_jumanji
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.settings import ConfigError
 
@@ -123,3 +127,19 @@ def test_names_say_grid_agents_food_and_sight():
 def test_a_wrong_name_is_one_line_with_the_way_out(name, message):
     with pytest.raises(ConfigError, match=message):
         Foraging(ForagingConfig(name))
+
+
+def test_without_jumanji_one_line_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jumanji", None)
+    with (
+        pytest.raises(ConfigError, match=r"pip install 'qmix-jax\[jumanji\]'$"),
+        only_parts_of_jumanji(),
+    ):
+        pass
+
+
+def test_only_the_module_of_the_one_environment_is_imported():
+    code = "import sys, qmix_jax.envs.foraging.env as _; print(*(name for name in sys.modules if 'jumanji' in name))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "jumanji.environments.routing.lbf.env" in printed
+    assert not {"jumanji", "jumanji.environments.packing", "jumanji.environments.routing.connector"} & set(printed)

@@ -25,9 +25,7 @@ class ForagingConfig:
     """Level-Based Foraging of jumanji."""
 
     map: str = "8x8-2p-2f"
-    """The task as lb-foraging writes it: grid, players and food; 2s- before it: they see 2 cells far; -coop after it:
-    all food needs the whole team (three agents of a larger one). Other numbers are possible, such as 12x12-3p-4f.
-    """
+    """Grid, players and foods; 2s- in front of it: players see 2 cells far; -coop after it: all food needs the team."""
     time_limit: Count = 100
     """Steps after which an episode is truncated."""
 

@@ -38,8 +38,8 @@ class WarehouseConfig:
     """Robot Warehouse of jumanji."""
 
     map: str = "mini-2ag-easy"
-    """The task as RWARE writes it: mini, tiny, small, medium or large (or another size, such as 1x5: rows x columns of
-    shelf clusters), robots, and -easy or -hard for twice or half as many requests as robots.
+    """Size (mini to large, or 1x5: rows x columns of shelf clusters), robots, and -easy or -hard: twice or half as many
+    requests as robots.
     """
     column_height: Height | None = None
     """Shelves from the top to the bottom of a cluster; null: as the map says, 3 in mini and 8 elsewhere."""

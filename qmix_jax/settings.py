@@ -126,6 +126,8 @@ def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
     for each in dataclasses.fields(cls):
         if each.name in field_names(cls, leave_out) and each.default is not dataclasses.MISSING:
             values[each.name] = each.default
+        elif each.default_factory is dict:
+            values[each.name] = {}
         elif isinstance(each.default_factory, type):
             values[each.name] = defaults(each.default_factory)
     return values
@@ -160,6 +162,9 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if hint is tuple or origin is tuple:
         require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
         return _nested(value) if hint is tuple else tuple(convert(x, typing.get_args(hint)[0], path) for x in value)
+    if origin is Mapping:
+        require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings, as in {{name: value}}")
+        return dict(value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return make_settings(hint, value, path + ".")
     return _scalar(value, hint, path)

@@ -48,10 +48,20 @@ class _LazyNode(ConfigNode):
 
     def __init__(self, name: str, make: Callable[[str], dict[str, Any]], group: str, package: str | None):
         self.name, self.group, self.package, self.provider = f"{name}.yaml", group, package, None
-        self._make = lambda: OmegaConf.create(make(name))
+        self._make = lambda: _with_free_names(OmegaConf.create(make(name)))
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute != "node":
             raise AttributeError(attribute)
         import_jax()  # raises ConfigError where JAX refuses to be imported
         return self._make()
+
+
+def _with_free_names(config: DictConfig) -> DictConfig:
+    """The same, where groups that are empty by default take any names."""
+    for node in (config._get_node(key) for key in config):
+        if isinstance(node, DictConfig) and not node._is_none():
+            if not node:
+                OmegaConf.set_struct(node, False)
+            _with_free_names(node)
+    return config

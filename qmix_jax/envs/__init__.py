@@ -22,5 +22,7 @@ ENVIRONMENTS: Registry[Definition] = Registry(
         "qplex_game": "matrix:QPLEX_GAME",
         "predator_prey": "predator_prey:PREDATOR_PREY",
         "probe": "probe:PROBE",
+        "jaxnav": "jaxnav.settings:JAXNAV",
+        "jaxmarl": "jaxmarl.settings:JAXMARL",
     },
 )

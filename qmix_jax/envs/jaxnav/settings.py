@@ -1,12 +1,12 @@
 """The settings of JaxNav and its entry in the registry."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 from qmix_jax.envs.definition import Definition
-from qmix_jax.settings import Count, Few, Range, Share
+from qmix_jax.settings import Count, Few, Range, Share, require_one_of
 
-Map = Literal[
+MAPS = (
     "random",
     "BlankCross2",
     "BlankCross4",
@@ -21,17 +21,17 @@ Map = Literal[
     "Corridor4",
     "Corridor8",
     "LongCorridor2",
-]
+)
 
 
 @dataclass(frozen=True)
 class JaxNavConfig:
     """Robots that drive to their goals among walls."""
 
-    map: Map = "random"
-    """`random` draws walls, starts and goals for each episode; the others are JaxMARL's fixed cases."""
+    map: str = "random"
+    """random: walls, starts and goals are drawn for each episode; or a fixed case of JaxMARL, such as BlankCross2."""
     num_agents: Few = 2
-    """Robots on a random map; a fixed case has its own number, which its name ends in (CircleCross: 10)."""
+    """Robots on a random map; a fixed case has its own number, which its name ends in."""
     size: Annotated[int, Range(5, 100, "must lie between 5 and 100")] = 7
     """Cells along each side of a random map, walls around it included; a cell is 1 m. JaxMARL's default is 11."""
     fill: Share = 0.3
@@ -40,6 +40,9 @@ class JaxNavConfig:
     """Directions in which a robot measures the distance to the next wall or robot. JaxMARL's default is 200."""
     max_steps: Count = 200
     """Steps of 0.1 s after which an episode is truncated. JaxMARL's default is 500."""
+
+    def __post_init__(self):
+        require_one_of("env.map", self.map, MAPS)
 
 
 def _make(settings: JaxNavConfig) -> Any:
@@ -63,5 +66,5 @@ JAXNAV = Definition(
     help="Robots of JaxMARL's JaxNav that drive to their goals among walls, with discrete actions",
     training=TRAINING,
     variant="map",
-    variants=get_args(Map),
+    variants=MAPS,
 )

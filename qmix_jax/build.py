@@ -146,8 +146,12 @@ def make_env(config: EnvConfig) -> "TeamEnv":
 
 def make_team(config: Config) -> "TeamEnv":
     """The environment of a run as its algorithm sees it; raises ConfigError where the two do not fit."""
-    env = make_env(config.env)
-    if not mixers()[config.algorithm.name].acts_jointly:
+    return as_algorithm_sees(config.algorithm, make_env(config.env))
+
+
+def as_algorithm_sees(config: AlgorithmConfig, env: "TeamEnv") -> "TeamEnv":
+    """The environment, or for an algorithm that acts jointly its team as one agent."""
+    if not mixers()[config.name].acts_jointly:
         return env
     from qmix_jax.envs.wrappers.joint import JointTeam
 

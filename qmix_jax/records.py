@@ -42,6 +42,13 @@ MAX_METRICS = 1 << 30
 """The largest metrics.jsonl that is read, in bytes."""
 FROZEN = "train/frozen_since"
 """Present once a seed has met NaN: for each seed the environment step of that evaluation, or None."""
+RESERVED_METRICS = frozenset(
+    {
+        *("return", "episode_length", "episodes", "steps_per_second", "frozen_since", "epsilon", "learning_rate"),
+        *("loss", "td_error", "q_mean", "target_mean", "grad_norm", "updates", "replay_fill"),
+    }
+)
+"""Names in rows, after `train/` or `eval/`, that no metric of an environment may have."""
 HAS_STATE = "has_saved_its_state"
 """In run.json: whether a whole training state was ever saved."""
 

@@ -14,6 +14,7 @@ from qmix_jax.settings import ConfigError, nearest
 
 COMMANDS = {
     "train": ("qmix_jax.cli.train", "train a team of agents"),
+    "check-env": ("qmix_jax.cli.check_env", "find the mistakes of an environment, and say what is to be known of it"),
     "bench": ("qmix_jax.cli.bench", "measure how fast training is, and how its cost grows"),
     "export": ("qmix_jax.cli.export", "make a portable folder of a trained team"),
     "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and removed agents"),
@@ -21,6 +22,8 @@ COMMANDS = {
     "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, which keeps --help fast."""
+TAKE_SETTINGS = ("train", "check-env", "bench")
+"""The commands that make an environment from settings of the command line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +53,7 @@ def _current_folder_for_shield(command: str, rest: list[str]) -> Iterator[None]:
 
     A shield that a run's settings name never adds it: the folder may be untrusted (docs/trust.md).
     """
-    names_shield = command in ("train", "bench") and any(word.lstrip("+").startswith("env.shield=") for word in rest)
+    names_shield = command in TAKE_SETTINGS and any(word.lstrip("+").startswith("env.shield=") for word in rest)
     if names_shield:
         sys.path.append("")
     try:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qmix_jax.build import make_team
+from qmix_jax.build import as_algorithm_sees, make_env
 from qmix_jax.config import Config, to_mapping
 from qmix_jax.console import say, warn
+from qmix_jax.envs.check import refuse_wrong_shapes
 from qmix_jax.files import remove_scratch_files, write_file
 from qmix_jax.records import add_to_manifest, format_rows, mean, note_saved_state, write_manifest
 from qmix_jax.reporters.base import Reporter
@@ -38,7 +39,9 @@ def check(config: Config) -> Program:
     """The run's program, not yet compiled; raises ConfigError where it cannot train here, or would learn nothing."""
     require(jnp.result_type(float) == jnp.float32, "training is in 32 bits: set JAX_ENABLE_X64=0, or unset it")
     plan.check(config)
-    env = make_team(config)
+    env = make_env(config.env)
+    refuse_wrong_shapes(env, config.env.name)
+    env = as_algorithm_sees(config.algorithm, env)
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")

@@ -30,7 +30,7 @@ class JointTeam(TeamEnv):
                 f"algorithm=joint would have {spec.num_actions}^{spec.num_agents} = {count:,} joint actions on "
                 f"{spec.name}, and takes {MAX_JOINT_ACTIONS:,} at most; choose a smaller game, or algorithm=qplex"
             )
-        self._env, self.painter, self.sizes = env, env.painter, (spec.num_actions,) * spec.num_agents
+        self.wrapped, self.painter, self.sizes = env, env.painter, (spec.num_actions,) * spec.num_agents
         observation = jax.eval_shape(env.reset, jax.random.key(0))[1]
         own_state = 0 if observation.state is None else spec.state_size
         obs_size = spec.num_agents * spec.obs_size + own_state
@@ -39,12 +39,12 @@ class JointTeam(TeamEnv):
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
         """Start an episode."""
-        state, observation = self._env.reset(key)
+        state, observation = self.wrapped.reset(key)
         return state, self._as_one(observation)
 
     def step(self, key: jax.Array, state: EnvState, action: Int[Array, "1"]) -> tuple[EnvState, Observation, Outcome]:
         """One step with the joint action of this number."""
-        state, observation, outcome = self._env.step(key, state, self.digits(action[0]))
+        state, observation, outcome = self.wrapped.step(key, state, self.digits(action[0]))
         return state, self._as_one(observation), outcome
 
     def digits(self, joint_action: Int[Array, ""]) -> Int[Array, "N"]:
@@ -57,7 +57,7 @@ class JointTeam(TeamEnv):
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The team's scene."""
-        return self._env.scene(state)
+        return self.wrapped.scene(state)
 
     def _as_one(self, observation: Observation) -> Observation:
         parts = [jnp.ravel(observation.agents)] + ([] if observation.state is None else [observation.state])

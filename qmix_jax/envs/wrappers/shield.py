@@ -52,7 +52,7 @@ class Shielded(TeamEnv):
     """
 
     def __init__(self, env: TeamEnv, path: str):
-        self._env, self._shield = env, load_shield(path)
+        self.wrapped, self._shield = env, load_shield(path)
         self.spec, self.painter = env.spec, env.painter
         try:
             jax.eval_shape(self.reset, jax.random.key(0))
@@ -61,7 +61,7 @@ class Shielded(TeamEnv):
 
     def layout(self) -> Layout:
         """What observations and actions mean."""
-        return layout_of(self._env)
+        return layout_of(self.wrapped)
 
     def _narrowed(self, observation: Observation) -> Observation:
         available = narrow(self._shield, observation.agents, global_state(observation), observation.available)
@@ -69,22 +69,22 @@ class Shielded(TeamEnv):
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
         """Start an episode."""
-        state, observation = self._env.reset(key)
+        state, observation = self.wrapped.reset(key)
         return state, self._narrowed(observation)
 
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, Observation, Outcome]:
         """One step."""
-        state, observation, outcome = self._env.step(key, state, action)
+        state, observation, outcome = self.wrapped.step(key, state, action)
         return state, self._narrowed(observation), outcome
 
     def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
         """What the replay buffer keeps of an observation."""
-        return self._env.compress(state, observation)
+        return self.wrapped.compress(state, observation)
 
     def decompress(self, compact: CompactObservation) -> Observation:
         """The observation of which `compress` made this."""
-        return self._narrowed(self._env.decompress(compact))
+        return self._narrowed(self.wrapped.decompress(compact))
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The environment's own."""
-        return self._env.scene(state)
+        return self.wrapped.scene(state)

@@ -1,0 +1,112 @@
+"""`qmix-jax check-env`: whether an environment keeps the contract, and what is to be known of it."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from qmix_jax.build import from_mapping, make_env
+from qmix_jax.cli.arguments import Parser
+from qmix_jax.console import say
+from qmix_jax.run import startup
+from qmix_jax.run.exits import DONE, USAGE_ERROR
+from qmix_jax.settings import ConfigError, shown
+
+if TYPE_CHECKING:
+    from qmix_jax.config import EnvConfig
+    from qmix_jax.envs.base import TeamEnv
+    from qmix_jax.envs.check import Play
+
+DESCRIPTION = """\
+Check an environment: trace its methods, then play some hundred random legal steps with several seeds. Settings
+NAME=VALUE are those of qmix-jax train.
+
+Each mistake is a line on stderr that names the class, the method and the field, what is and what must be; the exit
+status is then 2. Otherwise a table says what there is to know: sizes, bytes in replay, speed, random play. Nothing is
+written. docs/check-env.md lists the checks."""
+
+EXAMPLES = """\
+examples
+  qmix-jax check-env env=mpe env.task=simple_spread
+  qmix-jax check-env env=smax env.map=3m"""
+
+
+def main(arguments: list[str]) -> int:
+    """Check the environment of the command line; returns the exit status."""
+    options = parse(arguments)
+    from qmix_jax.cli.compose import compose
+
+    settings = compose(options.overrides)
+    startup.import_jax()
+    config = from_mapping(settings)
+    startup.start_jax([config.devices])
+    import jax
+
+    from qmix_jax.envs.check import play, shape_problems
+
+    jax.config.update("jax_enable_compilation_cache", False)  # leaves files
+    env = _make(config.env)
+    if mistakes := shape_problems(env):
+        return _report(mistakes)
+    played = play(env, jax.random.key(config.seed))
+    if played.mistakes:
+        return _report(played.mistakes)
+    print("\n".join(_table(env, played, config.rollout.num_envs)))
+    return DONE
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The settings, as `overrides`."""
+    parser = Parser("check-env", takes_settings=True, description=DESCRIPTION, epilog=EXAMPLES)
+    return parser.parse_intermixed_args(arguments)
+
+
+def _make(config: "EnvConfig") -> "TeamEnv":
+    """The environment; raises ConfigError where its constructor fails."""
+    from qmix_jax.envs.check.calls import explain
+
+    try:
+        return make_env(config)
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:  # somebody's code can raise anything
+        raise ConfigError(f"env={config.name} cannot be made: {explain(error)}") from error
+
+
+def _report(mistakes: list[str]) -> int:
+    for mistake in mistakes:
+        say(f"qmix-jax: error: {mistake}", sys.stderr)
+    return USAGE_ERROR
+
+
+def _table(env: "TeamEnv", played: "Play", num_envs: int) -> list[str]:
+    """What is to be known of the environment."""
+    import jax
+
+    from qmix_jax.envs.check.play import bytes_per_step, steps_per_second
+
+    spec = env.spec
+    sums = {name: [value for row in rows for value in row] for name, rows in played.episodes.items()}
+    speed = f"{float(f'{steps_per_second(env, num_envs):.2g}'):,.0f} ({num_envs} environments, {jax.default_backend()})"
+    rows = {
+        "agents": f"{spec.num_agents}: {shown(', '.join(spec.agent_names))}",
+        "numbers an agent sees": spec.obs_size,
+        "actions": spec.num_actions,
+        "action that does nothing": "none" if spec.idle_action is None else spec.idle_action,
+        "numbers of the state": spec.state_size,
+        "episode limit": f"{spec.episode_limit:,} steps",
+        "bytes a step in replay": f"{bytes_per_step(env):,}",
+        "steps a second alone": speed,
+        "random episodes": f"{len(sums['length']):,} finished",
+        **{f"random {name}": _summary(values, name.endswith("_rate")) for name, values in sums.items()},
+    }
+    width = max(map(len, rows))
+    first = f"{spec.name}: no mistake found, also in {played.num_steps:,} random steps"
+    return [first, *(f"  {name:<{width}}  {value}" for name, value in rows.items())]
+
+
+def _summary(values: list[float], is_share: bool) -> str:
+    """The mean of episodes, with the range where it is no share."""
+    if not values:
+        return "no episode ended"
+    mean = sum(values) / len(values)
+    return f"{100 * mean:.3g} %" if is_share else f"{mean:.4g} ({min(values):.4g} to {max(values):.4g})"

@@ -1,0 +1,105 @@
+"""Mistakes in what an environment says of itself: its spec, its layout and the name of its painter."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.check.calls import explain, kind
+from qmix_jax.envs.layout import AgentLayout, Layout, layout_of
+from qmix_jax.types import TeamSpec
+
+MOST_ACTIONS = 2**15 - 2
+"""Replay stores actions, and one number more for none, in 16 bits."""
+
+
+def spec_problems(env: TeamEnv) -> list[str]:
+    """What is wrong with `spec`."""
+    try:
+        spec = getattr(env, "spec", None)
+    except Exception as error:  # a property can raise anything
+        return [f"spec: {explain(error)}"]
+    if spec is None:
+        return ["spec is missing: set self.spec = TeamSpec(...) in __init__"]
+    if not isinstance(spec, TeamSpec):
+        hint = ", which needs @property above it" if callable(spec) else ""
+        return [f"spec is {kind(spec)}{hint}, but must be a TeamSpec"]
+    return [f"spec.{field} is {shown(getattr(spec, field))}, but must be {must}" for field, must in _wrong_fields(spec)]
+
+
+def shown(value: Any) -> str:
+    """A field's value, with its type where that is neither a word nor a number of Python."""
+    return repr(value) if isinstance(value, str | int | float | tuple) or value is None else f"{value!r}, {kind(value)}"
+
+
+def _wrong_fields(spec: TeamSpec) -> Iterator[tuple[str, str]]:
+    """The names of wrong fields, with what they must be."""
+    if not (isinstance(spec.name, str) and spec.name):
+        yield "name", "a word"
+    names = spec.agent_names
+    are_names = isinstance(names, tuple) and names and all(isinstance(name, str) for name in names)
+    if not are_names or len(set(names)) < len(names):
+        yield "agent_names", "a tuple with a different word for each agent"
+    for field in ("obs_size", "num_actions", "state_size", "episode_limit"):
+        if not is_whole(getattr(spec, field), 1):
+            yield field, "a Python int of 1 or more"
+    if is_whole(spec.num_actions, MOST_ACTIONS + 1):
+        yield "num_actions", f"{MOST_ACTIONS} at most"
+    if is_whole(spec.num_actions, 1) and not (
+        spec.idle_action is None or is_whole(spec.idle_action, 0, spec.num_actions - 1)
+    ):
+        yield "idle_action", f"None, or an action: an int from 0 to spec.num_actions - 1 = {spec.num_actions - 1}"
+    if is_whole(spec.episode_limit, 1) and not is_whole(spec.shortest_episode, 1, spec.episode_limit):
+        yield "shortest_episode", f"an int from 1 to spec.episode_limit = {spec.episode_limit}"
+
+
+def is_whole(value: Any, low: int, high: int | None = None) -> bool:
+    """Whether a value is an int of Python within the limits."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high)
+
+
+# --- the layout and the painter ------------------------------------------------------------------------------------
+
+
+def layout_problems(env: TeamEnv) -> list[str]:
+    """What is wrong with `layout`, against the spec, and with the name of the painter."""
+    painter = env.painter
+    is_path = isinstance(painter, str) and all(painter.partition(":"))
+    found = [] if painter is None or is_path else [f'painter is {kind(painter)}, but must be "module:function" or None']
+    if not callable(getattr(env, "layout", layout_of)):
+        return [*found, f"layout is {kind(getattr(env, 'layout', None))}, but must be a method layout()"]
+    try:
+        layout = layout_of(env)
+    except Exception as error:  # the layout can raise anything
+        return [*found, f"layout: {explain(error)}"]
+    return found + list(_wrong_layout(layout, env.spec))
+
+
+def _wrong_layout(layout: Any, spec: TeamSpec) -> Iterator[str]:
+    if not isinstance(layout, Layout):
+        yield f"layout returns {kind(layout)}, but must return a Layout"
+        return
+    blocks = [block for agent in layout.agents for block in agent.blocks] + list(layout.state or ())
+    unknown = [kind for _, kind in blocks if kind not in layout.kinds]
+    if unknown:
+        yield f"layout has a block of kind {unknown[0]!r}, but must have one of its kinds: {', '.join(layout.kinds)}"
+        return
+    if len(layout.agents) != spec.num_agents:
+        yield f"layout describes {len(layout.agents)} agents, but must describe spec.num_agents = {spec.num_agents}"
+    size = _size_of(layout)
+    for i, agent in enumerate(layout.agents):
+        yield from (f"layout.agents[{i}] {text}" for text in _wrong_agent(agent, size, spec))
+    if layout.state and (length := size(layout.state)) != spec.state_size:
+        yield f"layout.state has {length} numbers, but must have spec.state_size = {spec.state_size}"
+
+
+def _wrong_agent(agent: AgentLayout, size: Callable[[Any], int], spec: TeamSpec) -> Iterator[str]:
+    if (length := size(agent.blocks)) > spec.obs_size:
+        yield f"has {length} numbers, but must have at most spec.obs_size = {spec.obs_size}"
+    if len(agent.actions) > spec.num_actions:
+        yield f"has {len(agent.actions)} actions, but must have at most spec.num_actions = {spec.num_actions}"
+    if agent.aims and len(agent.aims) != len(agent.actions):
+        yield f"has {len(agent.aims)} aims, but must have none, or one for each of its {len(agent.actions)} actions"
+
+
+def _size_of(layout: Layout) -> Callable[[Any], int]:
+    return lambda blocks: sum(len(layout.kinds[kind]) for _, kind in blocks)

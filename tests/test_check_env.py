@@ -1,0 +1,630 @@
+"""check-env: a right environment passes; each mistake gives a line that names the place, what is and what must be."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from qmix_jax.build import make_env
+from qmix_jax.cli import check_env
+from qmix_jax.cli import main as cli
+from qmix_jax.config import EnvConfig
+from qmix_jax.envs import ENVIRONMENTS
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.check import problems, refuse_wrong_shapes, shape_problems
+from qmix_jax.envs.check.play import bytes_per_step, play
+from qmix_jax.envs.layout import AgentLayout, Feature, Layout
+from qmix_jax.envs.smax.settings import SmaxConfig
+from qmix_jax.envs.wrappers.joint import JointTeam
+from qmix_jax.learning.learner import LossMetrics
+from qmix_jax.learning.rollout import EpisodeSums
+from qmix_jax.records import FROZEN, RESERVED_METRICS
+from qmix_jax.run import experiment, startup
+from qmix_jax.run.metrics import Seconds, make_row
+from qmix_jax.run.program import ChunkMetrics, Program
+from qmix_jax.settings import ConfigError
+from qmix_jax.types import Clock, Observation, Outcome, TeamSpec
+
+
+class ToyState(NamedTuple):
+    time: jax.Array
+    place: jax.Array
+
+
+class Toy(TeamEnv):
+    """Two agents walk to the right, 0 to 1 a step; at 2 they have won, and after four steps they are stopped."""
+
+    spec = TeamSpec("toy", ("scout", "digger"), 3, 4, 5, episode_limit=4, idle_action=0, shortest_episode=2)
+
+    def see(self, state):
+        return Observation(jnp.full((2, 3), state.place), jnp.ones((2, 4), bool), jnp.full(5, state.place))
+
+    def reset(self, key):
+        state = ToyState(jnp.array(0), jax.random.uniform(key, maxval=0.1))
+        return state, self.see(state)
+
+    def step(self, key, state, action):
+        state = ToyState(state.time + 1, state.place + jax.random.uniform(key))
+        won = state.place > 2
+        outcome = Outcome(jnp.sum(action) / 6, won, ~won & (state.time >= 4), {"win_rate": won})
+        return state, self.see(state), outcome
+
+
+def toy(**changes):
+    """The environment with other methods, or with other fields of its spec."""
+    fields = {name: changes.pop(name) for name in list(changes) if name in TeamSpec._fields}
+    return type("Toy", (Toy,), {"spec": Toy.spec._replace(**fields), **changes})()
+
+
+def after_reset(change):
+    """A `reset` that returns `change(state, observation)`."""
+    return lambda self, key: change(*Toy.reset(self, key))
+
+
+def after_step(change):
+    """A `step` that returns `change(state, observation, outcome)`."""
+    return lambda self, key, state, action: change(*Toy.step(self, key, state, action))
+
+
+def outcome(**fields):
+    """A `step` whose outcome has these fields."""
+    return after_step(lambda state, seen, outcome: (state, seen, outcome._replace(**fields)))
+
+
+def seen(change):
+    """A `see` that returns `change(observation, state)`."""
+    return lambda self, state: change(Toy.see(self, state), state)
+
+
+def rename(**fields):
+    """A `see` whose observation has other fields."""
+    return seen(lambda observation, state: observation._replace(**{k: v(observation) for k, v in fields.items()}))
+
+
+# --- mistakes that tracing shows ---------------------------------------------------------------------------------
+
+SPEC = {
+    "missing": ({"spec": None}, "spec is missing: set self.spec = TeamSpec(...) in __init__"),
+    "a method": (
+        {"spec": lambda self: Toy.spec},
+        "spec is of type method, which needs @property above it, but must be a TeamSpec",
+    ),
+    "a dict": ({"spec": Toy.spec._asdict()}, "spec is of type dict, but must be a TeamSpec"),
+    "no name": ({"name": ""}, "spec.name is '', but must be a word"),
+    "float count": ({"num_actions": 4.0}, "spec.num_actions is 4.0, but must be a Python int of 1 or more"),
+    "count of NumPy": (
+        {"obs_size": np.int64(3)},
+        "spec.obs_size is np.int64(3), a NumPy array (int64 of shape ()), but must be a Python int of 1 or more",
+    ),
+    "count of bool": ({"state_size": True}, "spec.state_size is True, but must be a Python int of 1 or more"),
+    "too many actions": ({"num_actions": 40_000}, "spec.num_actions is 40000, but must be 32766 at most"),
+    "negative limit": ({"episode_limit": -1}, "spec.episode_limit is -1, but must be a Python int of 1 or more"),
+    "names in a list": (
+        {"agent_names": ["a", "b"]},
+        "spec.agent_names is ['a', 'b'], of type list, but must be a tuple with a different word for each agent",
+    ),
+    "names in a word": (
+        {"agent_names": "ab"},
+        "spec.agent_names is 'ab', but must be a tuple with a different word for each agent",
+    ),
+    "two agents of one name": (
+        {"agent_names": ("a", "a")},
+        "spec.agent_names is ('a', 'a'), but must be a tuple with a different word for each agent",
+    ),
+    "idle action out of range": (
+        {"idle_action": 4},
+        "spec.idle_action is 4, but must be None, or an action: an int from 0 to spec.num_actions - 1 = 3",
+    ),
+    "shortest above the limit": (
+        {"shortest_episode": 5},
+        "spec.shortest_episode is 5, but must be an int from 1 to spec.episode_limit = 4",
+    ),
+}
+
+ARGUMENTS = {
+    "no key": ({"reset": lambda self: None}, "reset takes (), but must be reset(key)"),
+    "no self": ({"reset": lambda key: None}, "reset takes (), but must be reset(key)"),
+    "key last": (
+        {"step": lambda self, state, action, key: None},
+        "step takes (state, action, key), but must be step(key, state, action), in this order",
+    ),
+    "no action": (
+        {"step": lambda self, key, state: None},
+        "step takes (key, state), but must be step(key, state, action)",
+    ),
+    "no method": ({"scene": 3}, "scene is the Python int 3, but must be a method scene(state)"),
+}
+
+RETURNS = {
+    "no state": (
+        {"reset": after_reset(lambda state, observation: observation)},
+        "reset returns Observation, but must return (state, Observation)",
+    ),
+    "swapped": (
+        {"reset": after_reset(lambda state, observation: (observation, state))},
+        "reset returns (Observation, ToyState), but must return (state, Observation)",
+    ),
+    "a dict": (
+        {"reset": after_reset(lambda state, observation: (state, {"scout": observation.agents[0]}))},
+        "reset returns (ToyState, dict), but must return (state, Observation)",
+    ),
+    "nothing": (
+        {"step": lambda self, key, state, action: None},
+        "step returns None, but must return (state, Observation, Outcome)",
+    ),
+    "no outcome": (
+        {"step": after_step(lambda state, observation, outcome: (state, observation))},
+        "step returns (ToyState, Observation), but must return (state, Observation, Outcome)",
+    ),
+    "as in Gymnasium": (
+        {"step": after_step(lambda state, seen, outcome: (seen, outcome.reward, outcome.terminated, False, {}))},
+        "step returns (Observation, array, array, bool, dict), but must return (state, Observation, Outcome)",
+    ),
+    "no observation from decompress": (
+        {"compress": lambda self, state, observation: observation.agents},
+        "decompress returns array, but must return Observation",
+    ),
+    "a scene in a list": (
+        {"scene": lambda self, state: [state.time]},
+        "scene returns list, but must return a dict of arrays by name",
+    ),
+    "a word in the scene": (
+        {"scene": lambda self, state: {"place": "left"}},
+        "scene: 'place' is the Python str 'left', but must be an array",
+    ),
+}
+
+AGENTS, AVAILABLE = "(agents x spec.obs_size = 2 x 3)", "(agents x spec.num_actions = 2 x 4)"
+OBSERVATIONS = {
+    "of one agent": (
+        {"see": rename(agents=lambda seen: seen.agents[0])},
+        f"Observation.agents is float32 of shape (3,), but must be a JAX array, float32 of shape (2, 3) {AGENTS}",
+    ),
+    "of another size": (
+        {"obs_size": 7},
+        "Observation.agents is float32 of shape (2, 3), but must be a JAX array, float32 of shape (2, 7) "
+        "(agents x spec.obs_size = 2 x 7)",
+    ),
+    "whole numbers": (
+        {"see": rename(agents=lambda seen: seen.agents.astype(int))},
+        f"Observation.agents is int32 of shape (2, 3), but must be a JAX array, float32 of shape (2, 3) {AGENTS}",
+    ),
+    "of NumPy": (
+        {"see": rename(agents=lambda seen: np.zeros((2, 3)))},
+        "Observation.agents is a NumPy array (float64 of shape (2, 3)), but must be a JAX array, float32 of shape "
+        f"(2, 3) {AGENTS}",
+    ),
+    "0 and 1 for legal": (
+        {"see": rename(available=lambda seen: seen.available.astype(int))},
+        f"Observation.available is int32 of shape (2, 4), but must be a JAX array, bool of shape (2, 4) {AVAILABLE}",
+    ),
+    "a list": (
+        {"see": rename(available=lambda seen: [[True] * 4] * 2)},
+        f"Observation.available is of type list, but must be a JAX array, bool of shape (2, 4) {AVAILABLE}",
+    ),
+    "a missing state": (
+        {"see": rename(state=lambda seen: None)},
+        "Observation.state is None, which means the 6 numbers that all agents see, but must have spec.state_size = 5",
+    ),
+    "a state of another size": (
+        {"state_size": 9},
+        "Observation.state is float32 of shape (5,), but must be a JAX array, float32 of shape (9,) "
+        "(spec.state_size = 9)",
+    ),
+}
+
+REWARD = "but must be a JAX array, float32 of shape () (the team's one reward)"
+OUTCOMES = {
+    "a reward of Python": ({"reward": 0.0}, f"reward is the Python float 0.0, {REWARD}"),
+    "a reward for each agent": ({"reward": jnp.zeros(2)}, f"reward is float32 of shape (2,), {REWARD}"),
+    "a reward with an axis": ({"reward": jnp.zeros(1)}, f"reward is float32 of shape (1,), {REWARD}"),
+    "an integer reward": ({"reward": jnp.array(1)}, f"reward is int32 of shape (), {REWARD}"),
+    "terminated as a number": (
+        {"terminated": jnp.array(0.0)},
+        "terminated is float32 of shape (), but must be a JAX array, bool of shape ()",
+    ),
+    "truncated for each agent": (
+        {"truncated": jnp.zeros(2, bool)},
+        "truncated is bool of shape (2,), but must be a JAX array, bool of shape ()",
+    ),
+    "no metrics": ({"metrics": None}, "metrics is None, but must be a dict of arrays by name"),
+    "a metric for each agent": (
+        {"metrics": {"food": jnp.zeros(2)}},
+        "metrics['food'] is float32 of shape (2,), but must be a JAX array of one number, of shape ()",
+    ),
+    "a metric of Python": (
+        {"metrics": {"food": 1}},
+        "metrics['food'] is the Python int 1, but must be a JAX array of one number, of shape ()",
+    ),
+    "a reserved name": (
+        {"metrics": {"return": jnp.zeros(())}},
+        "metrics['return'] has the name of a metric of every run, but must have another name",
+    ),
+}
+
+STATES = {
+    "another dtype after a step": (
+        {"step": after_step(lambda state, *rest: (state._replace(time=state.time + 0.5), *rest))},
+        "step: state.time is float32 of shape (), but must be int32 of shape (), as reset returns it",
+    ),
+    "another class after a step": (
+        {"step": after_step(lambda state, *rest: (state._asdict(), *rest))},
+        "step: state is dict of (place, time), but must be ToyState of (time, place), as reset returns it",
+    ),
+    "a word in the state": (
+        {"reset": after_reset(lambda state, seen: ((state, {"map": "maze"}), seen))},
+        "reset: state[1]['map'] is the Python str 'maze', but must be an array",
+    ),
+    "a class of one's own": (
+        {"reset": after_reset(lambda state, seen: (EmptyState(), seen))},
+        "reset: state is of type EmptyState, but must be an array, or a NamedTuple, dict or registered dataclass of "
+        "them",
+    ),
+    "a restored observation without its state": (
+        {
+            "state_size": 6,
+            "see": rename(state=lambda seen: jnp.zeros(6)),
+            "decompress": lambda self, compact: compact._replace(state=None),
+        },
+        "decompress: Observation is Observation of (agents, available), but must be Observation of (agents, available, "
+        "state), as reset returns it",
+    ),
+}
+
+KIND = (Feature("height"),) * 4
+LAYOUTS = {
+    "no method": ({"layout": Layout({}, (), "")}, "layout is of type Layout, but must be a method layout()"),
+    "of another class": ({"layout": lambda self: {}}, "layout returns of type dict, but must return a Layout"),
+    "of one agent": (
+        {"layout": lambda self: Layout({}, (AgentLayout((), ()),), "")},
+        "layout describes 1 agents, but must describe spec.num_agents = 2",
+    ),
+    "without the kind": (
+        {"layout": lambda self: Layout({"own": KIND}, (AgentLayout((("scout", "unit"),), ()),) * 2, "")},
+        "layout has a block of kind 'unit', but must have one of its kinds: own",
+    ),
+    "too long": (
+        {"layout": lambda self: Layout({"own": KIND}, (AgentLayout((), ()), AgentLayout((("scout", "own"),), ())), "")},
+        "layout.agents[1] has 4 numbers, but must have at most spec.obs_size = 3",
+    ),
+    "of another state": (
+        {"layout": lambda self: Layout({"own": KIND}, (AgentLayout((), ()),) * 2, "", (("scout", "own"),))},
+        "layout.state has 4 numbers, but must have spec.state_size = 5",
+    ),
+    "painter": ({"painter": "paint"}, "painter is the Python str 'paint', but must be \"module:function\" or None"),
+}
+
+
+class EmptyState:
+    """No pytree."""
+
+
+CASES = {
+    **{f"spec: {name}": case for name, case in SPEC.items()},
+    **{f"arguments: {name}": case for name, case in ARGUMENTS.items()},
+    **{f"returns: {name}": case for name, case in RETURNS.items()},
+    **{f"observation: {name}": (change, f"reset: {line}") for name, (change, line) in OBSERVATIONS.items()},
+    **{
+        f"outcome: {name}": ({"step": outcome(**fields)}, f"step: Outcome.{line}")
+        for name, (fields, line) in OUTCOMES.items()
+    },
+    **{f"state: {name}": case for name, case in STATES.items()},
+    **{f"layout: {name}": case for name, case in LAYOUTS.items()},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_line_with_what_is_and_what_must_be(name):
+    changes, line = CASES[name]
+    assert shape_problems(toy(**changes)) == [f"Toy.{line}"]
+
+
+def test_several_mistakes_are_several_lines():
+    wrong = toy(step=outcome(reward=jnp.zeros(2), truncated=jnp.zeros(2, bool)))
+    assert [line.partition(" is ")[0] for line in shape_problems(wrong)] == [
+        "Toy.step: Outcome.reward",
+        "Toy.step: Outcome.truncated",
+    ]
+
+
+def test_a_class_of_its_own_must_be_derived_from_team_env():
+    class Toy:
+        """Not derived."""
+
+    assert shape_problems(Toy()) == ["Toy must be derived from qmix_jax.envs.base.TeamEnv"]
+
+
+# --- mistakes in Python ------------------------------------------------------------------------------------------
+
+
+def if_on_an_array(self, state):
+    if state.place > 1:
+        return Toy.see(self, state)
+    return None
+
+
+def number_of_python(self, state):
+    return jnp.full(3, float(state.place))
+
+
+def numpy_of_an_array(self, state):
+    return np.sqrt(state.place)
+
+
+def item_of_a_list(self, state):
+    return [1, 2, 3][state.time]
+
+
+def traced_mask(self, state):
+    return jnp.arange(3)[jnp.arange(3) < state.time]
+
+
+def item_assignment(self, state):
+    agents = jnp.zeros((2, 3))
+    agents[0] = state.place
+    return agents
+
+
+PYTHON = {
+    if_on_an_array: (
+        "if state.place > 1:",
+        "a Python if, while, and, or, not or assert on a traced array; use jnp.where",
+    ),
+    number_of_python: ("return jnp.full(3, float(state.place))", "float(), int() or item() of a traced array"),
+    numpy_of_an_array: ("return np.sqrt(state.place)", "a NumPy function of a traced array; use jax.numpy"),
+    item_of_a_list: ("return [1, 2, 3][state.time]", "a traced array as a Python integer, such as the index of a list"),
+    traced_mask: ("return jnp.arange(3)[jnp.arange(3) < state.time]", "a traced mask as an index"),
+    item_assignment: ("agents[0] = state.place", "TypeError: JAX arrays are immutable"),
+}
+
+
+@pytest.mark.parametrize("see", PYTHON, ids=lambda see: see.__name__)
+def test_an_exception_becomes_a_line_with_the_file_and_the_line(see):
+    code, meaning = PYTHON[see]
+    (line,) = shape_problems(toy(see=see))
+    number = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.strip() == code)
+    assert line.startswith(f"Toy.reset: {meaning}")
+    assert line.endswith(f"test_check_env.py:{number}: {code})")
+
+
+def test_random_numbers_of_numpy_are_impure():
+    noisy = toy(see=rename(agents=lambda seen: seen.agents + np.random.rand()))
+    assert [line.partition(", but must be pure: random")[0] for line in shape_problems(noisy)] == [
+        "Toy.reset does something else when it is called again",
+        "Toy.step does something else when it is called again",
+    ]
+
+
+def test_a_step_that_counts_in_an_attribute_is_impure():
+    def step(self, key, state, action):
+        self.count = getattr(self, "count", 0) + 1
+        return Toy.step(self, key, state, action)
+
+    assert shape_problems(toy(step=step)) == ["Toy.step changes self.count, but must be pure: keep it in the state"]
+
+
+def test_what_is_computed_once_and_for_all_may_be_an_attribute():
+    def reset(self, key):
+        if not hasattr(self, "table"):
+            self.table = np.arange(3)
+        return Toy.reset(self, key)
+
+    assert shape_problems(toy(reset=reset)) == []
+
+
+def test_a_traced_array_in_an_attribute_is_found_where_it_is_kept_and_where_it_is_used():
+    def reset(self, key):
+        state, observation = Toy.reset(self, key)
+        self.goal = state.place
+        return state, observation
+
+    def step(self, key, state, action):
+        return Toy.step(self, key, state._replace(place=state.place - self.goal), action)
+
+    assert shape_problems(toy(reset=reset, step=step)) == [
+        "Toy.reset changes self.goal, but must be pure: keep it in the state",
+        "Toy.step: an array that an earlier call left in an attribute or global; put it into the state",
+    ]
+
+
+# --- mistakes that random play shows -----------------------------------------------------------------------------
+
+
+def beginnings(lines):
+    """The lines up to where and how often."""
+    return [line.partition(" (")[0] for line in lines]
+
+
+def test_a_right_environment_has_no_problems():
+    assert problems(Toy()) == []
+
+
+def test_a_key_that_is_used_twice_is_found():
+    def reset(self, key):
+        state, observation = Toy.reset(self, key)
+        return state._replace(place=jax.random.normal(key)), observation
+
+    (line,) = problems(toy(reset=reset))
+    assert line.startswith("Toy.reset: a key is used twice, which gives the same random numbers again; ")
+    assert line.endswith(": state, observation = Toy.reset(self, key))")
+
+
+def test_a_key_in_the_state_that_reset_has_used_is_found_in_step():
+    def reset(self, key):
+        state, observation = Toy.reset(self, key)
+        return (state, key), observation
+
+    def step(self, key, state, action):
+        after, *rest = Toy.step(self, state[1], state[0], action)
+        return (after, key), *rest
+
+    (line,) = problems(toy(reset=reset, step=step))
+    assert line.startswith("Toy.step: a key is used twice")
+
+
+def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
+    def see(self, state):
+        agents, available, whole = Toy.see(self, state)
+        agents = agents.at[1, 2].set(jnp.where(state.time == 2, jnp.nan, 0.0))
+        available = available.at[0].set(state.time != 1).at[1, 0].set(state.time > 0)
+        return Observation(agents, available, whole.at[0].set(1 / state.time))
+
+    def step(state, observation, outcome):
+        rewards = {"reward": jnp.log(state.time - 2.0), "truncated": state.time >= 4}
+        metrics = {"food": jnp.where(state.time == 1, jnp.inf, 0.0), "win_rate": jnp.array(1.0)}
+        return state, observation, outcome._replace(metrics=metrics, terminated=state.time >= 4, **rewards)
+
+    def decompress(self, compact):
+        return compact._replace(agents=compact.agents.at[1].add(compact.agents[1] > 1))
+
+    lines = problems(toy(see=see, step=after_step(step), decompress=decompress))
+    assert beginnings(lines) == [
+        "Toy.reset: Observation.state is NaN or infinite at time 0",
+        "Toy.reset: spec.idle_action = 0 is not legal at time 0 for agent 'digger'",
+        "Toy.step: Observation.agents is NaN or infinite at time 2 for agent 'digger'",
+        "Toy.step: Observation.available has no legal action at time 1 for agent 'scout'",
+        "Toy.decompress: Observation.agents is another one at time 3 for agent 'digger'",
+        "Toy.step: Outcome.reward is NaN or infinite at time 1",
+        "Toy.step: Outcome.metrics['food'] is NaN or infinite at time 1",
+        "Toy.step: Outcome.terminated and Outcome.truncated are both true at time 4",
+        "Toy.step: Outcome.metrics['win_rate'] adds up to 4 to 4 over the steps of an episode, but must to a share, "
+        "from 0 to 1",
+    ]
+    assert "(1,200 of 4,800)" in lines[2], "time 2 of each of 75 episodes of 4 steps with 16 seeds"
+
+
+def test_an_episode_must_end_by_the_limit_and_the_same_key_must_give_the_same():
+    def step(state, observation, outcome):
+        noise = jax.pure_callback(
+            lambda _: np.float32(np.random.rand()), outcome.reward, state.time, vmap_method="sequential"
+        )
+        return state, observation, outcome._replace(reward=noise, terminated=state.time == 7, truncated=state.time < 0)
+
+    assert beginnings(problems(toy(step=after_step(step)))) == [
+        "Toy.step: an episode has not ended at time 4, but must by spec.episode_limit = 4: terminated, or else truncated",
+        "Toy.step: Outcome.reward is another one at time 1",
+    ]
+
+
+def test_episodes_must_not_all_end_at_once():
+    wrong = toy(step=after_step(lambda s, o, u: (s, o, u._replace(terminated=s.time > 0, truncated=s.time < 0))))
+    assert problems(wrong) == [
+        "Toy.step: every episode ends at time 1, but must be able to last spec.episode_limit = 4"
+    ]
+
+
+def test_the_shortest_episode_is_compared_with_three_in_a_row():
+    ends = after_step(lambda s, o, u: (s, o, u._replace(terminated=s.time == 2, truncated=s.time < 0)))
+    assert problems(toy(step=ends, shortest_episode=3)) == [
+        "Toy.spec.shortest_episode is 3, but must be 2 at most, which is what 3 episodes in a row took on average"
+    ]
+
+
+# --- what training and the command do with it --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_registered_environment_has_no_problems(name):
+    settings = SmaxConfig(map="3m") if name == "smax" else ENVIRONMENTS[name].settings()
+    assert problems(make_env(EnvConfig(name, settings))) == []
+
+
+def test_a_team_as_one_agent_has_no_problems(probe):
+    assert problems(JointTeam(probe)) == []
+
+
+def test_of_an_environment_in_a_wrapper_the_mistakes_of_its_own_are_told(probe):
+    joint = JointTeam(Toy())
+    joint.wrapped = toy(step=outcome(reward=jnp.array(1)))
+    assert shape_problems(joint) == [f"Toy.step: Outcome.reward is int32 of shape (), {REWARD}"]
+
+
+def test_training_refuses_an_environment_with_wrong_shapes_also_for_joint_actions(monkeypatch):
+    monkeypatch.setattr(experiment, "make_env", lambda config: toy(step=outcome(reward=jnp.array(1))))
+    for algorithm in ("qmix", "joint"):
+        with pytest.raises(ConfigError, match=r"^Toy\.step: Outcome\.reward is int32 of shape \(\), but .* reward\)$"):
+            experiment.check(tiny(algorithm={"name": algorithm}))
+
+
+def test_of_several_mistakes_training_tells_the_first_and_how_to_see_the_others():
+    wrong = toy(step=outcome(reward=jnp.zeros(2), terminated=jnp.zeros(2, bool), truncated=jnp.zeros(2, bool)))
+    with pytest.raises(ConfigError, match=r"reward\) \(and 2 more: qmix-jax check-env env=toy\)$"):
+        refuse_wrong_shapes(wrong, "toy")
+
+
+def test_the_reserved_names_of_metrics_are_those_of_a_row(probe):
+    one = np.ones(1)
+    sums = EpisodeSums(one, one, one, {"win_rate": one})
+    metrics = ChunkMetrics(sums, LossMetrics(*[one] * len(LossMetrics._fields)), one, sums)
+    row = make_row(Program.make(tiny(), probe), Clock(jnp.array(4)), metrics, Seconds(1.0, 1.0, 1.0))
+    names = {name.partition("/")[2] for name in [*row, FROZEN] if "/" in name}
+    assert names - {"win_rate"} == RESERVED_METRICS
+
+
+def test_replay_bytes_are_counted(probe):
+    # 3 numbers and 4 legal actions for each of 2 agents, 3 of the state; 2 actions, the reward, 3 flags
+    assert bytes_per_step(probe) == 4 * 6 + 8 + 4 * 3 + 2 + 4 + 3
+
+
+def test_random_play_is_summed_by_episode(probe):
+    sums = play(probe, jax.random.key(0)).episodes
+    for lengths, returns in zip(sums["length"], sums["return"], strict=True):
+        assert returns == [length * (length + 1) / 2 for length in lengths], "the reward of step t is t + 1"
+    assert {length for lengths in sums["length"] for length in lengths} == {1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Runs check-env in an empty folder, with the devices as they are."""
+    monkeypatch.setattr(startup, "start_jax", lambda devices: None)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line):
+        status = cli.main(["check-env", *line.split()])
+        assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+        return status
+
+    return run
+
+
+def test_the_command_prints_what_is_to_be_known(command, capsys):
+    assert command("env=probe env.num_agents=3") == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "probe: no mistake found, also in 4,800 random steps"
+    rows = {line[2:26].strip(): line[26:].strip() for line in lines}
+    assert rows.pop("random win_rate").endswith(" %")
+    assert rows.pop("steps a second alone").endswith(" (8 environments, cpu)")
+    assert rows == {
+        "agents": "3: agent_0, agent_1, agent_2",
+        "numbers an agent sees": "3",
+        "actions": "4",
+        "action that does nothing": "none",
+        "numbers of the state": "3",
+        "episode limit": "5 steps",
+        "bytes a step in replay": "70",
+        "random episodes": "960 finished",
+        "random length": "5 (5 to 5)",
+        "random return": "15 (15 to 15)",
+    }
+
+
+def test_the_command_prints_every_mistake_and_exits_with_2(command, capsys, monkeypatch):
+    wrong = toy(step=outcome(reward=jnp.array(1), terminated=jnp.array(1)))
+    monkeypatch.setattr(check_env, "make_env", lambda config: wrong)
+    assert command("env=probe") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        f"qmix-jax: error: Toy.step: Outcome.reward is int32 of shape (), {REWARD}",
+        "qmix-jax: error: Toy.step: Outcome.terminated is int32 of shape (), but must be a JAX array, bool of shape ()",
+    ]
+
+
+def test_a_constructor_that_raises_is_one_line(command, capsys, monkeypatch):
+    monkeypatch.setattr(check_env, "make_env", lambda config: {}["map"])
+    assert command("env=probe") == 2
+    assert capsys.readouterr().err.startswith("qmix-jax: error: env=probe cannot be made: KeyError: 'map' (")

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import pytest
 from qmix_jax.build import from_mapping, make_env
 from qmix_jax.cli.compose import compose
 from qmix_jax.config import EnvConfig
+from qmix_jax.envs.check import problems
 from qmix_jax.envs.jaxmarl.env import JaxMarlEnv
-from qmix_jax.envs.jaxmarl.settings import UNFIT, JaxMarlConfig
+from qmix_jax.envs.jaxmarl.settings import UNFIT, Id, JaxMarlConfig
 from qmix_jax.envs.jaxnav.env import Navigation
 from qmix_jax.envs.jaxnav.settings import JaxNavConfig
 from qmix_jax.envs.layout import layout_of
@@ -157,6 +159,15 @@ def test_an_entry_that_info_lacks_is_refused_with_those_it_has():
 # --- the registered ones -------------------------------------------------------------------------------------------
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("env_id", [each if each == "switch_riddle" else slow(each) for each in get_args(Id)])
+def test_each_keeps_the_contract(env_id):
+    assert problems(registered(env_id)) == []
+
+
 @pytest.mark.parametrize("env_id", [*UNFIT, "JaxRobotarium_warehouse"])
 def test_what_does_not_fit_says_why_in_one_line(env_id):
     with pytest.raises(ConfigError, match=r"env\.id=.* cannot be trained: \w.{20,}") as error:
@@ -218,26 +229,33 @@ def crossing():
 
 
 @pytest.fixture(scope="module")
-def outcomes_of(crossing):
-    step = jax.jit(lambda state, action: crossing.step(KEY, state, action)[::2])
+def drive(crossing):
+    """The observations and outcomes of so many steps with the same joint action."""
+    step = jax.jit(crossing.step)
 
-    def outcomes(state, action, count):
-        found = []
+    def play(state, action, count):
+        observations, outcomes = [], []
         for _ in range(count):
-            state, outcome = step(state, jnp.array(action))
-            found.append(jax.device_get(outcome))
-        return found
+            state, observation, outcome = step(KEY, state, jnp.array(action))
+            observations.append(jax.device_get(observation))
+            outcomes.append(jax.device_get(outcome))
+        return observations, outcomes
 
-    return outcomes
+    return play
 
 
-def test_robots_that_drive_straight_at_each_other_crash(crossing, outcomes_of):
+@pytest.mark.parametrize("map", [slow("random"), "BlankCross2"])
+def test_jaxnav_keeps_the_contract(map):
+    assert problems(Navigation(JaxNavConfig(map=map, beams=2, max_steps=20))) == []
+
+
+def test_robots_that_drive_straight_at_each_other_crash(crossing, drive):
     """They gain 0.1 m/s a step up to 1 m/s, so they have driven 0.55 m after 10 steps and 2.65 m after 31: their
     centres are 0.36 m apart then, and their bodies, half a metre long, touch. At the last two steps each saw the
     other's front nearer than 0.4 m.
     """
     state, _ = crossing.reset(KEY)
-    outcomes = outcomes_of(state, (DRIVE, DRIVE), 31)
+    _, outcomes = drive(state, (DRIVE, DRIVE), 31)
     assert [int(outcome.terminated) for outcome in outcomes] == [0] * 30 + [1]
     assert not any(outcome.truncated for outcome in outcomes)
     assert sum(outcome.metrics["crashes"] for outcome in outcomes) == 2
@@ -246,19 +264,19 @@ def test_robots_that_drive_straight_at_each_other_crash(crossing, outcomes_of):
     assert sum(outcome.reward for outcome in outcomes) == pytest.approx(expected, abs=0.01)
 
 
-def test_robots_that_reach_their_goals_win(crossing, outcomes_of):
+def test_robots_that_reach_their_goals_win(crossing, drive):
     """0.55 m before the goal's centre, of which 0.06 m are driven in 3 steps, so that the third ends within 0.5 m."""
     state, _ = crossing.reset(KEY)
     ahead = jnp.stack([jnp.cos(state.theta), jnp.sin(state.theta)], axis=-1)
-    outcomes = outcomes_of(state.replace(pos=state.goal - 0.55 * ahead), (DRIVE, DRIVE), 3)
+    _, outcomes = drive(state.replace(pos=state.goal - 0.55 * ahead), (DRIVE, DRIVE), 3)
     assert [float(outcome.reward) for outcome in outcomes] == pytest.approx([-0.0075, -0.005, 3.99], abs=1e-4)
     assert [int(outcome.metrics["goals_reached"]) for outcome in outcomes] == [0, 0, 2]
     assert [bool(outcome.metrics["win_rate"]) for outcome in outcomes] == [False, False, True]
     assert outcomes[-1].terminated
 
 
-def test_robots_that_stand_are_truncated_at_the_limit(crossing, outcomes_of):
-    outcomes = outcomes_of(crossing.reset(KEY)[0], (STAND, STAND), 40)
+def test_robots_that_stand_are_truncated_at_the_limit(crossing, drive):
+    _, outcomes = drive(crossing.reset(KEY)[0], (STAND, STAND), 40)
     assert [bool(outcome.truncated) for outcome in outcomes] == [False] * 39 + [True]
     assert sum(outcome.reward for outcome in outcomes) == pytest.approx(-0.4)
 
@@ -278,8 +296,19 @@ def test_the_layout_puts_a_name_to_the_right_number_of_jaxnav(crossing):
     assert crossing.spec.state_size == 25 + 2 * 9 + 1
 
 
+def test_every_number_is_in_the_range_that_the_layout_gives(crossing, drive):
+    layout = layout_of(crossing)
+    features = layout.features(0)
+    world = [feature for _, kind in layout.state for feature in layout.kinds[kind]]
+    observations, _ = drive(crossing.reset(KEY)[0], (10, DRIVE), 40)  # one in circles, one into it or the wall
+    for seen in observations:
+        for each in seen.agents:
+            assert all(f.low <= x <= f.high for f, x in zip(features, each, strict=True))
+        assert all(f.low <= x <= f.high for f, x in zip(world, seen.state, strict=True))
+
+
 def test_a_random_map_is_drawn_for_each_episode():
-    env = Navigation(JaxNavConfig(num_agents=3, size=9, fill=0.5))
+    env = Navigation(JaxNavConfig(num_agents=3, size=9, fill=0.5, beams=2))
     states, _ = jax.vmap(env.reset)(jax.random.split(KEY, 8))
     walls = np.asarray(states.map_data)
     assert walls.shape == (8, 9, 9) and walls[:, 0].all() and len(np.unique(walls, axis=0)) > 1

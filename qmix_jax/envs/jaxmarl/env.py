@@ -81,7 +81,8 @@ class JaxMarlEnv(TeamEnv):
             state_size=obs["world_state"].size if self._has_state else obs_size * len(self._names),
             episode_limit=min(each for each in (limit, max_steps) if each is not None),
         )
-        self._check_info(name)
+        if metrics or shaped_reward:
+            self._check_info(name)
 
     def _find_mask(self, inner: Any) -> str | None:
         """The name of the environment's function for legal actions, if it gives each agent one number an action."""
@@ -119,7 +120,8 @@ class JaxMarlEnv(TeamEnv):
         """The environment's own step, without its reset after an end."""
         actions = dict(zip(self._names, action, strict=True))
         obs, inner, rewards, dones, info = self._env.step_env(key, state.inner, actions)
-        terminated = jnp.asarray(self._endless.step_env(key, state.inner, actions)[3]["__all__"], bool)
+        endless = self._endless.step_env(jax.random.clone(key), state.inner, actions)
+        terminated = jnp.asarray(endless[3]["__all__"], bool)
         inner = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), inner, state.inner)
         after = JaxMarlState(inner, state.steps + 1)
         over = jnp.asarray(dones["__all__"], bool) | (after.steps >= self.spec.episode_limit)

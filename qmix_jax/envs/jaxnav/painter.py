@@ -8,7 +8,7 @@ from qmix_jax.film.canvas import BLUE, DIM, GOLD, LINE, NIGHT, ORANGE, WHITE, Ca
 from qmix_jax.film.credit import agent_colours
 from qmix_jax.film.recording import SCENE, Frame, Recording, Tween, end_card, paint_header, tweens
 
-RADIUS = 0.3  # of a robot, in metres
+HALF = 0.25  # of a robot's side, in metres
 GOAL_RADIUS = 0.5
 
 
@@ -54,12 +54,15 @@ def _paint_goal(
 def _paint_robot(
     canvas: Canvas, camera: Camera, scene: dict[str, np.ndarray], tween: Tween, agent: int, colour: Colour
 ) -> None:
-    place, radius = camera.point(tween.of(scene["position"])[agent]), RADIUS * camera.scale
+    position = tween.of(scene["position"])[agent]
     heading, alive = float(scene["heading"][tween.before, agent]), scene["alive"][tween.after, agent]
-    tip = (place[0] + radius * math.cos(heading), place[1] - radius * math.sin(heading))
-    canvas.disk(place, radius, mix(colour, NIGHT, 0.35 if alive else 0.75))
-    canvas.line([place, tip], WHITE, 2.5)
-    canvas.ring(place, radius, mix(colour, WHITE, 0.2) if alive else ORANGE, 2.5)
-    canvas.text(place, str(agent), max(9, round(radius * 0.6)), WHITE, "mm")
+    ahead = HALF * np.array([math.cos(heading), math.sin(heading)])
+    aside = ahead[::-1] * [-1, 1]
+    corners = [camera.point(position + a * ahead + b * aside) for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))]
+    place, front, radius = camera.point(position), camera.point(position + ahead), HALF * camera.scale
+    canvas.polygon(corners, mix(colour, NIGHT, 0.35 if alive else 0.75))
+    canvas.line([*corners, corners[0]], mix(colour, WHITE, 0.2) if alive else ORANGE, 2.5)
+    canvas.line([place, front], WHITE, 2.5)
+    canvas.text(place, str(agent), max(9, round(radius * 0.8)), WHITE, "mm")
     if not alive:
-        canvas.cross(place, radius * 0.6, ORANGE, 3, 0.9)
+        canvas.cross(place, radius * 0.8, ORANGE, 3, 0.9)

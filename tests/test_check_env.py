@@ -1,5 +1,8 @@
 """check-env: a right environment passes; each mistake gives a line that names the place, what is and what must be."""
 
+import random
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +15,14 @@ from conftest import tiny
 from qmix_jax.build import make_env
 from qmix_jax.cli import check_env
 from qmix_jax.cli import main as cli
-from qmix_jax.config import EnvConfig
+from qmix_jax.config import AlgorithmConfig, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check import problems, refuse_wrong_shapes, shape_problems
-from qmix_jax.envs.check.play import bytes_per_step, play
+from qmix_jax.envs.check.random_play import bytes_per_step, play
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.smax.settings import SmaxConfig
+from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
 from qmix_jax.learning.learner import LossMetrics
 from qmix_jax.learning.rollout import EpisodeSums
@@ -165,7 +169,10 @@ RETURNS = {
         "step returns (Observation, array, array, bool, dict), but must return (state, Observation, Outcome)",
     ),
     "no observation from decompress": (
-        {"compress": lambda self, state, observation: observation.agents},
+        {
+            "compress": lambda self, state, observation: observation.agents,
+            "decompress": lambda self, compact: compact,
+        },
         "decompress returns array, but must return Observation",
     ),
     "a scene in a list": (
@@ -278,7 +285,7 @@ STATES = {
 KIND = (Feature("height"),) * 4
 LAYOUTS = {
     "no method": ({"layout": Layout({}, (), "")}, "layout is of type Layout, but must be a method layout()"),
-    "of another class": ({"layout": lambda self: {}}, "layout returns of type dict, but must return a Layout"),
+    "of another class": ({"layout": lambda self: {}}, "layout() is of type dict, but must be a Layout"),
     "of one agent": (
         {"layout": lambda self: Layout({}, (AgentLayout((), ()),), "")},
         "layout describes 1 agents, but must describe spec.num_agents = 2",
@@ -372,7 +379,7 @@ def item_assignment(self, state):
 PYTHON = {
     if_on_an_array: (
         "if state.place > 1:",
-        "a Python if, while, and, or, not or assert on a traced array; use jnp.where",
+        "a Python if, while, and, or, not or assert on a traced array;",
     ),
     number_of_python: ("return jnp.full(3, float(state.place))", "float(), int() or item() of a traced array"),
     numpy_of_an_array: ("return np.sqrt(state.place)", "a NumPy function of a traced array; use jax.numpy"),
@@ -391,8 +398,8 @@ def test_an_exception_becomes_a_line_with_the_file_and_the_line(see):
     assert line.endswith(f"test_check_env.py:{number}: {code})")
 
 
-def test_random_numbers_of_numpy_are_impure():
-    noisy = toy(see=rename(agents=lambda seen: seen.agents + np.random.rand()))
+def test_random_numbers_of_python_are_impure():
+    noisy = toy(see=rename(agents=lambda seen: seen.agents + random.random()))
     assert [line.partition(", but must be pure: random")[0] for line in shape_problems(noisy)] == [
         "Toy.reset does something else when it is called again",
         "Toy.step does something else when it is called again",
@@ -450,7 +457,7 @@ def test_a_key_that_is_used_twice_is_found():
 
     (line,) = problems(toy(reset=reset))
     assert line.startswith("Toy.reset: a key is used twice, which gives the same random numbers again; ")
-    assert line.endswith(": state, observation = Toy.reset(self, key))")
+    assert line.endswith(": return state._replace(place=jax.random.normal(key)), observation)")
 
 
 def test_a_key_in_the_state_that_reset_has_used_is_found_in_step():
@@ -466,6 +473,15 @@ def test_a_key_in_the_state_that_reset_has_used_is_found_in_step():
     assert line.startswith("Toy.step: a key is used twice")
 
 
+def test_what_cannot_be_vmapped_is_one_line():
+    def reset(self, key):
+        state, observation = Toy.reset(self, key)
+        return state._replace(place=jax.pure_callback(np.sin, state.place, state.place)), observation
+
+    (line,) = problems(toy(reset=reset))
+    assert line.startswith("Toy: ") and "vmap" in line and "test_check_env.py:" in line
+
+
 def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
     def see(self, state):
         agents, available, whole = Toy.see(self, state)
@@ -479,7 +495,7 @@ def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
         return state, observation, outcome._replace(metrics=metrics, terminated=state.time >= 4, **rewards)
 
     def decompress(self, compact):
-        return compact._replace(agents=compact.agents.at[1].add(compact.agents[1] > 1))
+        return compact._replace(agents=jnp.minimum(compact.agents, jnp.array([[jnp.inf], [-0.5]])))
 
     lines = problems(toy(see=see, step=after_step(step), decompress=decompress))
     assert beginnings(lines) == [
@@ -487,7 +503,7 @@ def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
         "Toy.reset: spec.idle_action = 0 is not legal at time 0 for agent 'digger'",
         "Toy.step: Observation.agents is NaN or infinite at time 2 for agent 'digger'",
         "Toy.step: Observation.available has no legal action at time 1 for agent 'scout'",
-        "Toy.decompress: Observation.agents is another one at time 3 for agent 'digger'",
+        "Toy.decompress: Observation.agents is another one at time 0 for agent 'digger'",
         "Toy.step: Outcome.reward is NaN or infinite at time 1",
         "Toy.step: Outcome.metrics['food'] is NaN or infinite at time 1",
         "Toy.step: Outcome.terminated and Outcome.truncated are both true at time 4",
@@ -500,12 +516,14 @@ def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
 def test_an_episode_must_end_by_the_limit_and_the_same_key_must_give_the_same():
     def step(state, observation, outcome):
         noise = jax.pure_callback(
-            lambda _: np.float32(np.random.rand()), outcome.reward, state.time, vmap_method="sequential"
+            lambda _: np.float32(time.perf_counter()), outcome.reward, state.time, vmap_method="sequential"
         )
-        return state, observation, outcome._replace(reward=noise, terminated=state.time == 7, truncated=state.time < 0)
+        ends = {"terminated": state.time == 7, "truncated": state.time < 0}
+        return state, observation, outcome._replace(reward=noise, metrics={}, **ends)
 
     assert beginnings(problems(toy(step=after_step(step)))) == [
-        "Toy.step: an episode has not ended at time 4, but must by spec.episode_limit = 4: terminated, or else truncated",
+        "Toy.step: an episode has not ended at time 4, but must by spec.episode_limit = 4: terminated, or else "
+        "truncated",
         "Toy.step: Outcome.reward is another one at time 1",
     ]
 
@@ -533,11 +551,11 @@ def test_every_registered_environment_has_no_problems(name):
     assert problems(make_env(EnvConfig(name, settings))) == []
 
 
-def test_a_team_as_one_agent_has_no_problems(probe):
-    assert problems(JointTeam(probe)) == []
+def test_a_team_as_one_agent_has_no_problems():
+    assert problems(JointTeam(TwoStep(TwoStepConfig()))) == []
 
 
-def test_of_an_environment_in_a_wrapper_the_mistakes_of_its_own_are_told(probe):
+def test_of_an_environment_in_a_wrapper_the_mistakes_of_its_own_are_told():
     joint = JointTeam(Toy())
     joint.wrapped = toy(step=outcome(reward=jnp.array(1)))
     assert shape_problems(joint) == [f"Toy.step: Outcome.reward is int32 of shape (), {REWARD}"]
@@ -545,9 +563,10 @@ def test_of_an_environment_in_a_wrapper_the_mistakes_of_its_own_are_told(probe):
 
 def test_training_refuses_an_environment_with_wrong_shapes_also_for_joint_actions(monkeypatch):
     monkeypatch.setattr(experiment, "make_env", lambda config: toy(step=outcome(reward=jnp.array(1))))
-    for algorithm in ("qmix", "joint"):
+    qmix = tiny()
+    for config in (qmix, replace(qmix, algorithm=AlgorithmConfig("joint", {}))):
         with pytest.raises(ConfigError, match=r"^Toy\.step: Outcome\.reward is int32 of shape \(\), but .* reward\)$"):
-            experiment.check(tiny(algorithm={"name": algorithm}))
+            experiment.check(config)
 
 
 def test_of_several_mistakes_training_tells_the_first_and_how_to_see_the_others():
@@ -592,24 +611,29 @@ def command(monkeypatch, tmp_path):
 
 
 def test_the_command_prints_what_is_to_be_known(command, capsys):
-    assert command("env=probe env.num_agents=3") == 0
+    assert command("env=matrix env.payoff=[[3,3],[3,3]]") == 0
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == "probe: no mistake found, also in 4,800 random steps"
+    assert first == "matrix game: no mistake found, also in 4,800 random steps"
     rows = {line[2:26].strip(): line[26:].strip() for line in lines}
-    assert rows.pop("random win_rate").endswith(" %")
-    assert rows.pop("steps a second alone").endswith(" (8 environments, cpu)")
+    assert rows.pop("steps a second alone").endswith(" (32 environments, cpu)")
     assert rows == {
-        "agents": "3: agent_0, agent_1, agent_2",
-        "numbers an agent sees": "3",
-        "actions": "4",
+        "agents": "2: agent_0, agent_1",
+        "numbers an agent sees": "1",
+        "actions": "2",
         "action that does nothing": "none",
-        "numbers of the state": "3",
-        "episode limit": "5 steps",
-        "bytes a step in replay": "70",
-        "random episodes": "960 finished",
-        "random length": "5 (5 to 5)",
-        "random return": "15 (15 to 15)",
+        "numbers of the state": "1",
+        "episode limit (steps)": "1",
+        "bytes a step in replay": "25",
+        "random episodes": "4,800 finished",
+        "random length": "1 (1 to 1)",
+        "random return": "3 (3 to 3)",
     }
+
+
+def test_shares_are_in_percent_and_other_sums_have_a_range():
+    assert check_env._summary([0.0, 1.0, 1.0, 1.0], is_share=True) == "75 %"
+    assert check_env._summary([0.0, 1.0, 1.0, 4.0], is_share=False) == "1.5 (0 to 4)"
+    assert check_env._summary([], is_share=True) == "no episode ended"
 
 
 def test_the_command_prints_every_mistake_and_exits_with_2(command, capsys, monkeypatch):

@@ -82,7 +82,7 @@ def _table(env: "TeamEnv", played: "Play", num_envs: int) -> list[str]:
     """What is to be known of the environment."""
     import jax
 
-    from qmix_jax.envs.check.play import bytes_per_step, steps_per_second
+    from qmix_jax.envs.check.random_play import bytes_per_step, steps_per_second
 
     spec = env.spec
     sums = {name: [value for row in rows for value in row] for name, rows in played.episodes.items()}
@@ -93,7 +93,7 @@ def _table(env: "TeamEnv", played: "Play", num_envs: int) -> list[str]:
         "actions": spec.num_actions,
         "action that does nothing": "none" if spec.idle_action is None else spec.idle_action,
         "numbers of the state": spec.state_size,
-        "episode limit": f"{spec.episode_limit:,} steps",
+        "episode limit (steps)": f"{spec.episode_limit:,}",
         "bytes a step in replay": f"{bytes_per_step(env):,}",
         "steps a second alone": speed,
         "random episodes": f"{len(sums['length']):,} finished",

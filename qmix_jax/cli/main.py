@@ -22,8 +22,6 @@ COMMANDS = {
     "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, which keeps --help fast."""
-TAKE_SETTINGS = ("train", "check-env", "bench")
-"""The commands that make an environment from settings of the command line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +51,7 @@ def _current_folder_for_shield(command: str, rest: list[str]) -> Iterator[None]:
 
     A shield that a run's settings name never adds it: the folder may be untrusted (docs/trust.md).
     """
-    names_shield = command in TAKE_SETTINGS and any(word.lstrip("+").startswith("env.shield=") for word in rest)
+    names_shield = command in ("train", "bench") and any(word.lstrip("+").startswith("env.shield=") for word in rest)
     if names_shield:
         sys.path.append("")
     try:

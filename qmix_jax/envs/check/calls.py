@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jaxlib
+import jaxtyping
 import numpy as np
 from jax.core import Tracer
 
@@ -32,7 +33,7 @@ ADVICE: dict[type[Exception], str] = {
 }
 """What an exception of JAX means, and the way out; the more special exceptions stand first."""
 OWN = Path(qmix_jax.__file__).parent
-ELSEWHERE = tuple(Path(module.__file__ or "").parent for module in (jax, jaxlib, np))
+ELSEWHERE = tuple(Path(module.__file__ or "").parent for module in (jax, jaxlib, jaxtyping, np))
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 

@@ -24,7 +24,7 @@ METHODS = {
 NUMBER = bool | int | float | complex | np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct
 
 
-def shape_problems(env: TeamEnv) -> list[str]:
+def shape_problems(env: Any) -> list[str]:
     """A line for each mistake that tracing shows, without compiling anything. Of an environment around another (its
     attribute `wrapped`), the mistakes of the inner one are told first, alone.
     """

@@ -5,7 +5,7 @@ from typing import Any
 
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check.calls import explain, kind
-from qmix_jax.envs.layout import AgentLayout, Layout, layout_of
+from qmix_jax.envs.layout import AgentLayout, Layout
 from qmix_jax.types import TeamSpec
 
 MOST_ACTIONS = 2**15 - 2
@@ -65,10 +65,13 @@ def layout_problems(env: TeamEnv) -> list[str]:
     painter = env.painter
     is_path = isinstance(painter, str) and all(painter.partition(":"))
     found = [] if painter is None or is_path else [f'painter is {kind(painter)}, but must be "module:function" or None']
-    if not callable(getattr(env, "layout", layout_of)):
-        return [*found, f"layout is {kind(getattr(env, 'layout', None))}, but must be a method layout()"]
+    layout_of = getattr(env, "layout", None)
+    if layout_of is None:
+        return found
+    if not callable(layout_of):
+        return [*found, f"layout is {kind(layout_of)}, but must be a method layout()"]
     try:
-        layout = layout_of(env)
+        layout = layout_of()
     except Exception as error:  # the layout can raise anything
         return [*found, f"layout: {explain(error)}"]
     return found + list(_wrong_layout(layout, env.spec))
@@ -76,7 +79,7 @@ def layout_problems(env: TeamEnv) -> list[str]:
 
 def _wrong_layout(layout: Any, spec: TeamSpec) -> Iterator[str]:
     if not isinstance(layout, Layout):
-        yield f"layout returns {kind(layout)}, but must return a Layout"
+        yield f"layout() is {kind(layout)}, but must be a Layout"
         return
     blocks = [block for agent in layout.agents for block in agent.blocks] + list(layout.state or ())
     unknown = [kind for _, kind in blocks if kind not in layout.kinds]

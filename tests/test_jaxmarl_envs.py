@@ -151,6 +151,28 @@ def test_entries_of_info_are_metrics_and_the_shaped_reward_is_added():
     assert outcome.reward == 2.5 + 0.5 * 4
 
 
+class Throttle(Lock):
+    """Has continuous actions."""
+
+    def action_space(self, agent):
+        return SimpleNamespace(shape=(2,))
+
+
+class Letters(Lock):
+    """Has observations of several parts."""
+
+    def observe(self, time):
+        return dict.fromkeys(self.agents, {"address": jnp.zeros(2), "text": jnp.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [(Throttle, "the actions of left are .*Discrete"), (Letters, "must be one array")]
+)
+def test_an_object_that_does_not_fit_says_why(kind, why):
+    with pytest.raises(ConfigError, match=f"{kind.__name__} cannot be trained: .*{why}"):
+        JaxMarlEnv(kind())
+
+
 def test_an_entry_that_info_lacks_is_refused_with_those_it_has():
     with pytest.raises(ConfigError, match="no 'open'; it has opened, shaped_reward"):
         JaxMarlEnv(Lock(), metrics=("open",))

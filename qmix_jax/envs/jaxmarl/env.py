@@ -32,7 +32,7 @@ class JaxMarlEnv(TeamEnv):
 
     JaxMARL reports one `done` for the end of the task and for the time limit. Each step is therefore computed
     twice, with the limit and without it: an episode that is done with it alone is truncated, and one that is done
-    without it has terminated. The compiler merges what the two have in common.
+    without it has terminated. The compiler merges what the two have in common, but for loops.
 
     Observations are flattened and padded to the largest. The state is `world_state` of the observations where it is
     there, or else the agents' observations side by side. Legal actions are those of `get_avail_actions` (or
@@ -63,6 +63,8 @@ class JaxMarlEnv(TeamEnv):
         self._reward, self._shaped_reward, self._metrics = reward, shaped_reward, tuple(metrics)
         self._num_actions = tuple(_num_actions(env, agent, name) for agent in self._names)
         obs, inner = jax.eval_shape(env.reset, jax.random.key(0))
+        sees = all(hasattr(obs.get(agent), "size") for agent in self._names)
+        require(sees, f"{name} cannot be trained: the observation of each agent must be one array")
         self._obs_sizes = tuple(obs[agent].size for agent in self._names)
         num_actions, obs_size = max(self._num_actions), max(self._obs_sizes)
         self._exists = np.arange(num_actions) < np.array(self._num_actions)[:, None]
@@ -89,9 +91,9 @@ class JaxMarlEnv(TeamEnv):
         for name in MASKS:
             try:
                 masks = jax.eval_shape(getattr(self._env, name), inner)
-            except (AttributeError, NotImplementedError):
+                shapes = [masks[agent].shape for agent in self._names]
+            except (AttributeError, NotImplementedError, KeyError, TypeError):
                 continue
-            shapes = [masks[agent].shape if agent in masks else None for agent in self._names]
             if shapes == [(count,) for count in self._num_actions]:
                 return name
         return None

@@ -162,7 +162,7 @@ class Letters(Lock):
     """Has observations of several parts."""
 
     def observe(self, time):
-        return dict.fromkeys(self.agents, {"address": jnp.zeros(2), "text": jnp.zeros(3)})
+        return {agent: {"address": jnp.zeros(2), "text": jnp.zeros(3)} for agent in self.agents}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ TRAINING = {
     "total_env_steps": 600_000,
     "rollout": {"num_envs": 32, "num_steps": 50},
     "exploration": {"decay_env_steps": 200_000},
-    "learner": {"env_steps_per_update": 200},
+    "replay": {"capacity": 320_000},
+    "learner": {"env_steps_per_update": 200, "start_env_steps": 16_000},
     "target": {"every_env_steps": 10_000},
     "evaluation": {"every_env_steps": 50_000},
 }

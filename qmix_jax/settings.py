@@ -208,8 +208,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
         require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
         kind = (*typing.get_args(hint), Any)[0]
         return (origin or hint)(convert(each, kind, path) for each in value)
-    if dict in (hint, origin):
-        require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings")
+    if {dict, Mapping} & {hint, origin}:
+        require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings, as in {{name: value}}")
         return {str(name): each for name, each in value.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return make_settings(hint, value, path + ".")

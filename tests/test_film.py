@@ -334,7 +334,7 @@ def test_the_gif_is_readable_and_moves(tmp_path):
 # --- which painter an environment has ----------------------------------------------------------------------------
 
 
-WITHOUT = {"probe"}
+WITHOUT = {"probe", "jaxmarl"}
 """Environments whose films show arrays."""
 
 

@@ -152,7 +152,7 @@ class OverrideChecker:
         is_old = override.key_or_group == "agent.kind"
         require(not is_old, f"unknown setting 'agent.kind' (did you mean 'agent={override.value()}'?)")
         for key in _keys(override.key_or_group, override.value()):
-            if key not in known:
+            if key not in known and not _is_free(key, known):
                 self._refuse_key(key, known)
         line = override.input_line or ""
         require(_prefix(override) != "+" or isinstance(override.value(), dict | list), f"{line}: write {line[1:]}")
@@ -185,6 +185,12 @@ def _keys(key: str, value: Any) -> Iterable[str]:
     yield key
     for name, nested in value.items() if isinstance(value, dict) else ():
         yield from _keys(f"{key}.{name}", nested)
+
+
+def _is_free(key: str, known: dict[str, Any]) -> bool:
+    """Whether the name is within a setting that takes any names: a group that is empty by default."""
+    section = key.rpartition(".")[0]
+    return bool(section) and (known.get(section) == {} or _is_free(section, known))
 
 
 def _flatten(config: DictConfig, path: str = "") -> Iterable[tuple[str, Any]]:

@@ -86,7 +86,7 @@ def _with_words(text: str, hint: Any) -> str:
 def _lines(values: Mapping[str, Any], texts: Mapping[str, str], path: str = "") -> Iterator[str]:
     indent = "  " * path.count(".")
     for name, value in values.items():
-        is_section = isinstance(value, Mapping)
+        is_section = isinstance(value, Mapping) and len(value) > 0
         line = f"{indent}{name}:" if is_section else f"{indent}{name}: {_in_yaml(value)}"
         text = texts.get(path + name, "")
         commented = f"{line}  # {text}" if text else line

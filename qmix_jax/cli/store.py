@@ -92,4 +92,14 @@ class _LazyNode(ConfigNode):
         if attribute != "node":
             raise AttributeError(attribute)
         import_jax()  # raises ConfigError where JAX refuses to be imported
-        return OmegaConf.create(self._make())
+        return _with_free_names(OmegaConf.create(self._make()))
+
+
+def _with_free_names(config: DictConfig) -> DictConfig:
+    """The same, where groups that are empty by default take any names."""
+    for node in (config._get_node(key) for key in config):
+        if isinstance(node, DictConfig) and not node._is_none():
+            if not node:
+                OmegaConf.set_struct(node, False)
+            _with_free_names(node)
+    return config

@@ -25,6 +25,8 @@ ENVIRONMENTS: Registry[Definition] = Registry(
         "foraging": "foraging.settings:FORAGING",
         "warehouse": "warehouse.settings:WAREHOUSE",
         "probe": "probe:PROBE",
+        "jaxnav": "jaxnav.settings:JAXNAV",
+        "jaxmarl": "jaxmarl.settings:JAXMARL",
     },
     setting="env",
     contract="base:TeamEnv",

@@ -93,7 +93,7 @@ class Registry(Mapping[str, T]):
         if is_import_path(name) or name in others:
             return
         paths = self._of_packages.get(name, []) if name not in self.names else []
-        either = " or ".join(f"{self._setting}={path}" for path in paths)
+        either = " or ".join(f"{self._setting}={path}" for path in sorted(paths))
         require(not paths, f"{self._setting}={name} is a name in several installed packages: write {either}")
         require(":" not in name, f"{self._setting}={name} must be written package.module:Class")
         if not (hint := dotted(name)):

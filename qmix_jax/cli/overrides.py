@@ -140,7 +140,8 @@ class OverrideChecker:
             require(single, f"{override.input_line}: exactly one {group} is always chosen: write {group}=NAME")
         right = self._plus(group)
         for choice in value if isinstance(value, list) else [value]:
-            if not ("/" in str(choice) or is_import_path(choice) or override.is_delete()):
+            is_file = "/" in str(choice) and ":" not in str(choice)
+            if not (is_file or is_import_path(choice) or override.is_delete()):
                 if group == "env" and choice not in self.groups[group] and (line := environment_of(str(choice))):
                     raise ConfigError(f"env={choice} is not known (did you mean '{line}'?)")
                 registry = REGISTRIES[group]() if group in REGISTRIES else None

@@ -5,9 +5,9 @@ Importing it does not import JAX; an environment, a mixer or a network is import
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
@@ -17,11 +17,13 @@ from qmix_jax.import_path import is_import_path, search_in
 from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
 from qmix_jax.settings import (
+    ConfigError,
     check_keys,
     check_ranges,
     constructor_settings,
     convert,
     field_names,
+    is_plain,
     make_settings,
     merge,
     require,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.mixers.base import Mixer
 
+T = TypeVar("T")
 GROUPS = ("env", "algorithm", "agent")
 """The groups of settings whose name chooses a part of the program."""
 NOTHING: Mapping[str, Any] = {}
@@ -56,6 +59,10 @@ def mixers() -> "Registry[type[Mixer]]":
 def networks() -> "Registry[type[Agents]]":
     """The classes of all networks of agents by name."""
     return NETWORKS
+
+
+REGISTRIES: dict[str, Callable[[], Registry]] = {"env": environments, "algorithm": mixers, "agent": networks}
+"""The registry of each of `GROUPS`."""
 
 
 # --- settings ----------------------------------------------------------------------------------------------------
@@ -84,11 +91,12 @@ def from_mapping(values: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) 
     if import_paths(values):
         search_in(convert(values.get("import_folders", ()), tuple[str, ...], "import_folders"))
     env, training = _env_config(values["env"], given.get("env"))
-    rest = merge(training, {key: value for key, value in values.items() if key not in ("env", "algorithm")})
+    rest = merge(training, {key: value for key, value in values.items() if key not in GROUPS})
+    agent = _agent_config(values.get("agent", {}), given.get("agent"), rest.pop("agent", NOTHING))
     return Config(
         env=env,
         algorithm=_algorithm_config(values["algorithm"], given.get("algorithm")),
-        agent=_agent_config(rest.pop("agent", {}), given.get("agent")),
+        agent=agent,
         **{key: convert(value, hints[key], key) for key, value in rest.items()},
     )
 
@@ -135,7 +143,7 @@ def _env_config(values: Mapping[str, Any], given: Any) -> tuple[EnvConfig, Mappi
         return EnvConfig(name, _settings_of_object(given, own, "env."), given=given, **common), given.training
     entry = environments().find(name) if given is None else environments().of_class(given, name)
     settings = make_settings(entry.settings, own, "env.")
-    return EnvConfig(name, settings, given=given and entry.make(settings), **common), entry.training
+    return EnvConfig(name, settings, given=given, **common), entry.training
 
 
 def _algorithm_config(values: Mapping[str, Any], given: Any) -> AlgorithmConfig:
@@ -148,13 +156,18 @@ def _algorithm_config(values: Mapping[str, Any], given: Any) -> AlgorithmConfig:
     return AlgorithmConfig(name, plain, given=None if given is None else options)
 
 
-def _agent_config(values: Mapping[str, Any], given: Any) -> AgentConfig:
+def _agent_config(values: Mapping[str, Any], given: Any, suited: Mapping[str, Any]) -> AgentConfig:
+    """The config of a network. Of the settings that suit the environment, `suited`, it takes those that it has."""
     name, own = _name_and_settings({"name": DEFAULT_NETWORK, **values})
-    if given is not None and not isinstance(given, type):
+    is_object = given is not None and not isinstance(given, type)
+    entry = networks().find(name) if given is None else networks().of_class(_class_of(given), name)
+    known = [] if is_object else field_names(entry.Settings)
+    own = {key: value for key, value in own.items() if key in known or (key, value) not in suited.items()}
+    if is_object:
         return AgentConfig(name, _settings_of_object(given, own, "agent."), given=given)
-    entry = networks().find(name) if given is None else networks().of_class(given, name)
+    own = {**{key: value for key, value in suited.items() if key in known}, **own}
     for key in own:
-        owners = [] if key in field_names(entry.Settings) else _networks_with(key)
+        owners = [] if key in known else _networks_with(key)
         require(not owners, f"agent={name} has no setting 'agent.{key}'; it belongs to agent={'|'.join(owners)}")
     return AgentConfig(name, make_settings(entry.Settings, own, "agent."), given=given)
 
@@ -185,23 +198,20 @@ def name_of(part: Any) -> str:
     return f"{cls.__module__}:{cls.__name__}{'' if is_found and is_known else MADE_IN_PYTHON}"
 
 
+def source_of(part: Any) -> Any:
+    """Of what an object is known to be made again with its settings: its class; else the object itself."""
+    return part if part is None or isinstance(part, type) or _recovered(part) is None else type(part)
+
+
 def _recovered(part: Any) -> dict[str, Any] | None:
     """The arguments that made an object, from its attributes of the same names; None where one is missing."""
     names = [each.name for each in dataclasses.fields(_settings_class(type(part)))]
-    found = {name: getattr(part, name) for name in names if _is_plain(getattr(part, name, _is_plain))}
+    found = {name: getattr(part, name) for name in names if is_plain(getattr(part, name, is_plain))}
     return found if len(found) == len(names) else None
 
 
 def _settings_class(cls: type) -> type:
     return getattr(cls, "Settings", None) or constructor_settings(cls, NOT_OPTIONS)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 @dataclass(frozen=True)
@@ -223,7 +233,10 @@ def _settings_of_object(part: Any, values: Mapping[str, Any], path: str) -> Any:
 
 def make_env(config: EnvConfig) -> "TeamEnv":
     """The environment of a config, with its shield; raises ConfigError where a setting names something unknown."""
-    env = environments()[config.name].make(config.settings) if config.given is None else config.given
+    env = config.given
+    if env is None or isinstance(env, type):
+        entry = environments()[config.name] if env is None else environments().of_class(env, config.name)
+        env = _made("env", config, lambda: entry.make(config.settings))
     if config.shield is None:
         return env
     from qmix_jax.envs.wrappers.shield import Shielded
@@ -252,8 +265,11 @@ def mixer_class(config: AlgorithmConfig) -> "type[Mixer]":
 
 def make_mixer(config: AlgorithmConfig, env: "TeamEnv") -> "Mixer":
     """The mixer of a config, for an environment."""
-    mixer = mixers()[config.name](**config.options) if config.given is None else config.given
-    return mixer.in_env(env)
+
+    def make() -> "Mixer":
+        return (mixers()[config.name](**config.options) if config.given is None else config.given).in_env(env)
+
+    return _made("algorithm", config, make)
 
 
 def make_agents(config: AgentConfig, env: "TeamEnv") -> "Agents":
@@ -261,4 +277,16 @@ def make_agents(config: AgentConfig, env: "TeamEnv") -> "Agents":
     given = config.given
     if given is not None and not isinstance(given, type):
         return given
-    return (given or networks()[config.name]).make(config.settings, env)
+    return _made("agent", config, lambda: (given or networks()[config.name]).make(config.settings, env))
+
+
+def _made(setting: str, config: EnvConfig | AlgorithmConfig | AgentConfig, make: Callable[[], T]) -> T:
+    """What `make` makes; raises ConfigError where somebody's constructor fails."""
+    try:
+        return make()
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:  # somebody's code can raise anything
+        from qmix_jax.envs.check.calls import explain
+
+        raise ConfigError(f"{setting}={config.name} cannot be made: {explain(error)}") from error

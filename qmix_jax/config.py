@@ -42,7 +42,7 @@ class EnvConfig:
     shield: str | None = None
     """A function, as package.module:function, that narrows the legal actions (docs/shield.md)."""
     given: Any = field(default=None, repr=False)
-    """The environment, where it was made in Python and not from the settings."""
+    """The environment, or its class, where it comes from Python and not from the name."""
 
     def __post_init__(self):
         check_ranges("env.", self)

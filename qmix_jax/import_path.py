@@ -41,11 +41,11 @@ def load(path: str, setting: str, kind: str = "class") -> Any:
             what has the path as its value, and `kind` what it should name, for the message.
     """
     is_path = is_import_path(path)
-    require(is_path, f"{setting}={shown(path)} must be written package.module:{kind}")
+    require(is_path, f"{setting}={shown(path)} must be written package.module:{_placeholder(kind)}{dotted(path)}")
     module_name, _, name = path.partition(":")
     try:
         module = import_module(module_name)
-    except Exception as error:  # a module can raise anything
+    except (Exception, SystemExit) as error:  # a module can raise anything
         package = module_name.partition(".")[0]
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
         reason = _where_to_look(package) if is_missing else place_of(error)
@@ -55,6 +55,16 @@ def load(path: str, setting: str, kind: str = "class") -> Any:
         hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
         raise ImportPathError(f"{setting}={path}: {module_name} has no {kind} {name}{hint}")
     return getattr(module, name)
+
+
+def _placeholder(kind: str) -> str:
+    return kind.capitalize() if kind == "class" else kind
+
+
+def dotted(path: Any) -> str:
+    """` (did you mean 'package.module:Class'?)` for a path with dots alone; else ''."""
+    fixed = ":".join(str(path).rsplit(".", 1))
+    return f" (did you mean '{fixed}'?)" if is_import_path(fixed) else ""
 
 
 def describe(error: BaseException) -> str:

@@ -3,12 +3,12 @@
 Besides the package's own names a registry has those of installed packages (entry points), and takes import paths.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from typing import Any, TypeVar
 
-from qmix_jax.import_path import is_import_path, load
+from qmix_jax.import_path import dotted, is_import_path, load
 from qmix_jax.settings import require, require_one_of, shown
 
 T = TypeVar("T")
@@ -48,10 +48,18 @@ class Registry(Mapping[str, T]):
     @cached_property
     def installed(self) -> dict[str, str]:
         """The names that installed packages give -> import paths."""
+        return {name: paths[0] for name, paths in self._of_packages.items() if len(paths) == 1}
+
+    @cached_property
+    def _of_packages(self) -> dict[str, list[str]]:
+        """The names that installed packages give -> the import paths of each, several where packages disagree."""
         from importlib.metadata import entry_points  # 15 ms
 
-        found = {each.name: each.value.replace(" ", "") for each in entry_points(group=self._group)}
-        return {name: path for name, path in found.items() if name not in self._places}
+        found: dict[str, list[str]] = {}
+        for each in entry_points(group=self._group):
+            paths = found.setdefault(each.name, [])
+            paths += [path for path in [each.value.replace(" ", "")] if path not in paths]
+        return {name: paths for name, paths in found.items() if name not in self._places}
 
     @property
     def names(self) -> list[str]:
@@ -78,9 +86,20 @@ class Registry(Mapping[str, T]):
 
     def find(self, name: str) -> T:
         """The entry of a name or an import path; raises ConfigError where there is none."""
-        if not is_import_path(name):
-            require_one_of(self._setting, name, self.names)
+        self.require(name)
         return self[name]
+
+    def require(self, name: str, others: Collection[str] = ()) -> None:
+        """Raise ConfigError unless a name is one of this registry or of `others`, or has the form of an import path."""
+        if is_import_path(name) or name in others:
+            return
+        paths = self._of_packages.get(name, []) if name not in self.names else []
+        either = " or ".join(f"{self._setting}={path}" for path in sorted(paths))
+        require(not paths, f"{self._setting}={name} is a name in several installed packages: write {either}")
+        require(":" not in name, f"{self._setting}={name} must be written package.module:Class")
+        if not (hint := dotted(name)):
+            require_one_of(self._setting, name, [*self.names, *others])
+        require(not hint, f"{self._setting}={name} is not known{hint}")
 
     def of_class(self, found: Any, path: str) -> T:
         """The entry of a class from elsewhere; raises ConfigError where it does not fulfil the contract."""

@@ -175,10 +175,22 @@ def constructor_settings(cls: type, leave_out: tuple[str, ...] = ()) -> type:
         require(has_default or each.name in hints, f"the argument {each.name} of {cls.__name__}() needs a type")
         factory: Any = factories.get(each.name, dataclasses.MISSING)
         if factory is dataclasses.MISSING:
+            is_setting = not has_default or is_plain(each.default) or dataclasses.is_dataclass(each.default)
+            about = f"the argument {each.name} of {cls.__name__}() cannot be a setting: its default is"
+            require(is_setting, f"{about} of type {type(each.default).__name__}")
             factory = partial(copy.copy, each.default)  # also of a list, which cannot be the default of a field
         field = dataclasses.field(default_factory=factory, kw_only=True) if has_default else _REQUIRED()
         fields.append((each.name, hints.get(each.name, _type_of(each.default)), field))
     return dataclasses.make_dataclass(cls.__name__, fields, frozen=True, namespace={"made_from": cls})
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value can stand in a YAML file."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _type_of(default: Any) -> Any:

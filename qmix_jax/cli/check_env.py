@@ -9,10 +9,9 @@ from qmix_jax.cli.arguments import Parser
 from qmix_jax.console import say
 from qmix_jax.run import startup
 from qmix_jax.run.exits import DONE, USAGE_ERROR
-from qmix_jax.settings import ConfigError, shown
+from qmix_jax.settings import shown
 
 if TYPE_CHECKING:
-    from qmix_jax.config import EnvConfig
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.envs.check import Play
 
@@ -44,7 +43,7 @@ def main(arguments: list[str]) -> int:
     from qmix_jax.envs.check import play, shape_problems
 
     jax.config.update("jax_enable_compilation_cache", False)  # leaves files
-    env = _make(config.env)
+    env = make_env(config.env)
     if mistakes := shape_problems(env):
         return _report(mistakes)
     played = play(env, jax.random.key(config.seed))
@@ -58,18 +57,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The settings, as `overrides`."""
     parser = Parser("check-env", takes_settings=True, description=DESCRIPTION, epilog=EXAMPLES)
     return parser.parse_intermixed_args(arguments)
-
-
-def _make(config: "EnvConfig") -> "TeamEnv":
-    """The environment; raises ConfigError where its constructor fails."""
-    from qmix_jax.envs.check.calls import explain
-
-    try:
-        return make_env(config)
-    except (ConfigError, MemoryError):
-        raise
-    except Exception as error:  # somebody's code can raise anything
-        raise ConfigError(f"env={config.name} cannot be made: {explain(error)}") from error
 
 
 def _report(mistakes: list[str]) -> int:

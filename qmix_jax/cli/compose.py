@@ -21,9 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
-from qmix_jax.build import GROUPS, NOTHING, import_paths
+from qmix_jax.build import GROUPS, NOTHING, REGISTRIES, import_paths
 from qmix_jax.cli.conf import conf_dir, installed_conf_dirs
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.overrides import OverrideChecker
@@ -162,6 +163,7 @@ def _complete_files_of_own_parts(repository: Any) -> None:
         config: Any = OmegaConf.to_container(found.config, resolve=False)
         name = config.get("name") or (config.get(group) or {}).get("name")
         if isinstance(name, str) and name != choice and found.provider == "qmix-jax":
+            REGISTRIES[group]().require(name)
             found.defaults_list = [ConfigDefault(path=f"/{group}/{name}"), ConfigDefault(path="_self_")]
         return found
 
@@ -261,6 +263,10 @@ def _require_writable(folder: Path) -> None:
 
 def one_line(error: BaseException) -> str:
     """The first lines of Hydra's and OmegaConf's errors, without their advice, which is about Python code."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}:{error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no default: set {error.full_key}=VALUE"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     lines = [str(each).strip().splitlines()[0] for each in (error, cause) if each is not None and str(each).strip()]
     key = getattr(cause or error, "full_key", None)

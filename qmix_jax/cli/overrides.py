@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from qmix_jax.build import environments
+from qmix_jax.build import REGISTRIES, environments
 from qmix_jax.import_path import is_import_path
 from qmix_jax.settings import ConfigError, require, require_one_of
 
@@ -140,9 +140,13 @@ class OverrideChecker:
             require(single, f"{override.input_line}: exactly one {group} is always chosen: write {group}=NAME")
         right = self._plus(group)
         for choice in value if isinstance(value, list) else [value]:
-            if not ("/" in str(choice) or is_import_path(choice) or override.is_delete()):
+            is_file = "/" in str(choice) and ":" not in str(choice)
+            if not (is_file or is_import_path(choice) or override.is_delete()):
                 if group == "env" and choice not in self.groups[group] and (line := environment_of(str(choice))):
                     raise ConfigError(f"env={choice} is not known (did you mean '{line}'?)")
+                registry = REGISTRIES[group]() if group in REGISTRIES else None
+                if registry and str(choice) not in self.groups[group]:
+                    registry.require(str(choice), self.groups[group])
                 require_one_of(f"{right}{group}", str(choice), self.groups[group])
         why = "adds to the defaults" if right else "is always chosen"
         is_right = override.is_delete() or _prefix(override) == right
@@ -161,15 +165,22 @@ class OverrideChecker:
         """Every dotted name under the chosen groups, sections too, with its value."""
         return dict(_flatten(self._compose(list(chosen))))
 
+    def _has(self, group: str, choice: str, key: str) -> bool:
+        """Whether there is a setting with a choice; False where the choice does not work at all."""
+        try:
+            return key in self._settings((f"{group}={choice}",))
+        except ConfigError:
+            return False
+
     def _refuse_key(self, key: str, known: dict[str, Any]) -> None:
         section = key.split(".")[0]
         name = known.get(f"{section}.name")
         others = [choice for choice in self.groups.get(section, []) if name and choice != name and "/" not in choice]
-        owners = [choice for choice in others if key in self._settings((f"{section}={choice}",))]
+        owners = [choice for choice in others if self._has(section, choice, key)]
         if owners:
             raise ConfigError(f"{section}={name} has no setting '{key}'; it belongs to {section}={'|'.join(owners)}")
         choices = [choice for choice in self.groups["env"] if "/" not in choice]
-        envs = [choice for choice in choices if f"env.{key}" in self._settings((f"env={choice}",))]
+        envs = [choice for choice in choices if self._has("env", choice, f"env.{key}")]
         if envs and f"env.{key}" not in known:
             raise ConfigError(f"unknown setting '{key}' (did you mean 'env.{key}', with env={'|'.join(envs)}?)")
         hint = _suggest(key, [*known, *(f"{self._plus(group)}{group}" for group in self.groups)])

@@ -31,6 +31,7 @@ from qmix_jax.run.lock import locked
 from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
 from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
 from qmix_jax.run.nan_source import NanSource, find_sources
+from qmix_jax.run.parts import refuse_wrong_parts
 from qmix_jax.run.program import DATA, Program, TrainState
 from qmix_jax.run.resume import ResumePoint, find_resume_point, require_place
 from qmix_jax.run.saver import Saver
@@ -45,6 +46,7 @@ def check(config: Config) -> Program:
     env = make_env(config.env)
     refuse_wrong_shapes(env, config.env.name)
     env = as_algorithm_sees(config.algorithm, env)
+    refuse_wrong_parts(config, env)
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")

@@ -229,7 +229,9 @@ def next_steps(config: Config, folder: Path) -> str:
     """Commands to try next."""
     train, run = f"{_command()} train", shlex.quote(str(short(folder)))
     same, other = same_settings(config), "vdn" if config.algorithm.name != "vdn" else "qmix"
-    more_seeds = [each for each in same if not each.startswith("num_seeds=")] + [f"num_seeds={4 * config.num_seeds}"]
+    own = [f"algorithm={config.algorithm.name}"] * (config.algorithm.name != "qmix")
+    more_seeds = [each for each in same if not each.startswith("num_seeds=")]
+    more_seeds += [*own, f"num_seeds={4 * config.num_seeds}"]
     lines = {
         f"{_command()} evaluate {run}": "score it, with --noise, --replace, --remove too",
         f"{_command()} render {run}": "film it, with each agent's credit",

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from qmix_jax.agents.base import num_features
+from qmix_jax.build import source_of
 from qmix_jax.config import CheckpointConfig, Config, LoggingConfig
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import RecordedEpisodes, episode_keys, record
@@ -114,7 +115,11 @@ class Program:
 
     def init(self) -> TrainState:
         """The state before the first step: seed i is `config.seed + i`."""
-        return compile_quickly(self._init.lower(self._seeds))(self._seeds)
+        return self.compile_init()(self._seeds)
+
+    def compile_init(self) -> Any:
+        """`seeds -> state` before the first step, as an executable."""
+        return compile_quickly(self._init.lower(self._seeds))
 
     @cached_property
     def shapes(self) -> TrainState:
@@ -235,7 +240,11 @@ class Program:
 
 
 class ReusingProgram(Program):
-    """A program that takes the compiled chunk of an earlier equal one of the process."""
+    """A program that takes what an earlier equal one of the process compiled."""
+
+    def compile_init(self) -> Any:
+        """`seeds -> state` before the first step, as an executable."""
+        return _compiled_init(_Equal(self))
 
     def compile_chunk(self) -> Any:
         """The chunk as an executable; the state is donated."""
@@ -245,7 +254,7 @@ class ReusingProgram(Program):
     def key(self) -> str:
         """Equal for programs that compile alike: their settings differ only in what no compiled code depends on."""
         config = self.config
-        given = [id(part.given) for part in (config.env, config.algorithm, config.agent)]
+        given = [id(source_of(part.given)) for part in (config.env, config.algorithm, config.agent)]
         parts = replace(config, seed=0, logging=LoggingConfig(), checkpoint=CheckpointConfig(), callbacks=())
         return f"{parts} {given} {self.mesh.devices.tolist()} {self.mesh.shape}"
 
@@ -266,6 +275,11 @@ class _Equal:
 @lru_cache(maxsize=4)
 def _compiled_chunk(equal: _Equal) -> Any:
     return Program.compile_chunk(equal.program)
+
+
+@lru_cache(maxsize=4)
+def _compiled_init(equal: _Equal) -> Any:
+    return Program.compile_init(equal.program)
 
 
 def describe_memory(shapes: TrainState) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""A package of somebody else: an environment, a mixer, a network and a callback."""

@@ -1,0 +1,227 @@
+"""The package from Python: settings, objects and callbacks in; rows, parameters and a folder out."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY
+from test_own_agents import LSTMAgents
+
+import qmix_jax
+from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
+from qmix_jax.mixers.vdn import VDN
+from qmix_jax.records import read_metrics
+from qmix_jax.run.checkpoint import find
+from qmix_jax.run.program import Program
+from qmix_jax.settings import ConfigError
+
+SETTINGS = {name: value for name, value in TINY.items() if name != "env"} | {"devices": 1}
+PROBE = ("env=probe", *(f"env.{name}={value}" for name, value in TINY["env"].items() if name != "name"))
+QUIET = ("logging.film=false",)
+
+
+def train(*overrides, **arguments):
+    """A tiny run of the probe world in no folder."""
+    return qmix_jax.train(*PROBE, *QUIET, *overrides, **{"folder": None, **SETTINGS, **arguments})
+
+
+class Game(TwoStep):
+    """The two-step game, with a setting that changes nothing."""
+
+    def __init__(self, length: int = 2):
+        super().__init__(TwoStepConfig())
+        self.length = length
+
+
+class Fans(qmix_jax.Callback):
+    """Notes what it is called with, and stops the run after `last` evaluations."""
+
+    def __init__(self, last=99):
+        self.calls, self.left = [], last
+
+    def on_start(self, start):
+        self.calls.append(("start", start.title, len(start.rows)))
+
+    def on_evaluation(self, row):
+        self.calls.append(("evaluation", row["env_steps"]))
+        row.clear()  # its own copy
+        self.left -= 1
+        return "stop" if self.left == 0 else None
+
+    def on_checkpoint(self, path):
+        self.calls.append(("checkpoint", path.name))
+
+    def on_end(self, end):
+        self.calls.append(("end", end.status))
+
+    def close(self):
+        self.calls.append(("close",))
+
+
+class Fails(qmix_jax.Callback):
+    """Raises in one method."""
+
+    def __init__(self, method):
+        setattr(self, method, self.fail)
+
+    def fail(self, *arguments):
+        raise KeyError("no floor")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run in a folder, with the callback that watched it."""
+    fans = Fans()
+    folder = tmp_path_factory.mktemp("api") / "run"
+    return train(folder=folder, callbacks=[fans], num_seeds=2), fans
+
+
+# --- what a run is good for --------------------------------------------------------------------------------------
+
+
+def test_rows_are_those_of_the_file_and_a_line_of_the_table_is_an_evaluation_of_a_seed(run):
+    run, _ = run
+    assert run.rows == read_metrics(run.folder / "metrics.jsonl")
+    assert [row["env_steps"] for row in run.rows] == [64, 128, 192]
+    table = run.to_pandas()
+    assert list(table["seed"]) == [0, 1] * 3 and list(table["env_steps"]) == [64, 64, 128, 128, 192, 192]
+    assert list(table["eval/return"][:2]) == run.rows[0]["eval/return"]
+
+
+def test_a_loaded_run_is_the_trained_one(run):
+    run, _ = run
+    loaded = qmix_jax.load_run(run.folder)
+    assert loaded.rows == run.rows and loaded.config == run.config and loaded.env_steps == run.env_steps == 192
+    jax.tree.map(np.testing.assert_array_equal, loaded.params(1), run.params(1))
+    first, second = run.evaluate(16), loaded.evaluate(16)
+    assert first == second == qmix_jax.evaluate(run.folder, 16)
+    with pytest.raises(ConfigError, match="seed=2, but the run has 2"):
+        run.params(2)
+
+
+def test_a_film_is_shown_and_written(run, tmp_path):
+    run, _ = run
+    film = run.render(tmp_path / "film.gif")
+    assert film.data[:6] == b"GIF89a" and film.path.read_bytes() == film.data
+    assert film._repr_mimebundle_() == {"image/gif": film.data}
+    assert qmix_jax.render(run).path is None
+
+
+def test_a_team_is_exported(run, tmp_path):
+    run, _ = run
+    contract = qmix_jax.export(run, tmp_path / "team")
+    assert len(contract["agents"]) == 2 and (tmp_path / "team" / "contract.json").is_file()
+
+
+# --- callbacks ---------------------------------------------------------------------------------------------------
+
+
+def test_a_callback_is_called_from_start_to_end(run):
+    run, fans = run
+    assert fans.calls[0][0] == "start" and fans.calls[-2:] == [("end", 0), ("close",)]
+    assert [call for call in fans.calls if call[0] == "evaluation"] == [("evaluation", n) for n in (64, 128, 192)]
+    assert ("checkpoint", "192") in fans.calls
+    assert all(len(row) > 5 for row in run.rows)  # that one cleared its rows
+
+
+def test_a_callback_stops_a_run_which_resumes_as_if_it_had_not(run, tmp_path):
+    whole, _ = run
+    fans = Fans(last=1)
+    folder = tmp_path / "run"
+    stopped = train(folder=folder, callbacks=[fans], num_seeds=2)
+    assert stopped.env_steps == 64 and find(folder).env_steps == 64 and fans.calls[-2] == ("end", 0)
+    resumed = train(folder=folder, resume=True, num_seeds=2)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params(1), whole.params(1))
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_evaluation", "on_checkpoint", "on_end", "close"])
+def test_an_exception_in_a_callback_is_told_once_and_does_not_end_the_run(method, capsys, tmp_path):
+    fans = Fans()
+    assert train(callbacks=[Fails(method), fans], num_seeds=2, folder=tmp_path / "run").env_steps == 192
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Fails" in line]
+    assert len(lines) == 1 and f"warning: Fails.{method} failed and is off for the rest" in lines[0]
+    assert "KeyError: 'no floor', at " in lines[0] and fans.calls[-2] == ("end", 0)
+
+
+# --- many calls --------------------------------------------------------------------------------------------------
+
+
+def test_an_equal_program_is_compiled_once_and_nothing_is_left_behind(monkeypatch, tmp_path):
+    compiled = []
+    compile_chunk = Program.compile_chunk
+    monkeypatch.setattr(Program, "compile_chunk", lambda self: compiled.append(1) or compile_chunk(self))
+    monkeypatch.chdir(tmp_path)
+    threads = threading.active_count()
+    settings = {name: value for name, value in SETTINGS.items() if name != "algorithm"}
+    for seed, env in enumerate([Game, Game(), Game(), Game, Game(length=3)]):
+        qmix_jax.train(*QUIET, env=env, mixer=VDN, seed=seed, folder=None, **settings)
+        assert len(compiled) == (1 if seed < 4 else 2)
+    assert threading.active_count() == threads and not list(tmp_path.iterdir())
+
+
+def test_runs_in_threads_at_once_equal_those_alone(run):
+    whole, _ = run
+    results = {}
+
+    def work(name):
+        results[name] = train(num_seeds=2)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in "ab":
+        jax.tree.map(np.testing.assert_array_equal, results[name].params(0), whole.params(0))
+
+
+# --- parts made in Python ----------------------------------------------------------------------------------------
+
+
+def test_a_network_made_in_python_is_given_again_to_load_its_run(tmp_path):
+    class Local(LSTMAgents):
+        pass
+
+    folder = tmp_path / "run"
+    settings = {name: value for name, value in SETTINGS.items() if name != "agent"}
+    trained = qmix_jax.train(*PROBE, *QUIET, agents=Local, folder=folder, **settings)
+    assert trained.config.agent.name == "test_api:Local (made in Python)"
+    with pytest.raises(ConfigError, match=r"give it again: load_run\(folder, agents=\.\.\.\)"):
+        qmix_jax.load_run(folder)
+    loaded = qmix_jax.load_run(folder, agents=Local)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params(), trained.params())
+
+
+MISTAKES = {
+    "a sweep": ((("-m", "seed=1,2"), {}), "one call trains one run: leave out -m"),
+    "several values": ((("seed=1,2",), {}), "seed=1,2 has several values"),
+    "an unknown setting": (
+        ((), {"totl_env_steps": 5}),
+        "unknown setting 'totl_env_steps' (did you mean 'total_env_step",
+    ),
+    "an unknown nested setting": (((), {"learner": {"gama": 0.9}}), "did you mean 'learner.gamma'?"),
+    "an object with settings": ((("algorithm.x=3",), {"mixer": VDN()}), "algorithm.x"),
+    "a mixer as env": (((), {"env": VDN}), "is no subclass of qmix_jax.TeamEnv"),
+    "an env as mixer": (((), {"mixer": TwoStep}), "is no subclass of qmix_jax.Mixer"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(arguments, message):
+    overrides, settings = arguments
+    with pytest.raises(ConfigError) as error:
+        qmix_jax.train(*overrides, folder=None, **{"env": "two_step", **settings})
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_without_folder_is_not_exported(tmp_path):
+    env = TwoStep(TwoStepConfig())
+    run = qmix_jax.Run(qmix_jax.compose("env=two_step"), env, {})
+    with pytest.raises(ConfigError, match="train it with folder=FOLDER"):
+        qmix_jax.export(run, tmp_path / "team")
+
+
+def test_the_wrong_class_is_not_registered():
+    with pytest.raises(ConfigError, match=r"is no subclass of qmix_jax\.TeamEnv, Mixer or Agents"):
+        qmix_jax.register("mine", dict)

@@ -1,0 +1,309 @@
+"""Environments, mixers, networks and callbacks by import path or entry point: each mistake is one line."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from qmix_jax.build import REGISTRIES, from_mapping
+from qmix_jax.cli import main as cli
+from qmix_jax.cli.compose import compose
+from qmix_jax.reporters.callbacks import make_callbacks
+from qmix_jax.run import experiment, startup
+from qmix_jax.settings import ConfigError
+
+SITE = Path(__file__).parent / "site"
+"""A folder of installed packages with one in it: `depot`."""
+
+OWN = """
+import jax.numpy as jnp
+from depot.env import Depot
+from depot.parts import Linear, Weights
+from qmix_jax import Callback, TeamEnv
+
+def function(): raise AssertionError("called")
+
+an_object = Depot()
+
+class Plain: pass
+
+class Half(TeamEnv):
+    def reset(self, key): ...
+
+class Raises(Depot):
+    def __init__(self, size: int = 3): raise KeyError("no floor")
+
+class Untyped(Depot):
+    def __init__(self, size): ...
+
+class Required(Depot):
+    def __init__(self, robots: int): super().__init__(robots)
+
+class Odd(Depot):
+    def __init__(self, draw=print): ...
+
+class Unresolved(Depot):
+    def __init__(self, size: "Nowhere" = 3): ...
+
+class RaisingLinear(Linear):
+    def __init__(self, env, size: int = 3): raise KeyError("no floor")
+
+class NoValues(Linear):
+    def step(self, params, state, inputs):
+        state, output = super().step(params, state, inputs)
+        return state, output._replace(q=output.q[..., :1])
+
+class TeamFeatures(Linear):
+    def step(self, params, state, inputs):
+        state, output = super().step(params, state, inputs)
+        return state, output._replace(features=output.features.sum(1))
+
+class OtherState(Linear):
+    def step(self, params, state, inputs):
+        state, output = super().step(params, state, inputs)
+        return (state,), output
+
+class OtherType(Linear):
+    def step(self, params, state, inputs):
+        state, output = super().step(params, state, inputs)
+        return {"trace": state["trace"].astype(jnp.bfloat16)}, output
+
+class NoBatch(Linear):
+    def initial_state(self, num_envs): return jnp.zeros((2, 8))
+
+class FailingStep(Linear):
+    def step(self, params, state, inputs): return state["nothing"]
+
+class NoPair(Linear):
+    def step(self, params, state, inputs): return None
+
+class ShortUnroll(Linear):
+    def unroll(self, params, state, inputs):
+        return self.step(params, state, type(inputs)(*(each[0] for each in inputs)))
+
+class WholeWeights(Linear):
+    def init(self, key): return {"into": jnp.ones((3, 8), int), "out": jnp.ones((8, 2))}
+
+class FailingMixer(Weights):
+    def __call__(self, joint): return joint.nothing
+
+class NoStream(Weights):
+    def __call__(self, joint): return joint.chosen_q.sum(-1)
+
+class LongPenalty(Weights):
+    def penalty(self, chosen, best): return chosen.chosen_q
+
+class RaisingCallback(Callback):
+    def __init__(self): raise KeyError("no floor")
+"""
+MODULES = {
+    "own_parts": OWN,
+    "own_broken": "raise RuntimeError('no floor')",
+    "own_exit": "import sys; sys.exit(3)",
+    "own_needs": "import nothing_like_it",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules(tmp_path_factory):
+    """`SITE`, a package with the same name for another class, and modules with mistakes, on Python's search path."""
+    folder = tmp_path_factory.mktemp("modules")
+    for name, text in MODULES.items():
+        (folder / f"{name}.py").write_text(text)
+    info = folder / "rival-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[qmix_jax.environments]\ntwice = depot.env:Depot\n[qmix_jax.mixers]\nweights = depot.parts:Weights\n"
+    )
+    again = folder / "another-1.0.dist-info"
+    again.mkdir()
+    (again / "METADATA").write_text("Metadata-Version: 2.1\nName: another\nVersion: 1.0\n")
+    (again / "entry_points.txt").write_text("[qmix_jax.environments]\ntwice = own_parts:Required\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(SITE), str(folder)])
+        forget_installed()
+        yield
+    forget_installed()
+
+
+def forget_installed():
+    """Let the registries look for entry points again."""
+    for registry in REGISTRIES.values():
+        for name in ("installed", "_of_packages"):
+            vars(registry()).pop(name, None)
+        registry()._registered.clear()
+
+
+def check(*overrides):
+    """What `train` checks before it writes anything."""
+    config = from_mapping(compose([*overrides]))
+    startup.start_jax([config.devices])
+    experiment.check(config)
+    make_callbacks(config.callbacks)
+
+
+MISTAKES = {
+    "no class": ("env=depot.env:", "env=depot.env: must be written package.module:Class"),
+    "two colons": ("env=depot:env:Depot", "env=depot:env:Depot must be written package.module:Class"),
+    "dots alone": ("env=depot.env.Depot", "(did you mean 'depot.env:Depot'?)"),
+    "a slash": ("env=depot/env.py:Depot", "must be written package.module:Class"),
+    "no such module": ("env=nothing.like:It", "(ModuleNotFoundError: No module named 'nothing'); looked in installed"),
+    "no such submodule": ("env=depot.nothing:It", "(ModuleNotFoundError: No module named 'depot.nothing')"),
+    "a module that raises": ("env=own_broken:It", "(RuntimeError: no floor), at "),
+    "a module that exits": ("env=own_exit:It", "own_exit cannot be imported (SystemExit: 3), at "),
+    "a module that needs another": ("env=own_needs:It", "No module named 'nothing_like_it'), at "),
+    "no such class": ("env=depot.env:Deopt", "depot.env has no class Deopt (did you mean 'Depot'?)"),
+    "a function": ("env=own_parts:function", "env=own_parts:function is no subclass of qmix_jax.TeamEnv"),
+    "an object": ("env=own_parts:an_object", "env=own_parts:an_object is no subclass of qmix_jax.TeamEnv"),
+    "a class of something else": ("env=own_parts:Plain", "env=own_parts:Plain is no subclass of qmix_jax.TeamEnv"),
+    "a mixer as env": ("env=depot.parts:Weights", "env=depot.parts:Weights is no subclass of qmix_jax.TeamEnv"),
+    "an env as mixer": ("algorithm=depot.env:Depot", "algorithm=depot.env:Depot is no subclass of qmix_jax.Mixer"),
+    "an env as network": ("agent=depot.env:Depot", "agent=depot.env:Depot is no subclass of qmix_jax.Agents"),
+    "an abstract method": ("env=own_parts:Half", "env=own_parts:Half does not define step"),
+    "a constructor that raises": (
+        "env=own_parts:Raises",
+        "env=own_parts:Raises cannot be made: KeyError: 'no floor' (",
+    ),
+    "a network's that raises": ("env=depot agent=own_parts:RaisingLinear", "RaisingLinear cannot be made: KeyError"),
+    "an argument without type": ("env=own_parts:Untyped", "the argument size of Untyped() needs a type"),
+    "an argument that no YAML holds": ("env=own_parts:Odd", "the argument draw of Odd() cannot be a setting: its def"),
+    "a type that does not exist": ("env=own_parts:Unresolved", "the arguments of Unresolved() cannot be read: name 'N"),
+    "a setting that is not set": ("env=own_parts:Required", "env.robots has no default: set env.robots=VALUE"),
+    "an unknown setting": (
+        "env=depot env.num_robot=3",
+        "unknown setting 'env.num_robot' (did you mean 'env.num_robots'",
+    ),
+    "a wrong type": ("env=depot.env:Depot env.num_robots=1.5", "env.num_robots=1.5 must be a whole number"),
+    "a wrong word": ("env=depot env.layout=smal", "env.layout=smal is not known (did you mean 'small'?)"),
+    "a mixer's setting": ("env=depot algorithm=weights algorithm.strt=2", "(did you mean 'algorithm.start'?)"),
+    "a network's setting": ("env=depot agent=linear agent.decai=2", "(did you mean 'agent.decay'?)"),
+    "Q-values of one action": (
+        "env=depot agent=own_parts:NoValues",
+        "NoValues.step: q is float32 of shape (3, 2, 1), b",
+    ),
+    "no features of agents": (
+        "env=depot agent=own_parts:TeamFeatures",
+        "features is float32 of shape (3, 4), but must",
+    ),
+    "another state": ("env=depot agent=own_parts:OtherState", "OtherState.step: returns another structure of the recu"),
+    "another type of state": (
+        "env=depot agent=own_parts:OtherType",
+        "OtherType.step: returns bfloat16 of shape (3, 2, 4",
+    ),
+    "a state for one": (
+        "env=depot agent=own_parts:NoBatch",
+        "NoBatch.initial_state: must return arrays whose first axis",
+    ),
+    "a step that raises": ("env=depot agent=own_parts:FailingStep", "FailingStep.step: KeyError: 'nothing' ("),
+    "a step without output": ("env=depot agent=own_parts:NoPair", "NoPair.step: must return (state, AgentOutput)"),
+    "an unroll of one step": (
+        "env=depot agent=own_parts:ShortUnroll",
+        "ShortUnroll.unroll: q is float32 of shape (3, 2, ",
+    ),
+    "integer parameters": (
+        "env=depot agent=own_parts:WholeWeights",
+        "WholeWeights.init: the parameter ['into'] is int32",
+    ),
+    "a mixer that raises": (
+        "env=depot algorithm=own_parts:FailingMixer",
+        "FailingMixer.__call__: AttributeError: 'Mixer",
+    ),
+    "no value stream": (
+        "env=depot algorithm=own_parts:NoStream",
+        "returns float32 of shape (2, 3), but must return float",
+    ),
+    "a penalty of each agent": (
+        "env=depot algorithm=own_parts:LongPenalty",
+        "LongPenalty.penalty: returns float32 of s",
+    ),
+    "a callback without class": (
+        "env=depot callbacks=[depot.parts]",
+        "must be written package.module:Class (did you m",
+    ),
+    "a callback that is a function": (
+        "env=depot callbacks=[own_parts:function]",
+        "is no subclass of qmix_jax.Callback",
+    ),
+    "a callback that raises": (
+        "env=depot callbacks=[own_parts:RaisingCallback]",
+        "cannot be made: KeyError: 'no floor'",
+    ),
+    "callbacks without list": ("env=depot callbacks=depot.parts:Notes", "callbacks=depot.parts:Notes must be a list"),
+    "an entry point to nowhere": ("env=lost", "depot.nowhere cannot be imported (ModuleNotFoundError"),
+    "a name of two packages": ("env=twice", "write env=depot.env:Depot or env=own_parts:Required"),
+    "a name like another": ("env=depo", "env=depo is not known (did you mean 'depot'?)"),
+    "a misspelt network": ("env=depot agent=liner", "agent=liner is not known (did you mean 'linear'?)"),
+    "one job of a sweep": ("-m env=depot,depot.env:Deopt", "depot.env has no class Deopt (did you mean 'Depot'?)"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(line, message):
+    with pytest.raises(ConfigError) as error:
+        check(*line.split())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+YAMLS = {
+    "an unknown setting": ("env:\n  name: depot\n  num_robot: 3\n", "'env.num_robot' (did you mean 'env.num_robots'?)"),
+    "an unknown environment": ("env:\n  name: depo\n", "env=depo is not known (did you mean 'depot'?)"),
+    "no YAML": ("env: {name: depot\n", "mine.yaml:3: expected ',' or '}'"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), YAMLS.values(), ids=YAMLS)
+def test_a_mistake_in_a_yaml_is_one_line(text, message, tmp_path):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    with pytest.raises(ConfigError) as error:
+        check("env=mine", "--config-dir", str(tmp_path))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+# --- what works --------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_the_arguments_of_the_constructor():
+    config = from_mapping(compose(["env=depot.env:Depot", "env.num_robots=4", "agent=depot.parts:Linear"]))
+    assert vars(config.env.settings) == {"num_robots": 4, "layout": "small", "bonus": 1.0}
+    assert vars(config.agent.settings) == {"hidden_size": 4, "decay": 0.5}  # 4 suits the environment
+    assert config.rollout.num_steps == 4 and config.import_folders == (str(SITE),)
+
+
+def test_the_default_yaml_of_an_installed_package_sets_what_differs():
+    config = from_mapping(compose(["env=depot_large"]))
+    assert (config.env.settings.layout, config.env.settings.num_robots, config.rollout.num_steps) == ("large", 2, 6)
+    assert config.rollout.num_envs == 4  # as the class says
+
+
+def test_a_setting_without_default_is_set():
+    assert from_mapping(compose(["env=own_parts:Required", "env.robots=3"])).env.settings.robots == 3
+
+
+def test_a_network_gets_of_the_settings_that_suit_an_environment_those_that_it_has():
+    config = from_mapping(compose(["env=two_step", "agent=own_parts:RaisingLinear"]))
+    assert vars(config.agent.settings) == {"size": 3}
+    with pytest.raises(ConfigError, match=r"'agent.hidden_size'; it belongs to agent=gru"):
+        from_mapping(compose(["env=two_step", "agent=own_parts:RaisingLinear", "agent.hidden_size=5"]))
+
+
+def test_an_entry_point_to_nowhere_disturbs_no_other_name(capsys):
+    check("env=depot", "algorithm=weights", "agent=linear")
+    assert cli.main(["train", "--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert "from depot.env:Depot" in help_text and "from depot.nowhere:Lost" in help_text
+
+
+def test_a_name_is_registered_once():
+    environments = REGISTRIES["env"]()
+    import own_parts
+
+    with pytest.raises(ConfigError, match="smax is taken already"):
+        environments.register("smax", own_parts.Required)
+    with pytest.raises(ConfigError, match="env=half does not define step"):
+        environments.register("half", own_parts.Half)
+    environments.register("mine", own_parts.Required)
+    with pytest.raises(ConfigError, match="mine is taken already"):
+        environments.register("mine", own_parts.an_object.__class__)
+    assert from_mapping(compose(["env=mine", "env.robots=2"])).env.settings.robots == 2

@@ -44,11 +44,11 @@ class Experiment(types.ModuleType):
             raise ConfigError(self.refuse)
         return types.SimpleNamespace(config=config)
 
-    def run(self, config: Config, folder: Path, settings: dict, resumes: bool = False, program=None) -> int:
+    def train(self, config: Config, folder: Path, settings: dict, resumes: bool = False, program=None):
         assert program is None or program.config == config
         self.runs.append((config, folder, settings))
         self.going_on.append(resumes)
-        return self.statuses.get(config.seed, 0)
+        return types.SimpleNamespace(status=self.statuses.get(config.seed, 0))
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ WRONG = [
     ("learner=3", "learner=3", "group"),
     ("learner.gamma=2", "learner.gamma=2", "between 0 and 1"),
     ("learner.gamma=${nope}", "learner.gamma", "nope"),
-    ("learner.gamma=???", "learner.gamma", "Missing"),
+    ("learner.gamma=???", "learner.gamma", "has no default"),
     ("~env", "~env", "env=NAME"),
     ("hydra.foo=1", "hydra.foo", "foo"),
     ("hydra.run.dir=/dev/null/x", "/dev/null/x", "hydra.run.dir=FOLDER"),
@@ -304,7 +304,7 @@ def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment):
 
 def test_a_sweep_tries_every_job_also_where_one_cannot_be_written_or_breaks(experiment, monkeypatch, capsys):
     """The files of the second job cannot be written, the third fails with an unforeseen error."""
-    write, finished = jobs._write, experiment.run
+    write, finished = jobs._write, experiment.train
 
     def write_most(files):
         if "seed1" in str(list(files)):
@@ -317,7 +317,7 @@ def test_a_sweep_tries_every_job_also_where_one_cannot_be_written_or_breaks(expe
         return finished(config, *rest, **named)
 
     monkeypatch.setattr(jobs, "_write", write_most)
-    monkeypatch.setattr(experiment, "run", run_most)
+    monkeypatch.setattr(experiment, "train", run_most)
     assert run("-m seed=0,1,2,3 env=two_step") == NOT_SAVED
     assert [config.seed for config, _, _ in experiment.runs] == [0, 3]
     said = capsys.readouterr()
@@ -421,7 +421,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_and_status_74(experiment
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiment, "run", full)
+    monkeypatch.setattr(experiment, "train", full)
     assert run("seed=1") == NOT_SAVED
     monkeypatch.setattr("pathlib.Path.mkdir", full)  # Hydra makes the folder
     assert run("seed=2") == NOT_SAVED

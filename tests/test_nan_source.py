@@ -150,7 +150,7 @@ def test_a_run_names_the_environment_and_does_not_train_again_with_another_learn
     def train(resumes=False, **changes):
         config = tiny(devices=1, env=EPISODES, logging={"display": "plain"}, **changes)
         program = Program.make(config, Broken(config.env.settings, np.inf))
-        return experiment.run(config, tmp_path, to_mapping(config), resumes, program)
+        return experiment.train(config, tmp_path, to_mapping(config), resumes, program).status
 
     assert train() == exits.FAILED
     said = capsys.readouterr().out

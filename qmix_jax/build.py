@@ -88,7 +88,7 @@ def from_mapping(values: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) 
     return Config(
         env=env,
         algorithm=_algorithm_config(values["algorithm"], given.get("algorithm")),
-        agent=_agent_config(rest.pop("agent", {}), given.get("agent")),
+        agent=_agent_config(rest.pop("agent", {}), given.get("agent"), training.get("agent", NOTHING)),
         **{key: convert(value, hints[key], key) for key, value in rest.items()},
     )
 
@@ -148,13 +148,17 @@ def _algorithm_config(values: Mapping[str, Any], given: Any) -> AlgorithmConfig:
     return AlgorithmConfig(name, plain, given=None if given is None else options)
 
 
-def _agent_config(values: Mapping[str, Any], given: Any) -> AgentConfig:
+def _agent_config(values: Mapping[str, Any], given: Any, suggested: Mapping[str, Any]) -> AgentConfig:
+    """The config of the network. Settings that the environment suggests are left out where the network has none such."""
     name, own = _name_and_settings({"name": DEFAULT_NETWORK, **values})
-    if given is not None and not isinstance(given, type):
+    is_object = given is not None and not isinstance(given, type)
+    entry = None if is_object else networks().find(name) if given is None else networks().of_class(given, name)
+    known = field_names(entry.Settings) if entry else ()
+    own = {key: own[key] for key in own if key in known or own[key] != suggested.get(key, own)}
+    if entry is None:
         return AgentConfig(name, _settings_of_object(given, own, "agent."), given=given)
-    entry = networks().find(name) if given is None else networks().of_class(given, name)
     for key in own:
-        owners = [] if key in field_names(entry.Settings) else _networks_with(key)
+        owners = [] if key in known else _networks_with(key)
         require(not owners, f"agent={name} has no setting 'agent.{key}'; it belongs to agent={'|'.join(owners)}")
     return AgentConfig(name, make_settings(entry.Settings, own, "agent."), given=given)
 

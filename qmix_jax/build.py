@@ -149,7 +149,7 @@ def _algorithm_config(values: Mapping[str, Any], given: Any) -> AlgorithmConfig:
 
 
 def _agent_config(values: Mapping[str, Any], given: Any, suggested: Mapping[str, Any]) -> AgentConfig:
-    """The config of the network. Settings that the environment suggests are left out where the network has none such."""
+    """The config of the network, without settings that the environment suggests and the network does not have."""
     name, own = _name_and_settings({"name": DEFAULT_NETWORK, **values})
     is_object = given is not None and not isinstance(given, type)
     entry = None if is_object else networks().find(name) if given is None else networks().of_class(given, name)

@@ -25,7 +25,7 @@ from qmix_jax.reporters.progress import UNKNOWN, RunProgress, compact, number
 def make_display(
     mode: str, *, title: str, total_env_steps: int, num_seeds: int, rows: Sequence[dict] = ()
 ) -> "Display":
-    """The display for logging.display: auto (live in a notebook and on a terminal, otherwise plain), live, plain or none.
+    """The display for logging.display: auto (live on a terminal and in a notebook, else plain), live, plain or none.
 
     It is plain if the terminal's encoding lacks the characters of the live panel. `rows` are the earlier ones of a
     resumed run.
@@ -230,7 +230,7 @@ class NotebookDisplay(Display):
         done = f"{progress.share:.0%} of {progress.total:,} env steps"
         facts = {"elapsed": duration(progress.elapsed), "left": progress.left_text}
         facts |= {**progress.evaluation, "best": progress.best} if progress.row else {"compiling": "…"}
-        names, values = ("".join(f"<td>{escape(word)}</td>" for word in words) for words in zip(*facts.items()))
+        names, values = ("".join(f"<td>{escape(word)}</td>" for word in words) for words in (facts, facts.values()))
         bar = f'<progress value="{progress.share:.4f}" max="1" style="width: 30em"></progress> {done}'
         page = f"<b>{escape(progress.title)}</b><br>{bar}<table><tr>{names}</tr><tr>{values}</tr></table>"
         text = ", ".join([f"{progress.title}: {done}", *(f"{name} {value}" for name, value in facts.items())])

@@ -1,49 +1,45 @@
-"""The worked example of docs/new-mixer.md, followed exactly in a copy of the package."""
+"""The pages docs/extending.md, docs/new-mixer.md and docs/python.md and the notebook, carried out as they stand."""
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pictures import colourful, pixels
+from pictures import colourful, near, pixels
 
+from qmix_jax.film.canvas import BLUE, GOLD
 from qmix_jax.records import read_metrics
 
 ROOT = Path(__file__).parents[1]
-SHORT = "num_seeds=2 total_env_steps=48_000 logging.film=false logging.display=none devices=1"
 
 
-def blocks(language):
-    text = (ROOT / "docs" / "new-mixer.md").read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+def blocks(page, language):
+    """The blocks of a page in one language, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """A copy of the checkout with what the document adds."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("qmix_jax", "conf", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    module, entry = blocks("python")
-    (folder / "qmix_jax" / "mixers" / "hinge.py").write_text(module)
-    registry = folder / "qmix_jax" / "mixers" / "__init__.py"
-    before, head, after = registry.read_text().partition("    __name__,\n    {\n")
-    registry.write_text(before + head + entry + after)
-    return folder
+COMMANDS = """\
+import json, sys
+from qmix_jax.cli.main import main
+for words in json.loads(sys.argv[1]):
+    assert main(words) == 0, words
+"""
 
 
-def run(folder, command, *arguments):
-    """A command line of the document, by the copy's package."""
-    program, *words = shlex.split(command)
-    module = ["-m", "qmix_jax"] if program == "qmix-jax" else []
+def carry_out(folder, lines, *packages):
+    """Run qmix-jax command lines in a folder, in one process that finds modules in `packages` too."""
+    words = [shlex.split(line)[1:] for line in lines]
     done = subprocess.run(
-        [sys.executable, *module, *words, *arguments],
+        [sys.executable, "-P", "-c", COMMANDS, json.dumps(words)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *packages]))},
         capture_output=True,
         text=True,
         timeout=600,
@@ -52,20 +48,113 @@ def run(folder, command, *arguments):
     return done.stdout
 
 
-def test_the_example_learns_what_a_sum_cannot(copy):
-    activate, train, report = blocks("sh")[1].splitlines()
-    assert activate == ". .venv/bin/activate"
-    run(copy, train, *SHORT.split())
-    run(copy, report)
-    last = {path.parent.name: read_metrics(path)[-1] for path in copy.glob("multirun/hinge/*/metrics.jsonl")}
+# --- extending.md ------------------------------------------------------------------------------------------------
+
+BRIEF = " devices=1 logging.film=false logging.display=none total_env_steps="
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The folder of the package's source, as the page lays it out."""
+    folder = tmp_path_factory.mktemp("source") / "parcels"
+    (env, painter, _), (project,), (choice,) = (blocks("extending.md", kind) for kind in ("python", "toml", "yaml"))
+    files = {"env.py": env, "painter.py": painter, "__init__.py": "", "conf/env/parcels_trio.yaml": choice}
+    for name, text in {"pyproject.toml": project, **{f"parcels/{name}": files[name] for name in files}}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(source, tmp_path_factory):
+    """The package as `pip install` leaves it in a folder of packages, without the network that a build needs."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(source / "parcels", folder / "parcels")
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    about = folder / f"{project['name']}-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    ((group, names),) = project["entry-points"].items()
+    (about / "entry_points.txt").write_text(f"[{group}]\n" + "\n".join(map(" = ".join, names.items())))
+    return folder
+
+
+def test_the_environment_is_found_by_its_import_path_without_being_installed(source):
+    check, train = blocks("extending.md", "sh")[0].splitlines()
+    said = carry_out(source, [check, train + " --cfg job"])
+    assert "parcels, short_aisle: no mistake found" in said
+    assert "name: parcels.env:Parcels" in said and "robots: 3" in said and "gamma: 0.9" in said
+
+
+@pytest.mark.slow
+def test_the_installed_environment_is_learnt_evaluated_filmed_exported_and_compared(site, tmp_path, monkeypatch):
+    _, pair, trio = blocks("extending.md", "sh")[1].splitlines()
+    evaluate, *others = blocks("extending.md", "sh")[2].splitlines()
+    lines = [pair + BRIEF + "20_000", trio + BRIEF + "2_048", evaluate + " --episodes 64", *others]
+    said = carry_out(tmp_path, lines, site)
+    assert read_metrics(tmp_path / "runs" / "pair" / "metrics.jsonl")[-1]["eval/win_rate"][0] > 0.9
+    assert "map: long_aisle" in (tmp_path / "runs" / "trio" / "config.yaml").read_text()
+    assert "parcels" in said and (tmp_path / "pair.gif").is_file() and (tmp_path / "report" / "report.png").is_file()
+    shown = pixels(tmp_path / "pair.gif")
+    assert near(shown, GOLD) > 1000 and near(shown, BLUE) > 500  # the parcel, the robots
+    contract = json.loads((tmp_path / "team" / "contract.json").read_text())
+    assert "moves within the aisle" in json.dumps(contract)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    exec(blocks("extending.md", "python")[2], names)
+    assert names["robot"].act(names["here_with_the_other"], np.ones(4, bool)) == 3
+
+
+# --- new-mixer.md ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_mixer_learns_what_a_sum_cannot_and_keeps_its_promises(tmp_path, monkeypatch):
+    module, check = blocks("new-mixer.md", "python")
+    (tmp_path / "hinge.py").write_text(module)
+    train, report = blocks("new-mixer.md", "sh")[0].splitlines()
+    carry_out(tmp_path, [train + " num_seeds=2" + BRIEF + "48_000", report])
+    last = {path.parent.name: read_metrics(path)[-1] for path in tmp_path.glob("multirun/hinge/*/metrics.jsonl")}
     scores = {name: row["eval/return"] for name, row in last.items()}
-    assert scores == {"0_two_step-vdn_seed0": [7.0, 7.0], "1_two_step-hinge_seed0": [8.0, 8.0]}
-    report_figure = pixels(copy / "hinge" / "report.png")
-    assert report_figure.shape[1] > 600 and colourful(report_figure) > 0.001
+    assert scores == {"0_two_step-vdn_seed0": [7.0, 7.0], "1_two_step-Hinge_seed0": [8.0, 8.0]}
+    figure = pixels(tmp_path / "hinge" / "report.png")
+    assert figure.shape[1] > 600 and colourful(figure) > 0.001
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(check, {})
+    with pytest.raises(AssertionError, match=r"individual-global-max|monotonic"):
+        exec(check.replace("mixer.apply", "-mixer.apply"), {})
 
 
-def test_the_example_passes_every_test_of_the_registry(copy):
-    make, test, arguments = shlex.split(blocks("sh")[0])
-    assert (make, test, arguments[:5]) == ("make", "test", "ARGS=")
-    assert "$(ARGS)" in (ROOT / "Makefile").read_text().partition("pytest")[2].splitlines()[0]
-    assert "passed" in run(copy, f"python -m pytest {arguments[5:]}", "-p", "no:cacheprovider")
+# --- python.md ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def python_page(tmp_path_factory):
+    """The names that the blocks of python.md define, run one after the other."""
+    names = {"__name__": "__main__"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("python"))
+        for block in blocks("python.md", "python"):
+            exec(block, names)
+            if "StopAt" in names:
+                names.setdefault("stopped", names["run"])
+        yield names
+
+
+def test_every_block_of_the_page_on_python_runs(python_page):
+    assert python_page["sums"].episodes == 64 and Path("film.gif").read_bytes()[:3] == b"GIF"
+    assert python_page["stopped"].rows[-1]["env_steps"] == 8_000
+    assert len(python_page["metrics"].evaluation.episodes) == 2
+
+
+def test_every_cell_of_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs" / "python.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    names = {"__name__": "__main__"}
+    for source in sources:
+        exec(source, names)
+    assert names["run"].folder is None and names["scores"]["return"].mean == 7.0
+    assert names["output"].q.shape == (1, 2, 2)

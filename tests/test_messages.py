@@ -2,11 +2,13 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from qmix_jax.build import from_mapping
+from qmix_jax.build import from_mapping, name_of
 from qmix_jax.cli.compose import compose
+from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
 from qmix_jax.run import messages
 
 
@@ -25,7 +27,7 @@ def config_of(line):
         ("env=mpe env.task=simple_reference", ["env=mpe", "env.task=simple_reference"]),
         ("env=mpe total_env_steps=2e6", ["env=mpe"]),
         ("env.scale_state=false env.starts_per_rollout=5", ["env.starts_per_rollout=5", "env.scale_state=false"]),
-        ("env.shield=team.rules:legal num_seeds=3", ["env.shield=team.rules:legal", "num_seeds=3"]),
+        ("env.shield=json:dumps num_seeds=3", ["env.shield=json:dumps", "num_seeds=3"]),
         ("learner.gamma=0.9 checkpoint.every_env_steps=null", ["learner.gamma=0.9"]),
         ("agent=transformer agent.num_heads=2", ["agent=transformer", "agent.num_heads=2"]),
         ("+preset=pymarl", None),
@@ -48,6 +50,23 @@ def test_a_share_of_the_learning_rate_without_effect_is_not_repeated(rate, is_re
     assert ("learner.final_learning_rate_share=0.5" in again) == is_repeated
     composed = config_of(messages.command_line([*again, "algorithm=qmix"]))
     assert composed.learner.last_learning_rate == config.learner.last_learning_rate
+
+
+class Sized(TwoStep):
+    def __init__(self, size: int, share: float = 0.5):
+        super().__init__(TwoStepConfig())
+
+
+def test_a_setting_without_a_default_is_repeated():
+    config = from_mapping({"env": {"name": f"{__name__}:Sized", "size": 3}, "algorithm": {"name": "vdn"}})
+    assert messages.same_settings(config) == [f"env={__name__}:Sized", "env.size=3"]
+
+
+def test_nothing_is_suggested_after_a_run_of_an_object_that_only_python_has():
+    vdn, given = {"name": "vdn"}, Sized(3)
+    config = from_mapping({"env": {"name": name_of(given)}, "algorithm": vdn}, {"env": given})
+    assert config.env.name.endswith("(made in Python)") and messages.next_steps(config, Path()) == ""
+    assert "num_seeds=4" in messages.next_steps(from_mapping({"env": {"name": "two_step"}, "algorithm": vdn}), Path())
 
 
 def a_row(**values):

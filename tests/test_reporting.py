@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -163,6 +165,34 @@ def test_auto_is_plain_without_a_terminal_and_none_says_nothing(capsys):
         shown.on_evaluation(a_row())
         shown.message("news")
     assert capsys.readouterr().out == ""
+
+
+def test_a_notebook_gets_one_output_that_every_row_replaces(monkeypatch, capsys):
+    shown = []
+
+    class Output:
+        def update(self, data, raw):
+            assert raw
+            shown.append(data)
+
+    def show(data, raw, display_id):
+        assert raw and display_id
+        shown.append(data)
+        return Output()
+
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=show))
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with display.make_display("auto", title="<QMIX>", total_env_steps=200_000, num_seeds=1) as notebook:
+        notebook.on_evaluation(a_row())
+        notebook.message("news")
+    first, second = shown
+    assert '<progress value="0.0000"' in first["text/html"] and "compiling" in first["text/html"]
+    assert "<b>&lt;QMIX&gt;</b>" in second["text/html"] and '<progress value="0.5000" max="1"' in second["text/html"]
+    assert "<td>win rate</td>" in second["text/html"] and "<td>50.0%</td>" in second["text/html"]
+    assert second["text/plain"].startswith("<QMIX>: 50% of 200,000 env steps, elapsed 10s, left")
+    assert "return 10.00" in second["text/plain"] and capsys.readouterr().out == "news\n"
+    assert isinstance(display.make_display("plain", title="", total_env_steps=1, num_seeds=1), display.PlainDisplay)
 
 
 def test_a_display_that_cannot_write_ends_nothing():

@@ -27,6 +27,9 @@ Network of the agents (agent=..., its settings as agent.NAME=...)
 Preset (+preset=..., with the plus: an environment and settings, which the rest of the command line overrides)
 {preset}
 
+Parts of your own (docs/extending.md): env, algorithm and agent also take an import path, as do callbacks=[...]
+  env=my_package.module:MyEnv         its settings are its constructor's arguments; qmix-jax check-env finds mistakes
+
 Common settings
   env.map=3m                          another SMAX map
   env=mpe env.task=simple_reference   another task

@@ -1,9 +1,10 @@
-"""The terminal display of a run: a live panel, plain lines, or nothing."""
+"""The display of a run: a live panel, a notebook's output, plain lines, or nothing."""
 
 import itertools
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from html import escape
 from typing import Any, Self, TextIO, cast
 
 from rich import box
@@ -24,7 +25,7 @@ from qmix_jax.reporters.progress import UNKNOWN, RunProgress, compact, number
 def make_display(
     mode: str, *, title: str, total_env_steps: int, num_seeds: int, rows: Sequence[dict] = ()
 ) -> "Display":
-    """The display for logging.display: auto (live on a terminal, otherwise plain), live, plain or none.
+    """The display for logging.display: auto (live on a terminal and in a notebook, else plain), live, plain or none.
 
     It is plain if the terminal's encoding lacks the characters of the live panel. `rows` are the earlier ones of a
     resumed run.
@@ -32,13 +33,15 @@ def make_display(
     if mode == "none":
         return Display()
     console = Console(file=cast(TextIO, _Unfailing(sys.stdout)))
-    is_live = mode != "auto" or (console.is_terminal and not console.is_dumb_terminal)
+    is_live = mode != "auto" or console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
     if not console.encoding.startswith("utf") or not is_live:
         mode = "plain"
     progress = RunProgress(title, total_env_steps, num_seeds)
     for row in rows:
         progress.log(row)
-    return PlainDisplay(progress) if mode == "plain" else LiveDisplay(progress, console)
+    if mode == "plain":
+        return PlainDisplay(progress)
+    return NotebookDisplay(progress) if console.is_jupyter else LiveDisplay(progress, console)
 
 
 class _Unfailing:
@@ -198,6 +201,40 @@ def sparkline(values: list[float], low: float, high: float, width: int) -> str:
     blocks = "▁▂▃▄▅▆▇█"
     span = high - low or 1.0
     return "".join(blocks[min(7, max(0, int(8 * (height - low) / span)))] for height in heights)
+
+
+# --- in a notebook -----------------------------------------------------------------------------------------------
+
+
+class NotebookDisplay(Display):
+    """A bar and the facts of the newest row as one output of the cell, which every row replaces."""
+
+    def __init__(self, progress: RunProgress):
+        from IPython.display import display  # pyright: ignore[reportMissingImports]  (what runs a notebook has it)
+
+        self.progress = progress
+        self._output = display(self._shown(), raw=True, display_id=True)
+
+    def on_evaluation(self, row: dict) -> None:
+        """Show a row."""
+        self.progress.log(row)
+        self._output.update(self._shown(), raw=True)
+
+    def message(self, text: str) -> None:
+        """Print a line of text below."""
+        say(text)
+
+    def _shown(self) -> dict[str, str]:
+        """The output by its kind; text is for viewers that show no HTML."""
+        progress = self.progress
+        done = f"{progress.share:.0%} of {progress.total:,} env steps"
+        facts = {"elapsed": duration(progress.elapsed), "left": progress.left_text}
+        facts |= {**progress.evaluation, "best": progress.best} if progress.row else {"compiling": "…"}
+        names, values = ("".join(f"<td>{escape(word)}</td>" for word in words) for words in (facts, facts.values()))
+        bar = f'<progress value="{progress.share:.4f}" max="1" style="width: 30em"></progress> {done}'
+        page = f"<b>{escape(progress.title)}</b><br>{bar}<table><tr>{names}</tr><tr>{values}</tr></table>"
+        text = ", ".join([f"{progress.title}: {done}", *(f"{name} {value}" for name, value in facts.items())])
+        return {"text/html": page, "text/plain": text}
 
 
 # --- plain -------------------------------------------------------------------------------------------------------

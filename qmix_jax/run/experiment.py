@@ -187,8 +187,8 @@ def _say_end(the_run: "Run", end: End, stopped_by: str, received: list[signal.Si
         if stopped_by and not the_run.is_complete:
             say(f"{stopped_by} stopped the run")
         say(messages.summary(the_run.program, the_run.folder, the_run.rows, end.status, received))
-        if end.status == exits.DONE:
-            say(messages.next_steps(config, the_run.folder))
+        if end.status == exits.DONE and (next_steps := messages.next_steps(config, the_run.folder)):
+            say(next_steps)
 
 
 @dataclass

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 
 from qmix_jax.agents import DEFAULT_NETWORK
-from qmix_jax.build import environments, from_mapping
-from qmix_jax.config import Config, by_name
+from qmix_jax.build import GROUPS, MADE_IN_PYTHON, NOT_OPTIONS, environments, from_mapping, mixer_class
+from qmix_jax.config import Config, by_name, to_mapping
 from qmix_jax.console import duration, short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
@@ -27,6 +27,7 @@ from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.nan_source import NanSource
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.run.resume import ResumePoint
+from qmix_jax.settings import defaults, field_names, flatten
 
 ENDINGS = {
     exits.DONE: "Done",
@@ -226,7 +227,9 @@ NOT_COMPARED = ("algorithm", "seed", "devices", "checkpoint", "callbacks", "logg
 
 
 def next_steps(config: Config, folder: Path) -> str:
-    """Commands to try next."""
+    """Commands to try next; '' where a part of the run was made in Python, which no command line names."""
+    if any(part.name.endswith(MADE_IN_PYTHON) for part in (config.env, config.algorithm, config.agent)):
+        return ""
     train, run = f"{_command()} train", shlex.quote(str(short(folder)))
     same, other = same_settings(config), "vdn" if config.algorithm.name != "vdn" else "qmix"
     own = [f"algorithm={config.algorithm.name}"] * (config.algorithm.name != "qmix")
@@ -248,13 +251,25 @@ def next_steps(config: Config, folder: Path) -> str:
 def same_settings(config: Config) -> list[str]:
     """The overrides of a comparable run: its environment, and what differs from the defaults but `NOT_COMPARED`."""
     groups = {"env": config.env.name, "algorithm": config.algorithm.name, "agent": config.agent.name}
-    plain = by_name(from_mapping({group: {"name": name} for group, name in groups.items()}))
+    needed = _without_default(config)
+    plain = by_name(from_mapping({group: {"name": name, **needed[group]} for group, name in groups.items()}))
+    plain = {name: value for name, value in plain.items() if name not in flatten(needed)}
     chosen = {name: value for name, value in by_name(config).items() if name.split(".")[0] not in NOT_COMPARED}
     if config.learner.final_learning_rate != "share":
         del chosen["learner.final_learning_rate_share"]  # without effect
     changed = [f"{name}={_as_override(value)}" for name, value in chosen.items() if value != plain.get(name)]
     usual = {"env": DEFAULT_ENVIRONMENT, "agent": DEFAULT_NETWORK}
     return [*(f"{group}={groups[group]}" for group in usual if groups[group] != usual[group]), *changed]
+
+
+def _without_default(config: Config) -> dict[str, dict[str, Any]]:
+    """The settings of environment, mixer and network that have no default."""
+    found, values = {}, to_mapping(config)
+    classes = type(config.env.settings), mixer_class(config.algorithm), type(config.agent.settings)
+    for group, cls in zip(GROUPS, classes, strict=True):
+        names = set(field_names(cls, NOT_OPTIONS)) - set(defaults(cls, NOT_OPTIONS))
+        found[group] = {name: values[group][name] for name in sorted(names)}
+    return found
 
 
 def _as_override(value: Any) -> str:

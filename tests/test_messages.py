@@ -25,7 +25,7 @@ def config_of(line):
         ("env=mpe env.task=simple_reference", ["env=mpe", "env.task=simple_reference"]),
         ("env=mpe total_env_steps=2e6", ["env=mpe"]),
         ("env.scale_state=false env.starts_per_rollout=5", ["env.starts_per_rollout=5", "env.scale_state=false"]),
-        ("env.shield=team.rules:legal num_seeds=3", ["env.shield=team.rules:legal", "num_seeds=3"]),
+        ("env.shield=operator:and_ num_seeds=3", ["env.shield=operator:and_", "num_seeds=3"]),
         ("learner.gamma=0.9 checkpoint.every_env_steps=null", ["learner.gamma=0.9"]),
         ("agent=transformer agent.num_heads=2", ["agent=transformer", "agent.num_heads=2"]),
         ("+preset=pymarl", None),

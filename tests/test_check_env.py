@@ -648,7 +648,12 @@ def test_the_command_prints_every_mistake_and_exits_with_2(command, capsys, monk
     ]
 
 
-def test_a_constructor_that_raises_is_one_line(command, capsys, monkeypatch):
-    monkeypatch.setattr(check_env, "make_env", lambda config: {}["map"])
-    assert command("env=probe") == 2
-    assert capsys.readouterr().err.startswith("qmix-jax: error: env=probe cannot be made: KeyError: 'map' (")
+class Raising(Toy):
+    def __init__(self):
+        raise KeyError("map")
+
+
+def test_a_constructor_that_raises_is_one_line(command, capsys):
+    assert command("env=test_check_env:Raising") == 2
+    line = capsys.readouterr().err
+    assert line.startswith("qmix-jax: error: env=test_check_env:Raising cannot be made: KeyError: 'map' (")

@@ -44,7 +44,9 @@ class Experiment(types.ModuleType):
             raise ConfigError(self.refuse)
         return types.SimpleNamespace(config=config)
 
-    def train(self, config: Config, folder: Path, settings: dict, resumes: bool = False, program=None):
+    def train(
+        self, config: Config, folder: Path, settings: dict, resumes: bool = False, program=None
+    ) -> types.SimpleNamespace:
         assert program is None or program.config == config
         self.runs.append((config, folder, settings))
         self.going_on.append(resumes)
@@ -171,7 +173,7 @@ WRONG = [
     ("learner=3", "learner=3", "group"),
     ("learner.gamma=2", "learner.gamma=2", "between 0 and 1"),
     ("learner.gamma=${nope}", "learner.gamma", "nope"),
-    ("learner.gamma=???", "learner.gamma", "has no default"),
+    ("learner.gamma=???", "learner.gamma", "learner.gamma has no default: set learner.gamma=VALUE"),
     ("~env", "~env", "env=NAME"),
     ("hydra.foo=1", "hydra.foo", "foo"),
     ("hydra.run.dir=/dev/null/x", "/dev/null/x", "hydra.run.dir=FOLDER"),

@@ -103,7 +103,7 @@ class Wandb:
 @pytest.fixture
 def wandb(monkeypatch):
     """Weights & Biases, in the place of its package."""
-    monkeypatch.setattr(WandbRuns, "media", lambda *_: None)
+    monkeypatch.setattr(WandbRuns, "on_end", lambda *_: None)
     monkeypatch.setitem(sys.modules, "wandb", Wandb())
     return sys.modules["wandb"]
 

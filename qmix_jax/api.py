@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,13 @@ def train(
     job, given = _job(overrides, settings, env, mixer, agents)
     config = from_mapping(job.settings, given)
     startup.start_jax([config.devices])
+    if folder is None:
+        config = replace(config, logging=replace(config.logging, film=False))
     checked = experiment.check(config)
     program = ReusingProgram(checked.config, checked.env, checked.mesh)
     with _folder(folder, job) as place:
-        finished = experiment.train(program.config, place, job.settings, resume, program, callbacks)
+        is_kept = folder is not None
+        finished = experiment.train(program.config, place, job.settings, resume, program, callbacks, is_kept)
     _raise_for(finished.status, place)
     steps = finished.rows[-1]["env_steps"] if finished.rows else None
     kept = None if folder is None else place

@@ -30,6 +30,7 @@ from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.overrides import OverrideChecker
 from qmix_jax.cli.store import fill_store
 from qmix_jax.import_path import folder_to_record, load, search_in
+from qmix_jax.reporters.callbacks import callback_class
 from qmix_jax.run.startup import leave_accelerators_free
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job, JobList
@@ -225,7 +226,10 @@ def _with_import_folders(settings: dict[str, Any]) -> dict[str, Any]:
     settings = {**settings, "import_folders": [str(Path(each).absolute()) for each in settings["import_folders"]]}
     search_in(settings["import_folders"])
     for path, setting in paths.items():
-        load(path, setting, "function" if setting == "env.shield" else "class")
+        if setting == "callbacks":
+            callback_class(path)
+        else:
+            load(path, setting, "function" if setting == "env.shield" else "class")
     found = [folder for path in paths if (folder := folder_to_record(path))]
     return {**settings, "import_folders": list(dict.fromkeys([*settings["import_folders"], *found]))}
 

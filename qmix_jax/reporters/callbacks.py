@@ -56,13 +56,19 @@ class Callbacks(Callback):
         return answers
 
 
+def callback_class(path: str) -> type[Callback]:
+    """The class that an import path of `callbacks` names; raises ConfigError where it is none of a callback."""
+    cls = load(path, "callbacks")
+    is_callback = isinstance(cls, type) and issubclass(cls, Callback)
+    require(is_callback, f"callbacks={path} is no subclass of qmix_jax.Callback")
+    return cls
+
+
 def make_callbacks(paths: Sequence[str]) -> list[Callback]:
     """The objects of the classes that `callbacks` names; raises ConfigError where one cannot be made."""
     made = []
     for path in paths:
-        cls = load(path, "callbacks")
-        is_callback = isinstance(cls, type) and issubclass(cls, Callback)
-        require(is_callback, f"callbacks={path} is no subclass of qmix_jax.Callback")
+        cls = callback_class(path)
         try:
             made.append(cls())
         except Exception as error:  # likewise

@@ -63,11 +63,12 @@ def train(
     resumes: bool = False,
     program: Program | None = None,
     callbacks: Sequence[Callback] = (),
+    is_kept: bool = True,
 ) -> "Finished":
     """Train as the config says and leave everything in `folder`.
 
     With `resumes`, a run that the folder holds is resumed. `program` is the config's, where it is already checked.
-    `callbacks` are called besides those that the config names.
+    `callbacks` are called besides those that the config names. Without `is_kept`, the folder is not spoken of.
 
     Raises:
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
@@ -88,7 +89,7 @@ def train(
         with exits.stop_signals() as received:
             end = _train(the_run, others, received)
         others.on_end(RunEnd(end.status, *pictures.paths(folder, end.has_film)))
-        _say_end(the_run, end, others.stopped_by, received)
+        _say_end(the_run, end, others.stopped_by, received, is_kept)
         others.close()
         return Finished(end.status, the_run.rows, the_run.params)
 
@@ -177,7 +178,7 @@ def _note_saved_state(path: Path) -> None:
         note_saved_state(path.parents[1])
 
 
-def _say_end(the_run: "Run", end: End, stopped_by: str, received: list[signal.Signals]) -> None:
+def _say_end(the_run: "Run", end: End, stopped_by: str, received: list[signal.Signals], is_kept: bool) -> None:
     config = the_run.config
     if end.status == exits.OUT_OF_MEMORY:
         say(f"qmix-jax: error: out of memory: {what_to_lower(the_run.program)}", sys.stderr)
@@ -186,8 +187,9 @@ def _say_end(the_run: "Run", end: End, stopped_by: str, received: list[signal.Si
     if config.logging.display != "none":
         if stopped_by and not the_run.is_complete:
             say(f"{stopped_by} stopped the run")
-        say(messages.summary(the_run.program, the_run.folder, the_run.rows, end.status, received))
-        if end.status == exits.DONE and (next_steps := messages.next_steps(config, the_run.folder)):
+        say(messages.summary(the_run.program, the_run.folder if is_kept else None, the_run.rows, end.status, received))
+        has_next = is_kept and end.status == exits.DONE
+        if has_next and (next_steps := messages.next_steps(config, the_run.folder)):
             say(next_steps)
 
 

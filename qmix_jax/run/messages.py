@@ -168,10 +168,12 @@ def what_to_look_at(config: Config, before: dict, row: dict, seed: int, is_envir
 # --- after training ----------------------------------------------------------------------------------------------
 
 
-def summary(program: Program, folder: Path, rows: Sequence[dict], status: int, received: list[signal.Signals]) -> str:
-    """The last scores, the files of the run, and how to resume it where a signal stopped it."""
+def summary(
+    program: Program, folder: Path | None, rows: Sequence[dict], status: int, received: list[signal.Signals]
+) -> str:
+    """The last scores, and of a run with a folder its files and how to resume it where a signal stopped it."""
     if not rows:
-        return f"Stopped before the first evaluation. Folder: {folder}"
+        return "Stopped before the first evaluation." + (f" Folder: {folder}" if folder else "")
     config, last = program.config, rows[-1]
     seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     lines = [
@@ -180,6 +182,10 @@ def summary(program: Program, folder: Path, rows: Sequence[dict], status: int, r
         f"(compiling {duration(last['compile_seconds'])})",
         f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
         *_best_before(config, rows, score_metric(config, program.env)),
+    ]
+    if folder is None:
+        return "\n".join(lines)
+    lines += [
         f"  folder: {short(folder)}",
         *(f"    {name:<18} {meaning}" for name, meaning in FILES.items() if (folder / name).exists()),
     ]

@@ -11,6 +11,7 @@ pytest_plugins = ["resuming", "exporting"]
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
+jax.devices()  # started: nothing changes the number afterwards
 
 from jaxtyping import install_import_hook  # noqa: E402
 

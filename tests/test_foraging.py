@@ -130,6 +130,8 @@ def test_a_wrong_name_is_one_line_with_the_way_out(name, message):
 
 
 def test_without_jumanji_one_line_says_how_to_install_it(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("jumanji.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "jumanji", None)
     with (
         pytest.raises(ConfigError, match=r"pip install 'qmix-jax\[jumanji\]'$"),

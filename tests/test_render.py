@@ -25,6 +25,7 @@ from qmix_jax.film.recording import CARD_FRAMES, SCENE
 from qmix_jax.learning.evaluate import episode_keys, evaluate, record, team_key
 from qmix_jax.mixers import MIXERS
 from qmix_jax.mixers.base import credit_assignment
+from qmix_jax.run import films
 from qmix_jax.run.pictures import cut_episode
 from qmix_jax.run.trained import load_run
 from qmix_jax.types import MixerInput, TeamValues
@@ -154,14 +155,14 @@ def test_colours_of_agents_differ():
 
 def test_a_gif_of_two_episodes_shows_all_their_frames(tmp_path):
     one = valued(mpe_scene(), 2)
-    render.write(paint_mpe, [one, one], tmp_path / "film.gif")
+    films.write(paint_mpe, [one, one], tmp_path / "film.gif")
     assert milliseconds_and_end(tmp_path / "film.gif")[0] == 2 * len(images(paint_mpe, one)) * 70
 
 
 def test_an_mp4_has_every_frame(tmp_path):
     av = pytest.importorskip("av")
     one = valued(mpe_scene(), 2)
-    render.write(paint_mpe, [one], tmp_path / "film.mp4")
+    films.write(paint_mpe, [one], tmp_path / "film.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
     with av.open(str(tmp_path / "film.mp4")) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -173,7 +174,7 @@ def test_an_mp4_has_every_frame(tmp_path):
 @pytest.mark.parametrize(("agents", "has_team"), [(2, True), (2, False), (27, True)])
 def test_a_figure_is_written_whole(tmp_path, agents, has_team):
     one = valued({}, agents, has_team=has_team, won=True)
-    render.write(paint_arrays, [one], tmp_path / "figure.png")
+    films.write(paint_arrays, [one], tmp_path / "figure.png")
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width > 1500 and image.height > 900
@@ -199,7 +200,7 @@ def test_the_best_team_is_filmed_and_the_outcome_said(folder, capsys, tmp_path, 
 
 
 def test_recordings_know_the_agents_names(folder):
-    (recording,) = render.play(load_run(folder), team=0, seed=0, episodes=1)
+    (recording,) = films.play(load_run(folder), team=0, seed=0, episodes=1)
     assert recording.agent_names == load_run(folder).env.spec.agent_names
 
 
@@ -208,7 +209,7 @@ def test_the_case_of_a_files_ending_makes_no_difference(tmp_path, name):
     if name.endswith("Mp4"):
         pytest.importorskip("av")
     path = render.picture(str(tmp_path / name))
-    render.write(paint_mpe, [valued(mpe_scene(), 2)], path)
+    films.write(paint_mpe, [valued(mpe_scene(), 2)], path)
     start = path.read_bytes()[:12]
     assert b"GIF8" in start or b"PNG" in start or b"ftyp" in start
 
@@ -245,6 +246,6 @@ def test_mistakes_are_one_line(folder, capsys, tmp_path, monkeypatch, line, says
 
 def test_mp4_without_pyav_names_the_extra_before_anything_is_played(folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(mp4, "find_spec", lambda name: None)
-    monkeypatch.setattr(render, "play", lambda *_: pytest.fail("played"))
+    monkeypatch.setattr(films, "play", lambda *_: pytest.fail("played"))
     assert cli.main(["render", str(folder), "--out", str(tmp_path / "film.mp4")]) == 2
     assert "qmix-jax[video]" in capsys.readouterr().err

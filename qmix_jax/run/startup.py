@@ -51,15 +51,16 @@ def require_current_folder() -> None:
 def import_jax() -> None:
     """Import JAX for the first time; raises ConfigError where it refuses one of its environment variables.
 
-    A module that starts JAX while it is imported gets every CPU core, unless `start_jax` names fewer before.
+    A module that starts JAX while it is imported gets every CPU core as a device, unless a number was set.
     """
     try:
-        import jax  # noqa: F401
+        import jax
     except ValueError as error:
         raise ConfigError(f"JAX refuses an environment variable: {first_line(error)}") from error
     from qmix_jax.run.devices import use_cpu_cores
 
-    use_cpu_cores(AUTO)
+    if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
+        use_cpu_cores(AUTO)
 
 
 def leave_accelerators_free() -> None:

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from qmix_jax.agents.base import Agents
-from qmix_jax.analysis.scores import Scores, scores_of
+from qmix_jax.analysis.scores import Scores
 from qmix_jax.build import environments, from_mapping, mixers, networks
 from qmix_jax.cli.compose import compose_jobs
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.store import GIVEN
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.learning.evaluate import team_key
 from qmix_jax.learning.robustness import ParallelEvaluator
 from qmix_jax.mixers.base import Mixer
 from qmix_jax.records import best_seed, read_metrics
-from qmix_jax.reporters.base import Callback
+from qmix_jax.reporters.base import Callback, of_seed
 from qmix_jax.run import exits, experiment, startup, trained
 from qmix_jax.run.program import ReusingProgram
+from qmix_jax.run.scoring import score
 from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.sweep.jobs import Job
@@ -42,9 +42,6 @@ class Run(TrainedRun):
     def to_pandas(self) -> Any:
         """The rows as a pandas.DataFrame with a line for each evaluation and seed. Needs pandas."""
         import pandas
-
-        def of_seed(row: dict, i: int) -> dict:
-            return {name: value[i] if isinstance(value, list) else value for name, value in row.items()}
 
         seeds = range(self.config.num_seeds)
         return pandas.DataFrame([{"seed": self.config.seed + i, **of_seed(row, i)} for row in self.rows for i in seeds])
@@ -193,11 +190,7 @@ def evaluate(run: Run | str | Path, episodes: int = 1024, seed: int = 0) -> Scor
         seed: the random seed of the episodes.
     """
     run = run if isinstance(run, TrainedRun) else load_run(run)
-    evaluator = ParallelEvaluator(run.env, run.agents, episodes)
-    seeds = range(run.config.num_seeds)
-    played = [evaluator.play(run.params(i)["agent"], team_key(seed, i)) for i in seeds]
-    metrics = {name: [one.metrics[name] for one in played] for name in played[0].metrics}
-    return scores_of({**metrics, "return": [one.total for one in played], "length": [one.length for one in played]})
+    return score(run, ParallelEvaluator(run.env, run.agents, episodes), seed)
 
 
 def render(run: Run | str | Path, path: str | Path | None = None, episodes: int = 1, seed: int = 0) -> Film:

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ def title_of(name: str) -> str:
 def search_in(folders: Iterable[str]) -> None:
     """Add folders to the end of Python's search path, where they hide no installed package."""
     sys.path += [folder for folder in folders if folder not in sys.path]
+
+
+def imported(path: str) -> Callable[..., Any]:
+    """A function that imports what an import path of this package names, and calls it."""
+    module, _, name = path.partition(":")
+    return lambda *arguments: getattr(import_module(module), name)(*arguments)
 
 
 def load(path: str, setting: str, kind: str = "class") -> Any:

@@ -8,7 +8,8 @@ import argparse
 import copy
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -61,20 +62,25 @@ def compose(overrides: list[str], given: Mapping[str, Any] = NOTHING) -> dict[st
 
 def compose_jobs(options: argparse.Namespace, given: Mapping[str, Any] = NOTHING) -> JobList:
     """Every job of a command line, in the order in which they run."""
+    with _composer(options, given) as composer:
+        return composer.job_list()
+
+
+def settings_as_yaml(options: argparse.Namespace) -> str:
+    """What `--cfg job|hydra|all` prints: the composed settings, or the `--package` among them."""
+    with _composer(options) as composer:
+        composer.job_list()  # its checks
+        return composer.as_yaml()
+
+
+@contextmanager
+def _composer(options: argparse.Namespace, given: Mapping[str, Any] = NOTHING) -> "Iterator[_Composer]":
     with _LOCK:
         if options.multirun:
             leave_accelerators_free()
         fill_store(given)
         with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
-            return _Composer(options).job_list()
-
-
-def settings_as_yaml(options: argparse.Namespace) -> str:
-    """What `--cfg job|hydra|all` prints: the composed settings, or the `--package` among them."""
-    with _LOCK:
-        fill_store(NOTHING)
-        with initialize_config_dir(str(conf_dir()), job_name="train", version_base="1.3"):
-            return _Composer(options).as_yaml()
+            yield _Composer(options)
 
 
 class _Composer:

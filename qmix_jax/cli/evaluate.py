@@ -140,15 +140,9 @@ class Scorer:
 
     def score(self, disturbance: "Disturbance | None" = None) -> "Scores":
         """The scores under a disturbance."""
-        from qmix_jax.analysis.scores import scores_of
-        from qmix_jax.learning.evaluate import team_key
+        from qmix_jax.run.scoring import score
 
-        played = [
-            self.evaluator.play(self.run.params(i)["agent"], team_key(self.seed, i), disturbance, self.progress.advance)
-            for i in range(self.run.config.num_seeds)
-        ]
-        metrics = {name: [one.metrics[name] for one in played] for name in played[0].metrics}
-        return scores_of({**metrics, "return": [one.total for one in played], "length": [one.length for one in played]})
+        return score(self.run, self.evaluator, self.seed, disturbance, self.progress.advance)
 
 
 def watch_agents(scorer: Scorer) -> "Behaviour":

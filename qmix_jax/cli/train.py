@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> int:
         return show(flags)
     from qmix_jax.cli.compose import compose_jobs, settings_as_yaml
 
-    job_list = compose_jobs(flags.options)
     if flags.options.cfg:
         print(settings_as_yaml(flags.options))
         return 0
+    job_list = compose_jobs(flags.options)
     if not flags.runs:
         return show(flags)
     from qmix_jax.sweep import jobs

@@ -1,9 +1,10 @@
 """Connector's settings and its entry in the registry."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import imported
 from qmix_jax.settings import Count, Few, Range, check_ranges, require
 
 
@@ -30,12 +31,6 @@ class ConnectorConfig:
         )
 
 
-def _make(settings: ConnectorConfig) -> Any:
-    from qmix_jax.envs.connector.env import Connector
-
-    return Connector(settings)
-
-
 def _team_sizes(settings: ConnectorConfig) -> dict[str, ConnectorConfig]:
     """Grids that are about as crowded as the usual ones."""
     sizes = {3: 5, 5: 7, 10: 10}
@@ -53,7 +48,7 @@ TRAINING = {
 
 CONNECTOR = Definition(
     settings=ConnectorConfig,
-    make=_make,
+    make=imported("qmix_jax.envs.connector.env:Connector"),
     help="Agents lay paths on a grid that must not cross, of jumanji",
     training=TRAINING,
     team_sizes=_team_sizes,

@@ -1,9 +1,9 @@
 """The settings of Level-Based Foraging and its entry in the registry."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import imported
 from qmix_jax.settings import Count
 
 MAPS = (
@@ -30,12 +30,6 @@ class ForagingConfig:
     """Steps after which an episode is truncated."""
 
 
-def _make(settings: ForagingConfig) -> Any:
-    from qmix_jax.envs.foraging.env import Foraging
-
-    return Foraging(settings)
-
-
 TRAINING = {
     "total_env_steps": 1_000_000,
     "rollout": {"num_envs": 32, "num_steps": 25},  # a quarter of the longest episode, two of a good team's
@@ -48,7 +42,7 @@ TRAINING = {
 
 FORAGING = Definition(
     settings=ForagingConfig,
-    make=_make,
+    make=imported("qmix_jax.envs.foraging.env:Foraging"),
     help="Level-Based Foraging of jumanji: agents eat food together that is too much for one",
     training=TRAINING,
     variant="map",

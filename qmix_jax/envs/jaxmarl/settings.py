@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import imported
 from qmix_jax.settings import Count, NotNegative, require, require_one_of
 
 Id = Literal[
@@ -62,15 +63,9 @@ class JaxMarlConfig:
         require_one_of("env.id", self.id, get_args(Id))
 
 
-def _make(settings: JaxMarlConfig) -> Any:
-    from qmix_jax.envs.jaxmarl.registered import make_registered
-
-    return make_registered(settings)
-
-
 JAXMARL = Definition(
     settings=JaxMarlConfig,
-    make=_make,
+    make=imported("qmix_jax.envs.jaxmarl.registered:make_registered"),
     help="Any cooperative environment of JaxMARL with discrete actions",
     training={"replay": {"capacity": 102_400}},  # observations are large
     variant="id",

@@ -1,9 +1,10 @@
 """The settings of JaxNav and its entry in the registry."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import imported
 from qmix_jax.settings import Count, Few, Range, Share, require_one_of
 
 MAPS = (
@@ -45,12 +46,6 @@ class JaxNavConfig:
         require_one_of("env.map", self.map, MAPS)
 
 
-def _make(settings: JaxNavConfig) -> Any:
-    from qmix_jax.envs.jaxnav.env import Navigation
-
-    return Navigation(settings)
-
-
 TRAINING = {
     "total_env_steps": 600_000,
     "rollout": {"num_envs": 32, "num_steps": 50},
@@ -63,7 +58,7 @@ TRAINING = {
 
 JAXNAV = Definition(
     settings=JaxNavConfig,
-    make=_make,
+    make=imported("qmix_jax.envs.jaxnav.env:Navigation"),
     help="Robots of JaxMARL's JaxNav that drive to their goals among walls, with discrete actions",
     training=TRAINING,
     variant="map",

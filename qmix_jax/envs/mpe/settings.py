@@ -1,9 +1,10 @@
 """The particle worlds' settings and their entry in the registry."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import imported
 
 Task = Literal["simple_spread", "simple_reference", "simple_speaker_listener"]
 
@@ -14,12 +15,6 @@ class MpeConfig:
 
     task: Task = "simple_spread"
     """The world."""
-
-
-def _make(settings: MpeConfig) -> Any:
-    from qmix_jax.envs.mpe.env import Mpe
-
-    return Mpe(settings)
 
 
 TRAINING = {
@@ -43,7 +38,7 @@ TRAINING = {
 
 MPE = Definition(
     settings=MpeConfig,
-    make=_make,
+    make=imported("qmix_jax.envs.mpe.env:Mpe"),
     help="Cooperative particle worlds of JaxMARL",
     training=TRAINING,
     variant="task",

@@ -1,9 +1,10 @@
 """SMAX's settings and its entry in the registry."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import imported
 
 MAPS = (
     "3m",
@@ -41,12 +42,6 @@ class SmaxConfig:
     """Scale the global state to [0, 1]; false: JaxMARL's, whose coordinates (0 to 32) outweigh health (0 to 1)."""
 
 
-def _make(settings: SmaxConfig) -> Any:
-    from qmix_jax.envs.smax.env import Smax
-
-    return Smax(settings)
-
-
 def _team_sizes(settings: SmaxConfig) -> dict[str, SmaxConfig]:
     """A small map, the config's own or else a middle one, and a large one."""
     middle = MIDDLE_MAP if settings.map in (SMALL_MAP, LARGE_MAP) else settings.map
@@ -55,7 +50,7 @@ def _team_sizes(settings: SmaxConfig) -> dict[str, SmaxConfig]:
 
 SMAX = Definition(
     settings=SmaxConfig,
-    make=_make,
+    make=imported("qmix_jax.envs.smax.env:Smax"),
     help="StarCraft-like battles against JaxMARL's heuristic enemy",
     training={"learner": {"reward_scale": 10}},  # the return of a won battle is then 20, as in SMAC and JaxMARL
     variant="map",

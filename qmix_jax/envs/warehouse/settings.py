@@ -1,9 +1,10 @@
 """The settings of the Robot Warehouse and its entry in the registry."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from qmix_jax.envs.definition import Definition
+from qmix_jax.import_path import imported
 from qmix_jax.settings import Count, Range
 
 SIZES = {"mini": (1, 3, 3), "tiny": (1, 3, 8), "small": (2, 3, 8), "medium": (2, 5, 8), "large": (3, 5, 8)}
@@ -51,12 +52,6 @@ class WarehouseConfig:
     """Steps after which an episode is truncated."""
 
 
-def _make(settings: WarehouseConfig) -> Any:
-    from qmix_jax.envs.warehouse.env import Warehouse
-
-    return Warehouse(settings)
-
-
 TRAINING = {
     "total_env_steps": 1_500_000,
     "rollout": {"num_envs": 32, "num_steps": 50},
@@ -70,7 +65,7 @@ TRAINING = {
 
 WAREHOUSE = Definition(
     settings=WarehouseConfig,
-    make=_make,
+    make=imported("qmix_jax.envs.warehouse.env:Warehouse"),
     help="Robot Warehouse of jumanji: robots bring requested shelves to the goal and do not collide",
     training=TRAINING,
     variant="map",

@@ -105,8 +105,8 @@ def import_paths(values: Mapping[str, Any]) -> dict[str, str]:
     """The import paths among the settings of a run, of which each imports a module -> the setting that has it."""
     sections = {group: values[group] for group in GROUPS if isinstance(values.get(group), Mapping)}
     named = {section.get("name"): group for group, section in sections.items() if isinstance(section.get("name"), str)}
-    installed = environments().installed | mixers().installed | networks().installed
-    named |= {installed[name]: group for name, group in named.items() if name in installed}
+    installed = {group: REGISTRIES[group]().installed for group in sections}
+    named |= {installed[group][name]: group for name, group in named.items() if name in installed[group]}
     others = {"env.shield": (sections.get("env", {}).get("shield"),), "callbacks": values.get("callbacks")}
     for setting, paths in others.items():
         named |= {path: setting for path in (paths if isinstance(paths, list | tuple) else ()) if isinstance(path, str)}

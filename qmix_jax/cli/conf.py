@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from qmix_jax.build import environments, mixers, networks
+from qmix_jax.build import REGISTRIES, environments
 from qmix_jax.cli import source
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -17,7 +17,7 @@ def conf_dir() -> Path:
 
 def installed_conf_dirs() -> list[Path]:
     """The folders `conf` in the top-level packages that give environments, mixers or networks names (entry points)."""
-    paths = [path for registry in (environments(), mixers(), networks()) for path in registry.installed.values()]
+    paths = [path for registry in REGISTRIES.values() for path in registry().installed.values()]
     packages = dict.fromkeys(path.partition(":")[0].partition(".")[0] for path in paths)
     found = [find_spec(package) for package in packages]
     places = [Path(place) for spec in found if spec for place in spec.submodule_search_locations or ()]
@@ -26,9 +26,9 @@ def installed_conf_dirs() -> list[Path]:
 
 def choices(group: str) -> dict[str, str]:
     """The choices of a group, each with one line that says what it is."""
-    registry = {"env": environments(), "algorithm": mixers(), "agent": networks()}.get(group)
-    if registry is None:
+    if group not in REGISTRIES:
         return {path.stem: _first_comment(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
+    registry = REGISTRIES[group]()
     installed = {name: f"from {path}" for name, path in registry.installed.items()}
     if group == "env":
         return {name: source.definition(registry.place(name), "help")[0] for name in registry} | installed

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from qmix_jax.build import NOT_OPTIONS, environments, mixers, name_of, networks
+from qmix_jax.build import NOT_OPTIONS, REGISTRIES, environments, name_of
 from qmix_jax.config import Config, EnvConfig
 from qmix_jax.import_path import is_import_path, title_of
 from qmix_jax.registry import Registry
@@ -25,9 +25,8 @@ def fill_store(given: Mapping[str, Any]) -> None:
     """
     store = ConfigStore.instance()
     store.store("settings", {"env": defaults(EnvConfig, ("given",)), **defaults(Config)})
-    store.repo["env"] = _Choices("env", environments(), _environment, given.get("env"))
-    store.repo["algorithm"] = _Choices("algorithm", mixers(), _mixer, given.get("algorithm"))
-    store.repo["agent"] = _Choices("agent", networks(), _network, given.get("agent"))
+    for group, make in {"env": _environment, "algorithm": _mixer, "agent": _network}.items():
+        store.repo[group] = _Choices(group, REGISTRIES[group](), make, given.get(group))
     OmegaConf.register_new_resolver("variant", _variant, replace=True)
     OmegaConf.register_new_resolver("title", title_of, replace=True)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.agents.base import Agents
-from qmix_jax.build import MADE_IN_PYTHON, NOTHING, environments, from_mapping, make_agents, make_team, mixers, networks
+from qmix_jax.build import MADE_IN_PYTHON, NOTHING, REGISTRIES, from_mapping, make_agents, make_team
 from qmix_jax.config import Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
@@ -97,8 +97,10 @@ def read_config_of(checkpoint: Checkpoint, given: Mapping[str, Any] = NOTHING) -
 
 def _to_config(settings: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> Config:
     """The config of settings that were read from `path`; raises ConfigError where this version cannot use them."""
-    for group, choices in {"env": environments(), "algorithm": mixers(), "agent": networks()}.items():
-        section = settings.get(group)
+    for group in ("env", "algorithm"):
+        require(group in settings, f"{path} is damaged: its settings have no '{group}', as in half a file")
+    for group, registry in REGISTRIES.items():
+        section, choices = settings.get(group), registry()
         name = section.get("name") if isinstance(section, dict) else None
         if not isinstance(name, str) or name in choices or given.get(group) is not None:
             continue

@@ -204,6 +204,8 @@ class EvaluationConfig:
     """Environment steps between two evaluations at most; they are spread evenly over the run."""
     episodes: Count = 128
     """Episodes of an evaluation, for each seed."""
+    score: Literal["last", "best", "area"] = "last"
+    """Which score of checkpoint.metric a sweep compares: the last, the best, or the mean area under the curve."""
 
     def __post_init__(self):
         check_ranges("evaluation.", self)
@@ -263,9 +265,6 @@ class LoggingConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
-MAX_DEVICES = 4096
-
-
 @dataclass(frozen=True)
 class Config:
     """All settings of one run."""
@@ -311,10 +310,10 @@ class Config:
             f"learner.env_steps_per_update={self.learner.env_steps_per_update} means {updates:.2g} updates in "
             f"{self.trained_env_steps} steps, but at most 2^31 - 1 are counted; raise it",
         )
-        is_count = self.devices in map(str, range(1, MAX_DEVICES + 1))
+        is_count = self.devices in map(str, range(1, 4097))
         require(
             self.devices == "auto" or is_count,
-            f"devices={shown(self.devices)} must be auto or a number of devices (1 to {MAX_DEVICES})",
+            f"devices={shown(self.devices)} must be auto or a number of devices (1 to 4096)",
         )
         sequences = self.replay_sequences
         require(

@@ -35,14 +35,14 @@ from qmix_jax.reporters.callbacks import callback_class
 from qmix_jax.run.startup import leave_accelerators_free
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job, JobList
+from qmix_jax.sweep.launchers import LAUNCHERS
 
 FIXED = {
-    "hydra/launcher": "basic",
     "hydra/sweeper": "basic",
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
 }
-"""Hydra's groups of which only one choice works: the jobs are run by `qmix_jax.sweep`, and a run keeps its own log."""
+"""Hydra's groups of which only one choice works: a run keeps its own log."""
 REFUSED = ("callbacks", "job.chdir", "verbose")
 """Hydra's settings that would have no effect."""
 
@@ -145,7 +145,8 @@ class _Composer:
             with open_dict(config):
                 config.hydra.job.update({"num": number, "id": number})
             jobs.append(_job(config, is_swept=True))
-        return JobList(tuple(jobs), {folder / "multirun.yaml": OmegaConf.to_yaml(master)})
+        files = {folder / "multirun.yaml": OmegaConf.to_yaml(master)}
+        return JobList(tuple(jobs), folder, files, to_plain(master.hydra.launcher))
 
     def _compose(self, lines: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's composition, with its own part."""
@@ -179,9 +180,12 @@ def _complete_files_of_own_parts(repository: Any) -> None:
 
 def _refuse_what_has_no_effect(config: DictConfig) -> None:
     chosen = config.hydra.runtime.choices
+    launcher = chosen.get("hydra/launcher")
+    is_ours = "_target_" not in config.hydra.launcher
+    require(is_ours, f"hydra/launcher={launcher} cannot run these jobs; choose one of {', '.join(LAUNCHERS.names)}")
     wrong = [f"{group}={chosen[group]}" for group, name in FIXED.items() if chosen.get(group) != name]
     wrong += [f"hydra.{name}" for name in REFUSED if OmegaConf.select(config.hydra, name)]
-    require(not wrong, f"{', '.join(wrong)} has no effect: a sweep's jobs run one after the other in this process")
+    require(not wrong, f"{', '.join(wrong)} has no effect: qmix-jax runs the jobs itself, each with its own log")
 
 
 def _combinations(overrides: list[Override]) -> list[list[str]]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": ("qmix_jax.cli.export", "make a portable folder of a trained team"),
     "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and removed agents"),
     "render": ("qmix_jax.cli.render", "film a trained team, with each agent's credit"),
+    "status": ("qmix_jax.cli.status", "say how far the jobs of a sweep, or a single run, are"),
     "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }
 """Name -> (module with `main(arguments) -> int`, one line of help). Imported when called, which keeps --help fast."""

@@ -12,6 +12,7 @@ from qmix_jax.import_path import is_import_path, title_of
 from qmix_jax.registry import Registry
 from qmix_jax.run.startup import import_jax
 from qmix_jax.settings import defaults, field_names
+from qmix_jax.sweep.launchers import LAUNCHERS
 
 GIVEN = "given"
 """The choice of a group for a part that is made in Python."""
@@ -27,6 +28,8 @@ def fill_store(given: Mapping[str, Any]) -> None:
     store.store("settings", {"env": defaults(EnvConfig, ("given",)), **defaults(Config)})
     for group, make in {"env": _environment, "algorithm": _mixer, "agent": _network}.items():
         store.repo[group] = _Choices(group, REGISTRIES[group](), make, given.get(group))
+    for name in LAUNCHERS.names:
+        store.store(name, {"name": name, **defaults(LAUNCHERS[name].Settings)}, "hydra/launcher", "hydra.launcher")
     OmegaConf.register_new_resolver("variant", _variant, replace=True)
     OmegaConf.register_new_resolver("title", title_of, replace=True)
 

@@ -1,4 +1,4 @@
-"""`qmix-jax train`: Hydra composes the jobs, `qmix_jax.sweep.jobs` runs them."""
+"""`qmix-jax train`: Hydra composes the jobs, `qmix_jax.sweep` runs them."""
 
 import os
 import sys
@@ -20,8 +20,11 @@ def main(arguments: list[str]) -> int:
     if not {"-h", "--help"}.isdisjoint(arguments):
         print(help_text(arguments))
         return 0
-    resumed, arguments = take_resume(arguments)
+    resumed, arguments = take("resume", "a run's folder, or auto", arguments)
+    retried, arguments = take("retry", "failed", arguments)
+    require(retried in ("", "failed"), f"retry={retried} is not known: it can be failed")
     if resumed not in ("", "auto"):
+        require(not retried, "retry=failed is for sweeps; --resume RUN_FOLDER tries a single run again")
         return resume_run(Path(resumed), arguments)
     from qmix_jax.cli.flags import parse_flags
 
@@ -36,21 +39,21 @@ def main(arguments: list[str]) -> int:
     job_list = compose_jobs(flags.options)
     if not flags.runs:
         return show(flags)
-    from qmix_jax.sweep import jobs
+    from qmix_jax.sweep import runner
 
-    return jobs.run(job_list, resumes=resumed == "auto")
+    return runner.run(job_list, runner.Again.of(job_list, resumed == "auto", retried == "failed"))
 
 
-def take_resume(arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of `--resume X`, `--resume=X` or `resume=X` ('' without one), and the rest of the command line."""
+def take(word: str, values: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of `--WORD X`, `--WORD=X` or `WORD=X` ('' without one), and the rest of the command line."""
     found, rest, words = "", [], iter(arguments)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name not in ("--resume", "resume") or word == "resume":
-            rest.append(word)
+    for each in words:
+        name, equals, value = each.partition("=")
+        if name not in (f"--{word}", word) or each == word:
+            rest.append(each)
             continue
         found = value if equals else next(words, "")
-        require(bool(found), f"{word} needs a run's folder, or auto")
+        require(bool(found), f"{each} needs {values}")
     return found, rest
 
 

@@ -51,6 +51,15 @@ def require_unlocked(folder: Path) -> None:
         os.close(handle)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    try:
+        require_unlocked(folder)
+    except ConfigError:
+        return True
+    return False
+
+
 def _acquire(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int | None:
     """A descriptor that holds the lock on the file; None where the file cannot be opened or locked."""
     while fcntl is not None:

@@ -1,5 +1,6 @@
-"""The jobs of a command line: checked together, then run one after the other."""
+"""The jobs of a command line: what each is, the checks before the first starts, and how one is run."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any
 
 from qmix_jax.build import from_mapping
 from qmix_jax.config import Config
-from qmix_jax.console import say, short
+from qmix_jax.console import short
+from qmix_jax.files import to_json
 from qmix_jax.run import startup
-from qmix_jax.run.exits import STOPPED
 from qmix_jax.settings import require
 
 
@@ -35,19 +36,23 @@ class Job:
         """The job's settings, checked."""
         return from_mapping(self.settings)
 
+    @property
+    def digest(self) -> str:
+        """Equal for jobs with equal settings."""
+        return hashlib.sha256(to_json(self.settings).encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class JobList:
     """The jobs of one command line."""
 
     jobs: tuple[Job, ...]
+    folder: Path | None = None
+    """The folder of the sweep, absolute; None for a single run."""
     files: Mapping[Path, str] = field(default_factory=dict)
-    """Path -> text of the files of a sweep that belong to no single job; empty for a single run."""
-
-    @property
-    def is_sweep(self) -> bool:
-        """Whether the jobs are those of a sweep, be it a sweep of one job."""
-        return bool(self.files)
+    """Path -> text of the files of a sweep that belong to no single job."""
+    launcher: Mapping[str, Any] = field(default_factory=dict)
+    """The name of a sweep's launcher, and its settings."""
 
 
 def check(job_list: JobList, resumes: bool) -> list[Config]:
@@ -71,32 +76,6 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
     return configs
 
 
-def run(job_list: JobList, resumes: bool = False) -> int:
-    """Check all jobs, then run each; returns the worst exit status.
-
-    The jobs of a sweep run one after the other, each in a process of its own: this one starts no JAX. A job that fails
-    does not stop the others; a signal ends them all.
-
-    Raises:
-        ConfigError: a job cannot work; nothing has been written.
-        OSError: the files of the sweep cannot be written.
-    """
-    check(job_list, resumes)
-    if not job_list.is_sweep:
-        return run_job(job_list.jobs[0], resumes)
-    from qmix_jax.sweep import worker
-
-    _write(job_list.files)
-    worst = 0
-    for number, job in enumerate(job_list.jobs, 1):
-        say(f"job {number} of {len(job_list.jobs)}: {' '.join(job.overrides)}")
-        status = worker.run_in_own_process(job, resumes)
-        if status in STOPPED:
-            return status
-        worst = max(worst, status)
-    return worst
-
-
 def run_job(job: Job, resumes: bool = False) -> int:
     """Start JAX, check the job on this machine's devices and run it; returns the exit status.
 
@@ -112,11 +91,12 @@ def run_job(job: Job, resumes: bool = False) -> int:
         from qmix_jax.run import experiment
 
         program = experiment.check(config)
-        _write(job.files)
+        write(job.files)
         return experiment.train(program.config, job.folder, job.settings, resumes, program).status
 
 
-def _write(files: Mapping[Path, str]) -> None:
+def write(files: Mapping[Path, str]) -> None:
+    """Write files of a job or a sweep, with the folders they need."""
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

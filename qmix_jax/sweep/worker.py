@@ -1,4 +1,4 @@
-"""A job of a sweep in a process of its own: the sweep's process holds no device, and survives whatever ends the job."""
+"""A job in the process that runs it: in one of this machine, or wherever a launcher calls `run`."""
 
 import ctypes
 import os
@@ -7,62 +7,125 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from qmix_jax.records import read_metrics
 from qmix_jax.run import startup
-from qmix_jax.run.exits import FAILED, INTERRUPTED, signals_handled_by
+from qmix_jax.run.exits import FAILED, INTERRUPTED, STOP_SIGNALS
+from qmix_jax.sweep import record
 from qmix_jax.sweep.jobs import Job, run_job
 
 PROGRAM = "import sys; from qmix_jax.sweep.worker import main; sys.exit(main())"
 
 
-def run_in_own_process(job: Job, resumes: bool) -> int:
-    """Run the job in a new Python process with the same import path; returns its exit status.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A job with all that another Python needs to run it. It can be pickled, and is equal to itself alone."""
 
-    The process has a session of its own, and is sent the signals that stop a run.
-    """
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    environment = {**os.environ, "PYTHONPATH": path, **job.environment}
-    early: list[int] = []
-    child: subprocess.Popen | None = None
+    job: Job
+    resumes: bool = False
+    argv: tuple[str, ...] = ()
+    """The command, which the run's records name."""
+    search_path: tuple[str, ...] = ()
+    """Folders in which Python looks for modules, besides its own."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables besides the job's, such as the GPUs it may use."""
+    cores: tuple[int, ...] = ()
+    """The CPU cores it may use; empty: all."""
+    is_logged: bool = True
+    """Whether what it prints goes to job.log in its folder."""
 
-    def forward(number: int, frame: Any) -> None:
-        del frame
-        if child is None:
-            early.append(number)
-        else:
-            child.send_signal(number)
+    @classmethod
+    def of(cls, job: Job, resumes: bool, **others: Any) -> "Task":
+        """A task with this process's command and search path."""
+        return cls(job, resumes, tuple(sys.argv), tuple(folder or os.getcwd() for folder in sys.path), **others)
 
-    with signals_handled_by(forward):
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-c", PROGRAM], stdin=subprocess.PIPE, env=environment, start_new_session=True
-        )
-        for number in early:
-            child.send_signal(number)
-        child.communicate(pickle.dumps((sys.argv, job, resumes)))
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+def start(task: Task) -> subprocess.Popen:
+    """Run the task in a new Python process, with a session of its own; it is not forked from this one's memory."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(task.search_path)}
+    command = [sys.executable, "-P", "-c", PROGRAM]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+    with suppress(BrokenPipeError):  # the process ended already, and its status says how
+        assert process.stdin
+        with process.stdin as stdin:
+            stdin.write(pickle.dumps(task))
+    return process
+
+
+def exit_status(code: int) -> int:
+    """The exit status of a process by its return code, which is negative where a signal ended it."""
+    if code >= 0:
+        return code
+    return STOP_SIGNALS.get(signal.Signals(-code), 128 - code)
 
 
 def main() -> int:
-    """Run the job that stdin holds; returns its exit status."""
+    """Run the task that stdin holds; returns its exit status."""
     _end_with_parent()
-    sys.argv, job, resumes = pickle.load(sys.stdin.buffer)  # the run's records name the sweep's command
-    return run_reported(job, resumes)
+    return run(pickle.load(sys.stdin.buffer))
 
 
-def run_reported(job: Job, resumes: bool) -> int:
-    """Run the job; an error becomes one line on stderr, an unforeseen one a traceback. Returns the exit status."""
+def run(task: Task) -> int:
+    """Run the task in this process, which should do nothing else; returns its exit status.
+
+    The folder's job.json records the beginning and the end, job.log what is printed.
+    """
+    sys.argv = list(task.argv)
+    sys.path += [folder for folder in task.search_path if folder not in sys.path]
+    os.environ |= task.environment
+    if task.cores:
+        os.sched_setaffinity(0, task.cores)
+    job = task.job
+    if task.is_logged:
+        _log_to(job)
+    noted = record.begin(job.folder, job.digest)
+    status, error = run_reported(job, task.resumes)
+    record.end(job.folder, noted, status, error or _why(job, status), _score(job))
+    return status
+
+
+def run_reported(job: Job, resumes: bool) -> tuple[int, str]:
+    """Run the job; an error becomes one line on stderr, an unforeseen one a traceback. Returns the exit status, and the
+    error in one line.
+    """
     try:
-        return run_job(job, resumes)
+        return run_job(job, resumes), ""
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return INTERRUPTED, ""
     except Exception as error:
         try:
-            return startup.report(error)
+            return startup.report(error), startup.first_line(error)
         except Exception:
             traceback.print_exc()
-            return FAILED
+            return FAILED, f"{type(error).__name__}: {startup.first_line(error)}"
+
+
+def _why(job: Job, status: int) -> str:
+    """The last line that a job printed which failed without an error."""
+    return record.last_line(job.folder / record.LOG) if record.state_of_status(status) == "failed" else ""
+
+
+def _score(job: Job) -> float | None:
+    try:
+        rows = read_metrics(job.folder / "metrics.jsonl")
+        config = job.config
+    except (OSError, ValueError):
+        return None
+    return record.score_of(rows, config.checkpoint.metric, config.evaluation.score)
+
+
+def _log_to(job: Job) -> None:
+    """Send what this process prints to the job's log; where it cannot be opened, it stays where it goes."""
+    with suppress(OSError):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(job.folder / record.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
 
 
 def _end_with_parent() -> None:

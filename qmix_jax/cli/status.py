@@ -1,0 +1,65 @@
+"""`qmix-jax status`: how far the jobs of a sweep, or a single run, are."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from qmix_jax.cli.arguments import Parser
+from qmix_jax.files import to_json
+
+DESCRIPTION = """\
+Say of each job of a sweep, or of a single run, whether it waits, runs, is done, failed or was stopped, how far it is,
+and its score (checkpoint.metric, by evaluation.score). Reads files alone, so it works from any terminal or machine that
+sees the folder, while the jobs run and afterwards."""
+
+EXAMPLES = """\
+examples
+  qmix-jax status multirun/gammas
+  qmix-jax status multirun/gammas --watch
+  qmix-jax status runs/2s3z-qmix/2026-01-31_12-00-00-123456_seed0 --json"""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the state of a sweep or a run; returns 1 where a job failed, else 0."""
+    parser = Parser("status", description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of a sweep, or of a run")
+    parser.add_argument("--watch", action="store_true", help="repeat it every two seconds until no job runs or waits")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    options = parser.parse_args(arguments)
+    from qmix_jax.sweep.ledger import JobState, read_sweep, state_of
+
+    plans = read_sweep(options.folder)
+
+    def look() -> list[JobState]:
+        return [state_of(plan) for plan in plans]
+
+    states = _watch(look) if options.watch else look()
+    if options.json:
+        print(to_json([dataclasses.asdict(job) for job in states], indent=1))
+    elif not options.watch:
+        _print(states)
+    return int(any(job.state == "failed" for job in states))
+
+
+def _print(states: Sequence) -> None:
+    from rich.console import Console
+
+    from qmix_jax.sweep.board import headline, table
+
+    Console().print(headline(states, None), table(states), sep="\n")
+
+
+def _watch(look) -> list:
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    from qmix_jax.sweep.board import headline, table
+
+    with Live(console=Console(), auto_refresh=False) as live:
+        while True:
+            states = look()
+            live.update(Group(headline(states, None), table(states)), refresh=True)
+            if not any(job.state in ("running", "waiting") for job in states):
+                return states
+            time.sleep(2)

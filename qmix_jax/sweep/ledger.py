@@ -1,0 +1,188 @@
+"""The jobs of a sweep on disk (sweep.json), and the state of each, read from files alone."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qmix_jax.build import from_mapping
+from qmix_jax.config import Config
+from qmix_jax.deployed_agent import ArtifactError
+from qmix_jax.files import read_json, write_json
+from qmix_jax.records import read_metrics
+from qmix_jax.run.lock import is_held
+from qmix_jax.settings import ConfigError, require
+from qmix_jax.sweep.jobs import Job
+from qmix_jax.sweep.record import YOUNG, JobRecord, State, metric_of, read_record, score_of
+from qmix_jax.untrusted import read_settings
+
+NAME = "sweep.json"
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A job of a sweep, as sweep.json names it."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+    differs: tuple[str, ...]
+    """The overrides in which it differs from other jobs of the sweep; of a single job all."""
+    env_steps: int
+    """Environment steps of the whole run."""
+    metric: str
+    """`checkpoint.metric`."""
+    how: str
+    """`evaluation.score`."""
+
+    @property
+    def label(self) -> str:
+        """What tells it from the other jobs, in one line."""
+        return " ".join(self.differs) or self.folder.name
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What is known of a job."""
+
+    plan: JobPlan
+    state: State
+    env_steps: int = 0
+    metric: str = ""
+    """The name of the score in rows; '' before the first evaluation."""
+    score: float | None = None
+    seconds: float = 0.0
+    """In which it has trained, in all its starts."""
+    error: str = ""
+    starts: int = 0
+
+    @property
+    def share(self) -> float:
+        """The part of its environment steps that is done."""
+        return 1.0 if self.state == "done" else min(1.0, self.env_steps / self.plan.env_steps)
+
+
+def plans_of(jobs: Sequence[Job], configs: Sequence[Config]) -> list[JobPlan]:
+    """The plans of a sweep's jobs."""
+    different = differing([job.overrides for job in jobs])
+    return [
+        JobPlan(
+            job.folder,
+            job.overrides,
+            own,
+            config.trained_env_steps,
+            config.checkpoint.metric,
+            config.evaluation.score,
+        )
+        for job, config, own in zip(jobs, configs, different, strict=True)
+    ]
+
+
+def differing(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Of the overrides of each job, those that not all jobs have; of a single job all."""
+    common = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set()
+    return [tuple(line for line in own if line not in common) for own in overrides]
+
+
+def write_sweep(folder: Path, plans: Sequence[JobPlan], about: dict[str, Any]) -> None:
+    """Write sweep.json; a job's folder is named relative to it."""
+    jobs = [
+        {
+            "folder": str(plan.folder.relative_to(folder)) if plan.folder.is_relative_to(folder) else str(plan.folder),
+            "overrides": plan.overrides,
+            "differs": plan.differs,
+            "env_steps": plan.env_steps,
+            "metric": plan.metric,
+            "how": plan.how,
+        }
+        for plan in plans
+    ]
+    write_json(folder / NAME, {**about, "jobs": jobs}, indent=1)
+
+
+def read_sweep(folder: Path) -> list[JobPlan]:
+    """The jobs of the sweep in a folder, or the single run that it holds; raises ConfigError where it is neither."""
+    require(folder.is_dir(), f"{folder} is a file, not a folder" if folder.exists() else f"there is no folder {folder}")
+    if not (folder / NAME).exists():
+        return [_plan_of_run(folder)]
+    found = read_json(folder / NAME)
+    try:
+        return [
+            JobPlan(folder / job["folder"], tuple(job["overrides"]), tuple(job["differs"]), *_numbers(job))
+            for job in found["jobs"]
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ConfigError(f"{folder / NAME} is damaged") from error
+
+
+def _numbers(job: dict[str, Any]) -> tuple[int, str, str]:
+    return int(job["env_steps"]), str(job["metric"]), str(job["how"])
+
+
+def _plan_of_run(folder: Path) -> JobPlan:
+    is_run = (folder / "config.yaml").is_file()
+    require(is_run, f"{folder} holds neither a run (config.yaml) nor a sweep ({NAME})")
+    config = from_mapping(read_settings(folder))
+    return JobPlan(folder, (), (), config.trained_env_steps, config.checkpoint.metric, config.evaluation.score)
+
+
+def state_of(plan: JobPlan) -> JobState:
+    """The state of a job, by the files in its folder."""
+    record, rows = read_record(plan.folder), _rows(plan.folder)
+    state = _state(plan, record, rows)
+    metric = metric_of(rows[-1], plan.metric) if rows else ""
+    score = score_of(rows, plan.metric, plan.how)
+    error = record.error if record and state == "failed" else ""
+    seconds = record.seconds if record else rows[-1]["wall_seconds"] if rows else 0.0
+    if record and state == "running":
+        seconds += max(0.0, time.time() - record.began)
+    env_steps = rows[-1]["env_steps"] if rows else 0
+    return JobState(plan, state, env_steps, metric, score, seconds, error, record.starts if record else 0)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(folder / "metrics.jsonl", lambda _: None)
+    except ArtifactError:
+        return []
+
+
+def _state(plan: JobPlan, record: JobRecord | None, rows: list[dict[str, Any]]) -> State:
+    """By the lock on the folder and its rows where no record tells more: a job that was killed leaves its record as it
+    was, and a run may have been resumed by itself.
+    """
+    if record and record.state in ("done", "failed"):
+        return record.state
+    if (record and record.is_running_here) or is_held(plan.folder) or (record and _may_start_elsewhere(record)):
+        return "running"
+    if rows and rows[-1]["env_steps"] >= plan.env_steps:
+        return "done"
+    return "stopped" if rows or record else "waiting"
+
+
+def _may_start_elsewhere(record: JobRecord) -> bool:
+    """Whether its process may be one of another machine that has not locked its folder yet."""
+    is_young = time.time() - record.began < YOUNG
+    return record.state == "running" and is_young and not record.is_of_this_host
+
+
+def seconds_left(states: Sequence[JobState], at_once: int | None) -> float:
+    """About how long the sweep still takes: what is left of its jobs, by the speed of those that have run; NaN where
+    none has.
+    """
+    begun = [each for each in states if each.share > 0 and each.seconds > 0]
+    if not begun:
+        return math.nan
+    each = sum(job.seconds for job in begun) / sum(job.share for job in begun)
+    left = [1 - job.share for job in states if job.state in ("waiting", "running", "stopped")]
+    return max(each * sum(left) / max(1, min(at_once or len(left), len(left))), each * max(left, default=0.0))
+
+
+def best(states: Sequence[JobState]) -> JobState | None:
+    """The job with the largest score; None while none has one."""
+    return max(
+        (each for each in states if each.score is not None),
+        key=lambda each: (each.score is not None, each.score),
+        default=None,
+    )

@@ -1,0 +1,140 @@
+"""The jobs of a sweep through a launcher: which of them are left to run, until the last has ended."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from qmix_jax.console import say, short
+from qmix_jax.run import exits
+from qmix_jax.run.lock import locked
+from qmix_jax.settings import make_settings, require
+from qmix_jax.sweep import record
+from qmix_jax.sweep.board import Board, closing
+from qmix_jax.sweep.jobs import Job, JobList, check, run_job, write
+from qmix_jax.sweep.launchers import LAUNCHERS
+from qmix_jax.sweep.launchers.base import Ended, Launcher
+from qmix_jax.sweep.ledger import NAME as SWEEP
+from qmix_jax.sweep.ledger import JobPlan, plans_of, read_sweep, state_of, write_sweep
+from qmix_jax.sweep.worker import Task
+
+PREFIX = "hydra.launcher."
+
+
+@dataclass(frozen=True)
+class Again:
+    """What is done with jobs that ran before."""
+
+    resumes: bool = False
+    """Resume those that were stopped, and leave out those that are done or failed."""
+    retries: bool = False
+    """Run those that failed again."""
+
+    @classmethod
+    def of(cls, job_list: JobList, resumes: bool, retries: bool) -> "Again":
+        """As the command line says; a sweep in a folder that is the same at every start always resumes."""
+        dated = next((job.dated for job in job_list.jobs if job.dated), "")
+        is_same = job_list.folder is not None and not dated
+        require(
+            is_same or not retries,
+            f"retry=failed is for a sweep that ran before: add {dated or 'hydra.sweep.dir'}=FOLDER",
+        )
+        return cls(resumes or is_same, retries)
+
+
+def run(job_list: JobList, again: Again) -> int:
+    """Check all jobs, then run them; returns the worst exit status.
+
+    A job that fails does not stop the others; a signal ends them all.
+
+    Raises:
+        ConfigError: a job cannot work; nothing has been written.
+        OSError: the files of the sweep cannot be written.
+    """
+    if job_list.folder is None:
+        check(job_list, again.resumes)
+        return run_job(job_list.jobs[0], again.resumes)
+    launcher = make_launcher(job_list.launcher)
+    left = [job for job in job_list.jobs if not is_over(job, again)]
+    configs = check(JobList(tuple(left)), again.resumes)
+    plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
+    _refuse_other_jobs(job_list.folder, plans)
+    with locked(job_list.folder), launcher:
+        say(_first_line(len(job_list.jobs), len(left), launcher.plan(configs) if left else ""))
+        write(job_list.files)
+        write_sweep(job_list.folder, plans, {"command": sys.argv})
+        tasks = [Task.of(job, again.resumes, is_logged=len(job_list.jobs) > 1) for job in left]
+        worst = _run_all(tasks, plans, launcher) if tasks else exits.DONE
+        Console().print(*closing([state_of(plan) for plan in plans], job_list.folder), sep="\n")
+    over = [found for job in job_list.jobs if job not in left and (found := record.read_record(job.folder))]
+    return max([worst, *(each.status or 0 for each in over)])
+
+
+def make_launcher(values: Mapping[str, Any]) -> Launcher:
+    """The launcher of the settings `hydra.launcher`; raises ConfigError where they are wrong."""
+    cls = LAUNCHERS.find(values["name"])
+    return cls(make_settings(cls.Settings, {key: value for key, value in values.items() if key != "name"}, PREFIX))
+
+
+def is_over(job: Job, again: Again) -> bool:
+    """Whether a job ran to its end with the same settings, or failed and is not tried again."""
+    found = record.read_record(job.folder)
+    if not again.resumes or found is None or found.digest != job.digest:
+        return False
+    return found.state == "done" or (found.state == "failed" and not again.retries)
+
+
+def _refuse_other_jobs(folder: Path, plans: Sequence[JobPlan]) -> None:
+    """Raise ConfigError where the folder's sweep has a job of other settings in the place of one of these."""
+    if not (folder / SWEEP).exists():
+        return
+    before, lines = read_sweep(folder), {plan.folder: plan.overrides for plan in plans}
+    for plan in before if len(before) > 1 else ():
+        is_same = set(plan.label.split()) <= set(lines.get(plan.folder, plan.label.split()))
+        require(
+            is_same,
+            f"{short(plan.folder)} is of the job {plan.label}: repeat its sweep, or name another hydra.sweep.dir",
+        )
+
+
+def _first_line(total: int, left: int, plan: str) -> str:
+    over = f", {total - left} of them done or failed before" * (left != total)
+    return f"{total} job{'s' * (total != 1)}{over}" + f": {plan}" * bool(plan)
+
+
+def _run_all(tasks: Sequence[Task], plans: Sequence[JobPlan], launcher: Launcher) -> int:
+    """Run the tasks to their ends; returns the worst exit status, that of the signal where one ended them."""
+    left, worst = set(tasks), exits.DONE
+    states = {plan.folder: plan for plan in plans}
+    board = Board(lambda: [state_of(plan) for plan in states.values()], launcher.at_once)
+    launcher.submit(tasks)
+    with board, exits.stop_signals() as received:
+        passed_on = 0
+        while left:
+            for ended in launcher.poll():
+                left.remove(ended.task)
+                note_end(ended)
+                worst = max(worst, ended.status)
+                board.update(is_forced=True)
+            for number in received[passed_on:]:
+                say(f"{number.name}: the running jobs save and end")
+                launcher.stop(number)
+            passed_on = len(received)
+            board.update()
+            time.sleep(launcher.interval if left else 0)
+    return exits.STOP_SIGNALS[received[0]] if received else worst
+
+
+def note_end(ended: Ended) -> None:
+    """Record the end of a job whose process could not do it itself, because it was killed or never began."""
+    job, status = ended.task.job, ended.status
+    found = record.read_record(job.folder)
+    is_recorded = found is not None and found.digest == job.digest and found.state != "running"
+    if is_recorded or (not job.folder.exists() and record.state_of_status(status) == "stopped"):
+        return
+    error = record.last_line(job.folder / record.LOG) or f"its process ended with status {status}"
+    record.end(job.folder, found or record.JobRecord("running", job.digest), status, error)

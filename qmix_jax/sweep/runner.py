@@ -94,11 +94,9 @@ def _refuse_other_jobs(folder: Path, plans: Sequence[JobPlan]) -> None:
         return
     before, lines = read_sweep(folder), {plan.folder: plan.overrides for plan in plans}
     for plan in before if len(before) > 1 else ():
-        is_same = set(plan.label.split()) <= set(lines.get(plan.folder, plan.label.split()))
-        require(
-            is_same,
-            f"{short(plan.folder)} is of the job {plan.label}: repeat its sweep, or name another hydra.sweep.dir",
-        )
+        is_same = set(plan.differs) <= set(lines.get(plan.folder, plan.differs))
+        own = f"{short(plan.folder)} is of the job {plan.label}"
+        require(is_same, f"{own}: repeat its sweep, or name another folder, hydra.sweep.dir=FOLDER")
 
 
 def _first_line(total: int, left: int, plan: str) -> str:

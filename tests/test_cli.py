@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from qmix_jax.config import Config, by_name
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import startup
-from qmix_jax.run.exits import NOT_SAVED, STOPPED
+from qmix_jax.run.exits import NOT_SAVED, STOP_SIGNALS
+from qmix_jax.run.lock import locked
 from qmix_jax.settings import ConfigError
-from qmix_jax.sweep import jobs, worker
+from qmix_jax.sweep import jobs, runner, worker
+from qmix_jax.sweep.launchers.base import Ended, Launcher
 
 PRESETS = list(choices("preset"))
 
@@ -53,13 +56,36 @@ class Experiment(types.ModuleType):
         return types.SimpleNamespace(status=self.statuses.get(config.seed, 0))
 
 
+class InTurn(Launcher):
+    """Runs the jobs in this process, one after the other."""
+
+    interval = 0.0
+    stopped = None
+
+    def plan(self, configs):
+        return "one after the other"
+
+    def submit(self, tasks):
+        self.tasks = list(tasks)
+
+    def poll(self):
+        if self.stopped is not None:
+            return [Ended(task, self.stopped) for task in self.tasks]
+        task = self.tasks.pop(0)
+        return [Ended(task, worker.run(replace(task, is_logged=False)))]
+
+    def stop(self, number, tasks=None):
+        self.stopped = STOP_SIGNALS[number]
+
+
 @pytest.fixture
 def experiment(monkeypatch, tmp_path):
     fake = Experiment()
     monkeypatch.setitem(sys.modules, "qmix_jax.run.experiment", fake)
     monkeypatch.setattr(qmix_jax.run, "experiment", fake, raising=False)
     monkeypatch.setattr(startup, "start_jax", fake.devices.extend)
-    monkeypatch.setattr(worker, "run_in_own_process", worker.run_reported)
+    make_launcher = runner.make_launcher
+    monkeypatch.setattr(runner, "make_launcher", lambda values: InTurn(make_launcher(values).settings))
     monkeypatch.chdir(tmp_path)
     return fake
 
@@ -237,7 +263,9 @@ def test_sweep_runs_every_job_in_turn(experiment, capsys, tmp_path):
     names = [folder.relative_to(tmp_path).parts[2] for _, folder, _ in experiment.runs]
     assert names == ["0_two_step-qmix_seed0", "1_two_step-qmix_seed1", "2_two_step-vdn_seed0", "3_two_step-vdn_seed1"]
     assert experiment.checks == [config for config, _, _ in experiment.runs], "each job is checked when it begins"
-    assert "job 3 of 4: algorithm=vdn seed=0 env=two_step\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("4 jobs: one after the other\n") and "4 jobs: 4 done" in out
+    assert "job 3 of 4 done: algorithm=vdn seed=0 · " in out
 
 
 def test_the_jobs_of_a_sweep_can_be_pickled_and_are_checked_without_starting_jax(tmp_path):
@@ -274,13 +302,14 @@ def test_a_wrong_job_keeps_a_sweep_from_starting_but_one_that_does_not_fit_the_m
     assert run("-m env=two_step algorithm=vdn,qmix hydra.sweep.dir=many") == 2
     assert [config.algorithm.name for config, _, _ in experiment.runs] == ["qmix"]
     assert capsys.readouterr().err == "qmix-jax: error: too large\n"
-    assert not (tmp_path / "many" / "0_two_step-vdn_seed0").exists()
+    assert {path.name for path in (tmp_path / "many" / "0_two_step-vdn_seed0").iterdir()} == {"job.json"}
 
 
 def test_jobs_and_records_of_a_sweep_share_its_dated_folder(experiment, tmp_path):
     assert run("-m env=probe seed=0,1") == 0
     (folder,) = (tmp_path / "multirun").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"0_probe-qmix_seed0", "1_probe-qmix_seed1", "multirun.yaml"}
+    records = {"multirun.yaml", "sweep.json"}
+    assert {path.name for path in folder.iterdir()} == {"0_probe-qmix_seed0", "1_probe-qmix_seed1", *records}
 
 
 def test_hydras_records_stand_in_the_folders(experiment, tmp_path):
@@ -293,20 +322,28 @@ def test_hydras_records_stand_in_the_folders(experiment, tmp_path):
     assert (written.job.num, written.runtime.output_dir) == (1, str(records.parent))
 
 
-def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment):
+def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment, monkeypatch):
     experiment.statuses = {0: 1}
     assert run("-m seed=0,1,2") == 1
     assert len(experiment.runs) == 3
-    for stopped in STOPPED:
+    train = experiment.train
+
+    def train_until(config, *rest, **named):
+        end = train(config, *rest, **named)
+        if config.seed == 1:
+            os.kill(os.getpid(), number)
+        return end
+
+    monkeypatch.setattr(experiment, "train", train_until)
+    for number, status in STOP_SIGNALS.items():  # noqa: B007  (train_until sends it)
         experiment.runs.clear()
-        experiment.statuses = {1: stopped}
-        assert run("-m seed=0,1,2") == stopped
+        assert run("-m seed=0,1,2") == status
         assert len(experiment.runs) == 2
 
 
 def test_a_sweep_tries_every_job_also_where_one_cannot_be_written_or_breaks(experiment, monkeypatch, capsys):
     """The files of the second job cannot be written, the third fails with an unforeseen error."""
-    write, finished = jobs._write, experiment.train
+    write, finished = jobs.write, experiment.train
 
     def write_most(files):
         if "seed1" in str(list(files)):
@@ -318,7 +355,7 @@ def test_a_sweep_tries_every_job_also_where_one_cannot_be_written_or_breaks(expe
             raise LookupError("a defect")
         return finished(config, *rest, **named)
 
-    monkeypatch.setattr(jobs, "_write", write_most)
+    monkeypatch.setattr(jobs, "write", write_most)
     monkeypatch.setattr(experiment, "train", run_most)
     assert run("-m seed=0,1,2,3 env=two_step") == NOT_SAVED
     assert [config.seed for config, _, _ in experiment.runs] == [0, 3]
@@ -387,11 +424,38 @@ def test_a_folder_without_an_evaluation_can_be_used_again(experiment, begun):
     assert experiment.runs[-1][1].name == "begun" and experiment.going_on == [False]
 
 
-def test_every_job_of_a_sweep_goes_on_in_its_own_folder(experiment, tmp_path):
-    for _ in range(2):
-        assert run("-m env=probe seed=0,1 resume=auto hydra.sweep.dir=many") == 0
-    folders = [folder.relative_to(tmp_path).as_posix() for _, folder, _ in experiment.runs]
-    assert folders == 2 * ["many/0_probe-qmix_seed0", "many/1_probe-qmix_seed1"]
+def test_the_same_line_goes_on_with_what_is_left_and_tries_failures_again_only_when_told(experiment, capsys):
+    line, trained = "-m env=probe seed=0,1,2 hydra.sweep.dir=many", []
+
+    def again(*words):
+        experiment.runs.clear()
+        status = run(" ".join([line, *words]))
+        trained[:] = [(config.seed, folder.name) for config, folder, _ in experiment.runs]
+        return status
+
+    experiment.statuses = {0: 1, 1: 75}
+    assert again() == 75 and len(trained) == 3
+    experiment.statuses = {}
+    assert again() == 1 and trained == [(1, "1_probe-qmix_seed1")], "stopped; seed 0 had failed"
+    assert "3 jobs, 2 of them done or failed before: " in capsys.readouterr().out
+    assert again("retry=failed") == 0 and trained == [(0, "0_probe-qmix_seed0")]
+    assert again("retry=failed") == 0 and trained == []
+    assert again("learner.learning_rate=1e-4") == 0 and len(trained) == 3, "other settings are resumed with"
+
+
+def test_the_folder_of_a_sweep_takes_no_other_jobs(experiment, capsys):
+    assert run("-m env=probe learner.learning_rate=1e-3,1e-4 hydra.sweep.dir=many") == 0
+    assert run("-m env=probe learner.learning_rate=1e-4,1e-3 hydra.sweep.dir=many") == 2
+    error = capsys.readouterr().err
+    assert "many/0_probe-qmix_seed0 is of the job learner.learning_rate=0.001: repeat its sweep, or name" in error
+    assert run("-m env=probe learner.learning_rate=1e-3,1e-4,1e-5 hydra.sweep.dir=many") == 0
+    assert len(experiment.runs) == 3, "a value more at the end"
+
+
+def test_two_processes_cannot_run_one_sweep(experiment, capsys, tmp_path):
+    with locked(tmp_path / "many"):
+        assert run("-m env=probe seed=0,1 hydra.sweep.dir=many") == 2
+    assert "many is in use by process" in capsys.readouterr().err and not experiment.runs
 
 
 @pytest.mark.parametrize(
@@ -406,6 +470,13 @@ def test_every_job_of_a_sweep_goes_on_in_its_own_folder(experiment, tmp_path):
         ("--resume begun learner.gamma=2", "between 0 and 1"),
         ("resume=auto", "add hydra.run.dir=FOLDER"),
         ("-m seed=0,1 resume=auto", "add hydra.sweep.dir=FOLDER"),
+        ("-m seed=0,1 retry=failed", "add hydra.sweep.dir=FOLDER"),
+        ("seed=0 retry=failed", "add hydra.run.dir=FOLDER"),
+        ("-m seed=0,1 retry=all hydra.sweep.dir=many", "retry=all is not known: it can be failed"),
+        ("-m seed=0,1 hydra/launcher=joblib", "joblib"),
+        ("-m seed=0,1 hydra/launcher=basic", "choose one of processes"),
+        ("-m seed=0,1 hydra.launcher.jbos=2", "jbos"),
+        ("-m seed=0,1 hydra.launcher.jobs=0", "must be from 1 to 4096"),
         ("env=probe resume=auto hydra.run.dir=begun", "env.episode_length (7 before, 5 now)"),
         ("env=probe hydra.run.dir=begun", "begun holds a run: add resume=auto"),
     ],

@@ -1,37 +1,255 @@
-"""A sweep's jobs in processes of their own."""
+"""Sweeps: jobs in processes, their records, signals, and going on with the same line."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import quick_job
 
+from qmix_jax.cli import main as cli
+from qmix_jax.cli.compose import compose, compose_jobs
+from qmix_jax.cli.flags import parse_flags
+from qmix_jax.records import read_metrics
 from qmix_jax.run import exits
 from qmix_jax.run.checkpoint import find
+from qmix_jax.sweep import board, runner, worker
+from qmix_jax.sweep.launchers import share
+from qmix_jax.sweep.ledger import differing, read_sweep, seconds_left, state_of
+from qmix_jax.sweep.record import last_line, read_record, score_of
 
-LINE = (
-    "train -m env=probe total_env_steps=6400,1e9,2e9 devices=1 evaluation.every_env_steps=3200 evaluation.episodes=8 "
-    "logging.film=false logging.display=none hydra.sweep.dir=many"
-)
+HERE = Path(__file__).parent
+TINY = "env=matrix learner.start_env_steps=0 hydra.sweep.dir=many"
+ROWS = [{"env_steps": step, "eval/return": [score, score + 2]} for step, score in ((10, 0.0), (20, 4.0), (40, 1.0))]
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Sweeps of jobs that train nothing, in a folder of their own."""
+    monkeypatch.setattr(worker, "PROGRAM", quick_job.PROGRAM)
+    monkeypatch.setattr(runner, "check", lambda job_list, resumes: [job.config for job in job_list.jobs])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "many"
+
+
+def run(line: str) -> int:
+    return cli.main(["train", "-m", *TINY.split(), *line.split()])
+
+
+# --- processes ---------------------------------------------------------------------------------------------------
+
+
+def test_jobs_run_at_once_each_on_its_core_and_their_folders_tell_what_happened(quick, capsys):
+    """Three jobs, of which one fails, on two places."""
+    assert run("seed=1,2,3 total_env_steps=4 num_seeds=2 hydra.launcher.jobs=2") == exits.FAILED
+    said = capsys.readouterr().out
+    cores = len(os.sched_getaffinity(0))
+    first, _, third = (quick / f"{i}_matrix-qmix_seed{i + 1}" for i in range(3))
+    assert said.startswith(f"3 jobs: 2 at once, each on {cores // 2} of {cores} CPU cores")
+    assert "job 3 of 3 failed: seed=3" in said and "LookupError: a defect" in said
+    assert said.count("Next: ") == 1 and "qmix-jax report many" in said
+    starts = [(quick / f"{i}_matrix-qmix_seed{i + 1}" / "starts.txt").read_text().split(" ", 1) for i in range(3)]
+    assert starts[0][1] != starts[1][1] and abs(float(starts[0][0]) - float(starts[1][0])) < 3, "two at once"
+    assert (first / "job.log").read_text() == "two seeds\n"
+    record = read_record(first)
+    assert (record.state, record.status, record.score, record.starts) == ("done", 0, 3.99, 1)
+    assert 0.2 <= record.seconds < 60 and not record.is_running_here
+    record = read_record(third)
+    assert (record.state, record.status, record.error) == ("failed", 1, "LookupError: a defect")
+    assert last_line(third / "job.log") == "LookupError: a defect"
+    assert cli.main(["status", "many", "--json"]) == 1, "a job failed"
+    states = json.loads(capsys.readouterr().out)
+    assert [(job["state"], job["env_steps"], job["score"]) for job in states] == [
+        ("done", 4, 3.99), ("done", 4, 3.99), ("failed", 0, None)
+    ]  # fmt: skip
+
+
+def test_a_job_that_is_killed_is_recorded_as_stopped_and_does_not_stop_the_others(quick):
+    from qmix_jax.sweep.launchers.processes import Processes
+
+    jobs = compose_jobs(parse_flags(["-m", *TINY.split(), "seed=1,2", "total_env_steps=100,2"]).options).jobs
+    launcher = Processes(Processes.Settings(jobs=2))
+    launcher.plan([jobs[0].config] * 4)
+    tasks = [worker.Task.of(job, True) for job in (jobs[0], jobs[1])]
+    launcher.submit(tasks)
+    ended: dict = {}
+    while len(ended) < 2:
+        ended |= {found.task: found.status for found in launcher.poll()}
+        if tasks[1] in ended:
+            launcher.stop(signal.SIGKILL, [tasks[0]])
+        time.sleep(0.02)
+    assert ended == {tasks[0]: 128 + 9, tasks[1]: 0}
+    runner.note_end(runner.Ended(tasks[0], 137))
+    record = read_record(jobs[0].folder)
+    assert (record.state, record.status) == ("stopped", 137)
 
 
 @pytest.mark.slow
-def test_jobs_run_one_after_the_other_and_a_signal_saves_the_running_one_and_starts_no_other(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "qmix_jax", *LINE.split()]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
-    first, second, third = (tmp_path / "many" / f"{number}_probe-qmix_seed0" for number in range(3))
+def test_a_sweep_of_24_jobs_killed_three_times_loses_nothing_and_does_nothing_twice(tmp_path):
+    line = f"train -m {TINY} seed=range(10,22) learner.gamma=0.5,0.9 total_env_steps=8"
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, str(HERE / "quick_job.py"), *line.split()]
+    folder, chance = tmp_path / "many", random.Random(1)
+    for attempt in range(4):
+        sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        if attempt < 3:
+            ended = len(list(folder.glob("*/job.json")))
+            while len(list(folder.glob("*/job.json"))) < ended + 3:
+                assert sweep.poll() is None
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, 1))
+            sweep.kill()
+        out, _ = sweep.communicate(timeout=200)
+    assert sweep.returncode == 0 and "24 jobs: 24 done" in out
+    folders = sorted(folder.glob("*/"))
+    assert len(folders) == 24
+    for each in folders:
+        steps = [row["env_steps"] for row in read_metrics(each / "metrics.jsonl")]
+        assert steps == list(range(1, 9)), each
+        assert read_record(each).state == "done"
+    starts = [len((each / "starts.txt").read_text().splitlines()) for each in folders]
+    assert min(starts) == 1 and 24 < sum(starts) <= 24 + 3 * 2, "only those that ran were started again"
+
+
+@pytest.mark.slow
+def test_a_signal_saves_the_running_job_starts_no_other_and_the_same_line_goes_on(tmp_path):
+    line = (
+        "train -m env=probe total_env_steps=6400,16_000 devices=1 evaluation.every_env_steps=3200 "
+        "evaluation.episodes=8 logging.film=false hydra.launcher.jobs=1 hydra.sweep.dir=many"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    command = [sys.executable, "-m", "qmix_jax", *line.split()]
+    first, second = (tmp_path / "many" / f"{number}_probe-qmix_seed0" for number in range(2))
+    sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while not (second / "metrics.jsonl").is_file() or not (second / "metrics.jsonl").stat().st_size:
-        assert sweep.poll() is None and time.monotonic() < deadline, sweep.communicate()[1]
+        assert sweep.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     sweep.send_signal(signal.SIGTERM)
-    out, err = sweep.communicate(timeout=300)
-    assert sweep.returncode == exits.TERMINATED and "job 2 of 3: env=probe" in out, err
-    assert find(first).env_steps == 6400 and find(second).is_whole_state and not third.exists()
-    assert "total_env_steps=6400,1e9,2e9" in json.loads((first / "run.json").read_text())["command"]
+    out, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == exits.TERMINATED and "2 jobs: 1 done, 1 stopped" in out
+    assert find(first).env_steps == 6400 and find(second).is_whole_state
+    assert "total_env_steps=6400,16_000" in json.loads((first / "run.json").read_text())["command"]
+    again = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
+    assert "2 jobs, 1 of them done or failed before: on 1 job" not in again.stdout and "2 jobs: 2 done" in again.stdout
+    assert find(second).env_steps == 16_000 and read_record(second).starts == 2 and read_record(first).starts == 1
+
+
+# --- the division of a machine -----------------------------------------------------------------------------------
+
+
+def configs(count: int, *overrides: str) -> list:
+    config = runner.check.__globals__["from_mapping"](compose(["env=matrix", *overrides]))
+    return [config] * count
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "wanted", "cores", "words"),
+    [
+        (8, (), None, [(0,), (1,), (2,), (3,)], "each on 1 of 4 CPU cores"),
+        (2, (), None, [(0, 1), (2, 3)], "each on 2 of 4 CPU cores"),
+        (3, (), None, [(0,), (1,), (2,)], "each on 1 of 4 CPU cores"),
+        (1, (), None, [(0, 1, 2, 3)], "each on 4 of 4 CPU cores"),
+        (8, ("devices=2",), None, [(0, 1), (2, 3)], "each on 2 of 4 CPU cores"),
+        (8, ("devices=3",), None, [(0, 1, 2, 3)], "each on 4 of 4 CPU cores"),
+        (8, (), 1, [(0, 1, 2, 3)], "each on 4 of 4 CPU cores"),
+    ],
+)
+def test_cores_are_divided_equally(monkeypatch, count, settings, wanted, cores, words):
+    monkeypatch.setattr(share, "available_cores", lambda: [0, 1, 2, 3])
+    shares, said = share.divide(configs(count, *settings), wanted)
+    assert [each.cores for each in shares] == cores and said == words
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "environments", "words"),
+    [
+        (8, None, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}], "each on 1 of 2 GPUs"),
+        (1, None, [{"CUDA_VISIBLE_DEVICES": "0,1"}], "each on 2 of 2 GPUs"),
+        (
+            8,
+            4,
+            [{"CUDA_VISIBLE_DEVICES": gpu, "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"} for gpu in "0101"],
+            "each on 1 of 2 GPUs, 2 on one",
+        ),
+    ],
+)
+def test_gpus_are_divided_and_shared(monkeypatch, count, wanted, environments, words):
+    monkeypatch.setattr(share, "available_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(share, "available_gpus", lambda: ["0", "1"])
+    shares, said = share.divide(configs(count), wanted)
+    assert [each.environment for each in shares] == environments and said == words
+
+
+def test_more_jobs_at_once_than_cores_are_refused(quick, capsys):
+    assert run("seed=1,2 hydra.launcher.jobs=4096") == exits.USAGE_ERROR
+    assert "hydra.launcher.jobs=4096 is more than the" in capsys.readouterr().err and not quick.exists()
+
+
+# --- records and tables ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("how", "score"), [("last", 2.0), ("best", 5.0), ("area", (10 * 3 + 20 * 3.5) / 30)])
+def test_the_score_of_a_run(how, score):
+    assert score_of(ROWS, "auto", how) == pytest.approx(score)
+    assert score_of(ROWS[:1], "eval/return", how) == 1.0
+    assert score_of(ROWS, "eval/deliveries", how) is None and score_of([], "auto", how) is None
+
+
+def test_jobs_are_named_by_what_differs():
+    lines = [("env=mpe", "seed=1", "learner.gamma=0.9"), ("env=mpe", "seed=2", "learner.gamma=0.9")]
+    assert differing(lines) == [("seed=1",), ("seed=2",)] and differing(lines[:1]) == [lines[0]]
+
+
+def states(tmp_path, *jobs):
+    """States of (differs, rows, state and score) on disk, of 40 environment steps each."""
+    plans = []
+    for number, (differs, rows, record) in enumerate(jobs):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text("".join(json.dumps({**row, "wall_seconds": 8.0}) + "\n" for row in rows))
+        if record:
+            (folder / "job.json").write_text(json.dumps({"state": record, "digest": "", "seconds": 8.0}))
+        plans.append({"folder": str(number), "overrides": differs, "differs": differs, "env_steps": 40,
+                      "metric": "auto", "how": "last"})  # fmt: skip
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": plans}))
+    return [state_of(plan) for plan in read_sweep(tmp_path)]
+
+
+def test_states_the_time_left_and_scores_by_setting(tmp_path):
+    found = states(
+        tmp_path,
+        (["learner.gamma=0.9", "seed=0"], ROWS, "done"),
+        (["learner.gamma=0.9", "seed=1"], ROWS[:2], "stopped"),
+        (["learner.gamma=0.5", "seed=0"], ROWS[:1], "running"),
+        (["learner.gamma=0.5", "seed=1"], [], ""),
+    )
+    assert [job.state for job in found] == ["done", "stopped", "stopped", "waiting"], "its process has ended"
+    assert [job.share for job in found] == [1.0, 0.5, 0.25, 0.0]
+    assert seconds_left(found, 1) == pytest.approx(24 / 1.75 * 2.25) and seconds_left(found[3:], 1) != 0
+    rows = board.by_setting(found)
+    assert [(name, count, estimate.value) for name, count, estimate in rows] == [
+        ("learner.gamma=0.9", 2, 3.5), ("learner.gamma=0.5", 1, 1.0)
+    ]  # fmt: skip
+    assert board.headline(found, 1) == (
+        "4 jobs: 1 waiting, 1 done, 2 stopped · best eval/return 5: learner.gamma=0.9 seed=1"
+    )
+    running = [replace(job, state="running") for job in found]
+    assert "about 30s left" in board.headline(running, 1)
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [("nowhere", "there is no folder nowhere"), (".", "holds neither a run (config.yaml) nor a sweep (sweep.json)")],
+)
+def test_status_of_what_is_neither_sweep_nor_run(tmp_path, monkeypatch, capsys, folder, said):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["status", folder]) == 2 and said in capsys.readouterr().err
+    (tmp_path / "sweep.json").write_text('{"jobs": [1]}')
+    assert cli.main(["status", "."]) == 2 and "sweep.json is damaged" in capsys.readouterr().err

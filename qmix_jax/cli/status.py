@@ -43,11 +43,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(states: Sequence) -> None:
-    from rich.console import Console
+    from qmix_jax.sweep.board import headline, show, table
 
-    from qmix_jax.sweep.board import headline, table
-
-    Console().print(headline(states, None), table(states), sep="\n")
+    show([headline(states, None), table(states)])
 
 
 def _watch(look) -> list:

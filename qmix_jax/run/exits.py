@@ -27,6 +27,13 @@ STOP_SIGNALS: dict[signal.Signals, int] = {
     getattr(signal, name): status for name, status in _STATUSES.items() if hasattr(signal, name)
 }
 """Signal -> exit status of a run that it stopped."""
+REASONS = {
+    FAILED: "the loss became NaN",
+    USAGE_ERROR: "the settings are wrong",
+    OUT_OF_MEMORY: "out of memory",
+    NOT_SAVED: "it could not be saved",
+}
+"""Exit status -> why a run failed, where no message says more."""
 STOPPED = frozenset(STOP_SIGNALS.values())
 
 

@@ -114,6 +114,13 @@ class Board:
             self._live.stop()
 
 
+def show(parts: Sequence[RenderableType]) -> None:
+    """Print lines and tables; a line is not broken, so that what it names can be copied."""
+    console = Console()
+    for part in parts:
+        console.print(part, soft_wrap=not isinstance(part, Table))
+
+
 # --- the end -----------------------------------------------------------------------------------------------------
 
 

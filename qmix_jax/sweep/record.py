@@ -93,7 +93,7 @@ def end(folder: Path, record: JobRecord, status: int, error: str = "", score: fl
     """Record how the job ended; returns the record."""
     state = state_of_status(status)
     seconds = record.seconds + time.time() - record.began if record.began else record.seconds
-    error = error if state == "failed" else ""
+    error = (error or exits.REASONS.get(status, f"exit status {status}")) if state == "failed" else ""
     record = replace(record, state=state, status=status, error=error, score=score, seconds=seconds)
     _write(folder, record)
     return record

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from qmix_jax.console import say, short
 from qmix_jax.run import exits
 from qmix_jax.run.lock import locked
 from qmix_jax.settings import make_settings, require
 from qmix_jax.sweep import record
-from qmix_jax.sweep.board import Board, closing
+from qmix_jax.sweep.board import Board, closing, show
 from qmix_jax.sweep.jobs import Job, JobList, check, run_job, write
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.launchers.base import Ended, Launcher
@@ -63,13 +61,14 @@ def run(job_list: JobList, again: Again) -> int:
     configs = check(JobList(tuple(left)), again.resumes)
     plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
     _refuse_other_jobs(job_list.folder, plans)
+    plan = launcher.plan(configs) if left else ""
     with locked(job_list.folder), launcher:
-        say(_first_line(len(job_list.jobs), len(left), launcher.plan(configs) if left else ""))
+        say(_first_line(len(job_list.jobs), len(left), plan))
         write(job_list.files)
         write_sweep(job_list.folder, plans, {"command": sys.argv})
         tasks = [Task.of(job, again.resumes, is_logged=len(job_list.jobs) > 1) for job in left]
         worst = _run_all(tasks, plans, launcher) if tasks else exits.DONE
-        Console().print(*closing([state_of(plan) for plan in plans], job_list.folder), sep="\n")
+        show(closing([state_of(plan) for plan in plans], job_list.folder))
     over = [found for job in job_list.jobs if job not in left and (found := record.read_record(job.folder))]
     return max([worst, *(each.status or 0 for each in over)])
 
@@ -134,5 +133,5 @@ def note_end(ended: Ended) -> None:
     is_recorded = found is not None and found.digest == job.digest and found.state != "running"
     if is_recorded or (not job.folder.exists() and record.state_of_status(status) == "stopped"):
         return
-    error = record.last_line(job.folder / record.LOG) or f"its process ended with status {status}"
-    record.end(job.folder, found or record.JobRecord("running", job.digest), status, error)
+    last = record.last_line(job.folder / record.LOG)
+    record.end(job.folder, found or record.JobRecord("running", job.digest), status, last)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.records import read_metrics
 from qmix_jax.run import startup
 from qmix_jax.run.exits import FAILED, INTERRUPTED, STOP_SIGNALS
@@ -84,7 +85,7 @@ def run(task: Task) -> int:
         _log_to(job)
     noted = record.begin(job.folder, job.digest)
     status, error = run_reported(job, task.resumes)
-    record.end(job.folder, noted, status, error or _why(job, status), _score(job))
+    record.end(job.folder, noted, status, error, _score(job))
     return status
 
 
@@ -104,18 +105,12 @@ def run_reported(job: Job, resumes: bool) -> tuple[int, str]:
             return FAILED, f"{type(error).__name__}: {startup.first_line(error)}"
 
 
-def _why(job: Job, status: int) -> str:
-    """The last line that a job printed which failed without an error."""
-    return record.last_line(job.folder / record.LOG) if record.state_of_status(status) == "failed" else ""
-
-
 def _score(job: Job) -> float | None:
     try:
         rows = read_metrics(job.folder / "metrics.jsonl")
-        config = job.config
-    except (OSError, ValueError):
+    except ArtifactError:
         return None
-    return record.score_of(rows, config.checkpoint.metric, config.evaluation.score)
+    return record.score_of(rows, job.settings["checkpoint"]["metric"], job.settings["evaluation"]["score"])
 
 
 def _log_to(job: Job) -> None:

@@ -223,12 +223,23 @@ def test_with_per_seed_each_seed_has_a_run_of_its_own_and_they_stand_together(tm
 
 def test_the_jobs_of_a_sweep_stand_together(tmp_path, begun):
     (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / "multirun.yaml").touch()
+    jobs = [
+        {"folder": name, "differs": ["learner.gamma=0.9"] * (name == "jobTrue")} for name in ("jobFalse", "jobTrue")
+    ]
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"jobs": jobs}))
     for per_seed in (False, True):
         start(tmp_path / "sweep" / f"job{per_seed}", per_seed=per_seed)
     start(tmp_path / "alone")
     start(tmp_path / "sweep" / "mine", group="mine")
     assert [run.options["group"] for run in begun] == ["sweep", "sweep", None, "mine"]
+    assert [run.options["name"] for run in begun] == ["jobFalse", "jobTrue learner.gamma=0.9 seed 3", "alone", "mine"]
+
+
+def test_an_agent_of_a_wandb_sweep_names_the_run(tmp_path, begun, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    start(tmp_path)
+    start(tmp_path)
+    assert [run.options["id"] for run in begun] == ["agents", "agents"]
 
 
 def test_a_resumed_run_goes_on_in_the_same_runs_and_sends_no_row_twice(tmp_path, begun):

@@ -6,10 +6,14 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import pytest
 
+from qmix_jax.run.compilation import compile_with
 from qmix_jax.run.lock import NAME, locked, require_unlocked
 from qmix_jax.settings import ConfigError
 
@@ -96,3 +100,31 @@ def test_without_locks_in_the_file_system_a_run_trains_all_the_same(tmp_path, mo
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(tmp_path):
         require_unlocked(tmp_path)
+
+
+class Compiling:
+    """A lowered program whose compilation takes 0.2 s, and how many at once were compiled."""
+
+    now = most = 0
+
+    def __init__(self, number: int):
+        self.compiler_ir = jax.jit(lambda x: x + number).lower(1.0).compiler_ir
+
+    def compile(self, options):
+        Compiling.now += 1
+        Compiling.most = max(Compiling.most, Compiling.now)
+        time.sleep(0.2)
+        Compiling.now -= 1
+
+
+@pytest.mark.parametrize(("numbers", "most"), [((1, 1), 1), ((1, 2), 2)])
+def test_equal_programs_are_compiled_one_after_the_other(tmp_path, monkeypatch, numbers, most):
+    monkeypatch.setattr(Compiling, "most", 0)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        with ThreadPoolExecutor() as executor:
+            list(executor.map(lambda program: compile_with(program, {}), [Compiling(number) for number in numbers]))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert Compiling.most == most and not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Weights & Biases: one of its runs per run folder, or one per seed."""
 
 import json
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,10 @@ class Sent:
         if path.exists():
             found = json.loads(path.read_text())
             ids, env_steps = found["ids"], found["sent"]
-        return cls(ids, env_steps) if len(ids) == count else cls([secrets.token_hex(8) for _ in range(count)])
+        if len(ids) == count:
+            return cls(ids, env_steps)
+        given = os.environ.get("WANDB_RUN_ID")  # by an agent of a W&B sweep, for example
+        return cls([given] if given and count == 1 else [secrets.token_hex(8) for _ in range(count)])
 
     def save(self, folder: Path) -> None:
         """Write wandb.json."""
@@ -49,6 +53,7 @@ class WandbRuns(Callback):
     def __init__(self, config: Config, settings: dict, folder: Path):
         self._config, self._folder = config.logging.wandb, folder
         self._seeds = range(config.seed, config.seed + config.num_seeds) if self._config.per_seed else None
+        self._sweep, self._differs = _place_in_sweep(folder.absolute())
         self._sent = Sent.open(folder, len(self._seeds or [None]))
         self._is_online = self._config.mode == "online"
         self._skipped = self._sent.env_steps if self._is_online else 0
@@ -113,16 +118,17 @@ class WandbRuns(Callback):
 
         config, folder = self._config, self._folder
         wandb.setup(wandb.Settings(silent=True))  # or else it asks for an account on the terminal and waits
-        own: dict[str, Any] = {"name": folder.name, "config": settings}
+        name = " ".join([folder.name, *self._differs])
+        own: dict[str, Any] = {"name": name, "config": settings}
         if self._seeds:
             seed = self._seeds[index]
-            own = {"name": f"{folder.name} seed {seed}", "config": {**settings, "seed": seed}, "job_type": folder.name}
+            own = {"name": f"{name} seed {seed}", "config": {**settings, "seed": seed}, "job_type": name}
         run = wandb.init(
             id=self._sent.ids[index],
             resume="allow" if self._is_online else None,
             project=config.project,
             entity=config.entity,
-            group=config.group or self._default_group(),
+            group=config.group or self._sweep or (folder.name if self._seeds else None),
             tags=list(config.tags),
             mode=config.mode,
             dir=str(folder),
@@ -140,7 +146,12 @@ class WandbRuns(Callback):
         run.define_metric("*", step_metric="env_steps")
         return run
 
-    def _default_group(self) -> str | None:
-        """The name of the sweep that the run belongs to; without one, with `per_seed`, the name of the run."""
-        sweeps = [parent.name for parent in self._folder.absolute().parents if (parent / "multirun.yaml").exists()]
-        return sweeps[0] if sweeps else self._folder.name if self._seeds else None
+
+def _place_in_sweep(folder: Path) -> tuple[str, list[str]]:
+    """The name of the sweep that a run belongs to ('' without one), and the overrides in which it differs there."""
+    found = next((parent for parent in folder.parents if (parent / "sweep.json").exists()), None)
+    if found is None:
+        return "", []
+    jobs = json.loads((found / "sweep.json").read_text())["jobs"]
+    place = str(folder.relative_to(found))
+    return found.name, next((job["differs"] for job in jobs if job["folder"] == place), [])

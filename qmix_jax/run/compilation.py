@@ -1,14 +1,19 @@
 """Compiling lowered programs with options that the installed XLA may not know."""
 
+import hashlib
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from qmix_jax.console import warn
+from qmix_jax.run.lock import waited_for
 
 
 def compile_quickly(lowered: Any) -> Any:
@@ -21,13 +26,29 @@ def compile_quickly(lowered: Any) -> Any:
 def compile_with(lowered: Any, options: Mapping[str, Any]) -> Any:
     """Compile with those options that the installed XLA knows; a warning names each of the others once."""
     try:
-        return lowered.compile(dict(options) or None)
+        with _equal_programs_in_turn(lowered):
+            return lowered.compile(dict(options) or None)
     except jax.errors.JaxRuntimeError as error:
         unknown = re.search(r"No such compile option: '(\w+)'", str(error))
         if unknown is None or unknown[1] not in options:
             raise
     _warn_of_unknown_option(unknown[1])
     return compile_with(lowered, {name: value for name, value in options.items() if name != unknown[1]})
+
+
+@contextmanager
+def _equal_programs_in_turn(lowered: Any) -> Iterator[None]:
+    """Let processes that compile one program do it one after the other: the first compiles it, the others find it in
+    the compilation cache on disk. Where there is none, or no locks, nobody waits.
+    """
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    with ExitStack() as stack:
+        if folder and "://" not in folder:
+            program = io.BytesIO()
+            lowered.compiler_ir("stablehlo").operation.write_bytecode(program)  # 11 ms; as_text takes 60
+            with suppress(OSError):
+                stack.enter_context(waited_for(Path(folder) / f"{hashlib.sha256(program.getvalue()).hexdigest()}.lock"))
+        yield
 
 
 @cache

@@ -44,6 +44,22 @@ def locked(folder: Path) -> Iterator[None]:
             _release(handle, folder / NAME)
 
 
+@contextlib.contextmanager
+def waited_for(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is created and afterwards deleted; waits while another process holds it.
+
+    Raises:
+        OSError: the file cannot be created or locked.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        _release(handle, path)
+
+
 def require_unlocked(folder: Path) -> None:
     """Raise ConfigError where another process holds the folder's lock."""
     handle = _acquire(folder / NAME, os.O_RDWR)

@@ -22,10 +22,12 @@ from qmix_jax.settings import (
     Share,
     Size,
     Steps,
+    Traced,
     check_ranges,
     flatten,
     require,
     shown,
+    traced_property,
 )
 
 
@@ -82,7 +84,15 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class Section:
+    """A group of settings, named as its class, whose ranges are checked."""
+
+    def __post_init__(self):
+        check_ranges(f"{type(self).__name__.removesuffix('Config').lower()}.", self)
+
+
+@dataclass(frozen=True)
+class RolloutConfig(Section):
     """How experience is gathered: each iteration takes num_steps in each of num_envs environments."""
 
     num_envs: Count = 32
@@ -92,27 +102,24 @@ class RolloutConfig:
     whole_episodes: bool = False
     """Reset before every rollout and ignore what follows its first episode, as PyMARL does."""
 
-    def __post_init__(self):
-        check_ranges("rollout.", self)
-
 
 @dataclass(frozen=True)
-class ExplorationConfig:
+class ExplorationConfig(Section):
     """Epsilon-greedy exploration with a linear schedule."""
 
-    start: Share = 1.0
+    start: Traced[Share] = 1.0
     """Epsilon at step 0."""
-    finish: Share = 0.05
+    finish: Traced[Share] = 0.05
     """Epsilon after the decay."""
-    decay_env_steps: Steps = 100_000
+    decay_env_steps: Traced[Steps] = 100_000
     """Environment steps from start to finish."""
 
-    def __post_init__(self):
-        check_ranges("exploration.", self)
+    change = traced_property(lambda self: self.finish - self.start)
+    """From start to finish."""
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Section):
     """Replay of whole sequences, sampled uniformly."""
 
     capacity: Annotated[int, Range(0, 10**15, "must not be negative, nor greater than 10^15")] = 262_144
@@ -120,12 +127,9 @@ class ReplayConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Observations in replay: float32, or bfloat16 (half the memory, rounded to 3 digits)."""
 
-    def __post_init__(self):
-        check_ranges("replay.", self)
-
 
 @dataclass(frozen=True)
-class LearnerConfig:
+class LearnerConfig(Section):
     """The temporal-difference update."""
 
     batch_size: Count = 32
@@ -136,9 +140,9 @@ class LearnerConfig:
     """Learning starts with the iteration that reaches this step."""
     burn_in: Steps = 0
     """Steps at the start of a sequence that only warm up the recurrent state."""
-    gamma: Share = 0.99
+    gamma: Traced[Share] = 0.99
     """Discount of a step."""
-    td_lambda: Share = 0.8
+    td_lambda: Traced[Share] = 0.8
     """Lambda of the targets; 0: one-step targets; 1: returns to the end of the sequence."""
     double_q: bool = True
     """The online network chooses the next action, the target network values it."""
@@ -146,21 +150,21 @@ class LearnerConfig:
     """The loss of a temporal-difference error (`qmix_jax.learning.losses`)."""
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
     """The optimiser of agents and mixer."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Traced[Positive] = 1e-3
     """The learning rate at the start."""
-    final_learning_rate: NotNegative | Literal["share"] | None = "share"
+    final_learning_rate: Traced[NotNegative] | Literal["share"] | None = "share"
     """Where its linear decay over the run ends: a rate; share: final_learning_rate_share of it; null: no decay."""
-    final_learning_rate_share: NotNegative = 0.1
+    final_learning_rate_share: Traced[NotNegative] = 0.1
     """The end as a share of learning_rate, with final_learning_rate=share."""
-    adam_epsilon: Positive = 1e-8
+    adam_epsilon: Traced[Positive] = 1e-8
     """Added to the denominator of Adam, RAdam and RMSprop."""
-    max_grad_norm: Positive = 10.0
+    max_grad_norm: Traced[Positive] = 10.0
     """Clips the global norm of the gradient of agents and mixer together."""
-    reward_scale: Positive = 1.0
+    reward_scale: Traced[Positive] = 1.0
     """Multiplies rewards in the loss; reported returns are unscaled."""
 
     def __post_init__(self):
-        check_ranges("learner.", self)
+        super().__post_init__()
         first, last = self.learning_rate, self.final_learning_rate
         require(
             not isinstance(last, float | int) or last <= first,
@@ -172,32 +176,32 @@ class LearnerConfig:
     @property
     def last_learning_rate(self) -> float:
         """The learning rate at the end of the run."""
-        match self.final_learning_rate:
-            case None:
-                return self.learning_rate
-            case "share":
-                return self.final_learning_rate_share * self.learning_rate
-            case rate:
-                return rate
+        last = self.final_learning_rate
+        if isinstance(last, float | int):
+            return last
+        return self.learning_rate * (self.final_learning_rate_share if last == "share" else 1)
+
+    learning_rate_change = traced_property(lambda self: self.last_learning_rate - self.learning_rate)
+    """From the start to the end of the run."""
 
 
 @dataclass(frozen=True)
-class TargetConfig:
+class TargetConfig(Section):
     """The target network: agent and mixer together."""
 
     mode: Literal["hard", "soft", "none"] = "hard"
     """hard: copied now and then; soft: moved after every update; none: targets bootstrap from the online networks."""
     every_env_steps: Count = 5_120
     """With hard: copied in the iteration that passes a multiple of this."""
-    tau: PositiveShare = 0.005
+    tau: Traced[PositiveShare] = 0.005
     """With soft: moved by this share of the difference."""
 
-    def __post_init__(self):
-        check_ranges("target.", self)
+    kept = traced_property(lambda self: 1 - self.tau)
+    """With soft: the share of the target network that stays."""
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """Greedy evaluation, compiled into the training program."""
 
     every_env_steps: Count = 100_000
@@ -205,12 +209,9 @@ class EvaluationConfig:
     episodes: Count = 128
     """Episodes of an evaluation, for each seed."""
 
-    def __post_init__(self):
-        check_ranges("evaluation.", self)
-
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """The whole training state, from which `qmix-jax train --resume RUN_FOLDER` continues."""
 
     every_env_steps: Count | None = 1_000_000
@@ -225,7 +226,7 @@ class CheckpointConfig:
     """Save the replay buffer too; false: small checkpoints, but a resumed run first gathers start_env_steps anew."""
 
     def __post_init__(self):
-        check_ranges("checkpoint.", self)
+        super().__post_init__()
         is_known = self.metric == "auto" or self.metric.startswith(("eval/", "train/"))
         require(is_known, f"checkpoint.metric={shown(self.metric)} must be auto, eval/NAME or train/NAME")
 
@@ -367,9 +368,7 @@ class Config:
 
     @property
     def has_replay(self) -> bool:
-        """Whether updates sample from the replay buffer. If not, they take minibatches of the newest rollout's
-        sequences, which are shuffled before each pass; `env_steps_per_update` still sets the number of updates.
-        """
+        """Whether updates sample from the replay buffer; if not, they take minibatches of the newest rollout."""
         return self.replay.capacity > 0
 
     @property

@@ -48,7 +48,7 @@ def _executables(program: Program) -> tuple:
     evaluation = dataclasses.replace(program.config.evaluation, every_env_steps=chunk)
     name = repr(dataclasses.replace(program.config, evaluation=evaluation, **around))
     if name not in _compiled:
-        init = compile_quickly(program._init.lower(program._seeds))
+        init = compile_quickly(program._init.lower(program._seeds, program.numbers))
         _compiled[name] = init, _compile_chunk(program)
     return _compiled[name]
 
@@ -57,7 +57,7 @@ def _executables(program: Program) -> tuple:
 def compiled_once_each():
     """Runs that differ only around the compiled program share it, and draw no curve."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "init", lambda self: _executables(self)[0](self._seeds))
+        patch.setattr(Program, "init", lambda self: _executables(self)[0](self._seeds, self.numbers))
         patch.setattr(Program, "start", lambda self, make_state: (make_state(), _executables(self)[1]))
         patch.setattr(pictures, "draw_curve", lambda rows, path, title: path.touch())
         yield

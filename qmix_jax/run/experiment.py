@@ -308,7 +308,7 @@ class Run:
     def _train_chunk(self, chunk: Callable, state: TrainState) -> tuple[TrainState, Any, dict[int, NanSource]]:
         """Run a chunk and append its row; returns the state, its parameters on the host, and why seeds met NaN."""
         start = time.perf_counter()
-        state, metrics = chunk(state)
+        state, metrics = chunk(state, self.program.numbers)
         metrics, params = jax.device_get(metrics), to_host(state.seeds.learner.params)
         clock = jax.device_get(state.clock)
         broken = self.frozen.update(metrics, params, env_steps_at(clock, self.config))

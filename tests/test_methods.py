@@ -50,7 +50,7 @@ class Trained(NamedTuple):
         """The state, through a checkpoint's files."""
         (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.settings)))
         write(tmp_path, Snapshot(12_000, self.items, "", self.about))
-        return find(tmp_path).restore(self.program)
+        return self.program.place(find(tmp_path).restore(self.program))
 
 
 @pytest.fixture(scope="module", params=MIXERS)

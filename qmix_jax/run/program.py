@@ -1,13 +1,15 @@
 """The compiled program: training of all seeds on a device mesh with the axes (seed, data).
 
-Seeds are the leading axis S of every array of the seeds' state. They are sharded over `seed`; a device vmaps its seeds
-or scans over them. Each seed's environments, replay and batch are sharded over `data`, with one all-reduce of gradients
-an update. On one device both axes have size 1. CPU cores are devices too, once `devices.use_cpu_cores` was called.
+The seeds are those of one run, or of several whose settings differ in numbers (`qmix_jax.traced`), one run after the
+other. Seeds are the leading axis S of every array of the seeds' state. They are sharded over `seed`; a device vmaps its
+seeds or scans over them. Each seed's environments, replay and batch are sharded over `data`, with one all-reduce of
+gradients an update. On one device both axes have size 1. CPU cores are devices too, once `devices.use_cpu_cores` was
+called.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -75,13 +77,27 @@ class Program:
     """The training program of all seeds over a mesh."""
 
     config: Config
+    """Of several runs, that of the first, with the number of seeds of all."""
     env: TeamEnv
     mesh: Mesh
+    together: tuple[Config, ...] = ()
+    """The configs of several runs; empty for one run."""
 
     @classmethod
     def make(cls, config: Config, env: TeamEnv, devices: list | None = None) -> "Program":
         """The program on these devices (all that JAX has); raises ConfigError where they cannot share the work."""
         return cls(config, env, make_mesh(config, devices))
+
+    @classmethod
+    def of_runs(cls, configs: Sequence[Config], env: TeamEnv) -> "Program":
+        """The program of several runs with one `program_key`, on all devices that JAX has."""
+        config = replace(configs[0], seed=0, num_seeds=sum(each.num_seeds for each in configs))
+        return cls(config, env, make_mesh(config), tuple(configs))
+
+    @property
+    def runs(self) -> tuple[Config, ...]:
+        """The config of each run."""
+        return self.together or (self.config,)
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -119,15 +135,16 @@ class Program:
     @cached_property
     def numbers(self) -> Numbers:
         """The settings' numbers, sharded as the seeds are."""
-        each = {name: np.full(self.config.num_seeds, value, np.float32) for name, value in numbers(self.config).items()}
-        return jax.device_put(each, NamedSharding(self.mesh, P(SEED)))
+        each = [numbers(config) for config in self.runs for _ in range(config.num_seeds)]
+        arrays = {name: np.array([one[name] for one in each], np.float32) for name in each[0]}
+        return jax.device_put(arrays, NamedSharding(self.mesh, P(SEED)))
 
     @property
     def _seeds(self) -> Array:
-        return self.config.seed + jnp.arange(self.config.num_seeds)
+        return jnp.concatenate([config.seed + jnp.arange(config.num_seeds) for config in self.runs])
 
     def init(self) -> TrainState:
-        """The state before the first step: seed i is `config.seed + i`."""
+        """The state before the first step: seed i of a run is `config.seed + i`."""
         return self.compile_init()(self._seeds, self.numbers)
 
     def compile_init(self) -> Any:

@@ -22,8 +22,10 @@ from qmix_jax.run import program as parallel
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.experiment import Order, train_many
 from qmix_jax.run.program import Program
+from qmix_jax.run.resume import ResumePoint
 from qmix_jax.run.trained import load_run
 from qmix_jax.settings import NotNegative, Traced, traced_numbers
+from qmix_jax.traced import numbers as all_numbers
 from qmix_jax.traced import settings as traced_settings
 from qmix_jax.traced import with_numbers
 
@@ -103,7 +105,7 @@ def trained():
     """`(program) -> losses (8,) and final parameters` of one seed, with one compiled program for all numbers."""
     init, chunk = executables(make())
 
-    def run(program: Program, init=init, chunk=chunk):
+    def run(program: Program):
         state, losses = init(program._seeds, program.numbers), []
         for _ in range(8):
             state, metrics = chunk(state, program.numbers)
@@ -121,12 +123,13 @@ def test_every_number_has_its_effect(trained):
         assert not np.array_equal(trained(make(**nested({name: value})))[0], losses), f"{name} is without effect"
 
 
-def test_numbers_as_arguments_train_as_numbers_written_into_the_program(trained, monkeypatch):
-    program = make(**nested(OTHER))
-    ours = trained(program)
-    monkeypatch.setattr(Trainer, "with_numbers", lambda self, numbers: self)
-    theirs = trained(program, program.compile_init(), program.compile_chunk())
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ours, theirs)
+def test_each_number_takes_the_place_of_its_own_setting():
+    changed = config(**nested(OTHER))
+    made = with_numbers(config(), all_numbers(changed))
+    assert (made.learner, made.exploration, made.target) == (changed.learner, changed.exploration, changed.target)
+    assert made.algorithm == changed.algorithm
+    assert made.learner.learning_rate_change == pytest.approx(0.9 * 0.03 - 0.03)
+    assert made.exploration.change == pytest.approx(0.6 - 0.5) and made.target.kept == 1 - 0.5
 
 
 def test_the_program_is_the_same_for_all_numbers_so_that_it_is_compiled_once():
@@ -302,9 +305,11 @@ def test_seeds_vmapped_over_two_devices_equal_runs_alone_to_rounding(alone):
 
 
 def test_runs_that_do_not_fit_into_memory_together_train_in_parts(monkeypatch):
+    alone = make()
+
     class Waiting:
         def __init__(self):
-            self.program, self.is_complete, self.point = make(), False, type("Point", (), {"state": None})
+            self.program, self.config, self.is_complete, self.point = alone, alone.config, False, ResumePoint()
 
     runs = [Waiting() for _ in range(5)]
     monkeypatch.setattr(together, "fits", lambda program: len(program.runs) <= 2)

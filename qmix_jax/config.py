@@ -8,25 +8,29 @@ environments of a seed, whatever the number of environments or devices. `num_env
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from typing import Annotated
+from typing import Any
+from typing import Literal
 
 from qmix_jax.import_path import title_of
-from qmix_jax.settings import (
-    LARGEST_INT,
-    Count,
-    NotNegative,
-    Positive,
-    PositiveShare,
-    Range,
-    Share,
-    Size,
-    Steps,
-    check_ranges,
-    flatten,
-    require,
-    shown,
-)
+from qmix_jax.settings import LARGEST_INT
+from qmix_jax.settings import Count
+from qmix_jax.settings import NotNegative
+from qmix_jax.settings import Positive
+from qmix_jax.settings import PositiveShare
+from qmix_jax.settings import Range
+from qmix_jax.settings import Share
+from qmix_jax.settings import Size
+from qmix_jax.settings import Steps
+from qmix_jax.settings import Traced
+from qmix_jax.settings import check_ranges
+from qmix_jax.settings import flatten
+from qmix_jax.settings import require
+from qmix_jax.settings import shown
+from qmix_jax.settings import traced_property
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,15 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class Section:
+    """A group of settings, named as its class, whose ranges are checked."""
+
+    def __post_init__(self):
+        check_ranges(f"{type(self).__name__.removesuffix('Config').lower()}.", self)
+
+
+@dataclass(frozen=True)
+class RolloutConfig(Section):
     """How experience is gathered: each iteration takes num_steps in each of num_envs environments."""
 
     num_envs: Count = 32
@@ -92,27 +104,24 @@ class RolloutConfig:
     whole_episodes: bool = False
     """Reset before every rollout and ignore what follows its first episode, as PyMARL does."""
 
-    def __post_init__(self):
-        check_ranges("rollout.", self)
-
 
 @dataclass(frozen=True)
-class ExplorationConfig:
+class ExplorationConfig(Section):
     """Epsilon-greedy exploration with a linear schedule."""
 
-    start: Share = 1.0
+    start: Traced[Share] = 1.0
     """Epsilon at step 0."""
-    finish: Share = 0.05
+    finish: Traced[Share] = 0.05
     """Epsilon after the decay."""
-    decay_env_steps: Steps = 100_000
+    decay_env_steps: Traced[Steps] = 100_000
     """Environment steps from start to finish."""
 
-    def __post_init__(self):
-        check_ranges("exploration.", self)
+    change = traced_property(lambda self: self.finish - self.start)
+    """From start to finish."""
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Section):
     """Replay of whole sequences, sampled uniformly."""
 
     capacity: Annotated[int, Range(0, 10**15, "must not be negative, nor greater than 10^15")] = 262_144
@@ -120,12 +129,9 @@ class ReplayConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Observations in replay: float32, or bfloat16 (half the memory, rounded to 3 digits)."""
 
-    def __post_init__(self):
-        check_ranges("replay.", self)
-
 
 @dataclass(frozen=True)
-class LearnerConfig:
+class LearnerConfig(Section):
     """The temporal-difference update."""
 
     batch_size: Count = 32
@@ -136,9 +142,9 @@ class LearnerConfig:
     """Learning starts with the iteration that reaches this step."""
     burn_in: Steps = 0
     """Steps at the start of a sequence that only warm up the recurrent state."""
-    gamma: Share = 0.99
+    gamma: Traced[Share] = 0.99
     """Discount of a step."""
-    td_lambda: Share = 0.8
+    td_lambda: Traced[Share] = 0.8
     """Lambda of the targets; 0: one-step targets; 1: returns to the end of the sequence."""
     double_q: bool = True
     """The online network chooses the next action, the target network values it."""
@@ -146,21 +152,21 @@ class LearnerConfig:
     """The loss of a temporal-difference error (`qmix_jax.learning.losses`)."""
     optimizer: Literal["adam", "radam", "rmsprop"] = "adam"
     """The optimiser of agents and mixer."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Traced[Positive] = 1e-3
     """The learning rate at the start."""
-    final_learning_rate: NotNegative | Literal["share"] | None = "share"
+    final_learning_rate: Traced[NotNegative] | Literal["share"] | None = "share"
     """Where its linear decay over the run ends: a rate; share: final_learning_rate_share of it; null: no decay."""
-    final_learning_rate_share: NotNegative = 0.1
+    final_learning_rate_share: Traced[NotNegative] = 0.1
     """The end as a share of learning_rate, with final_learning_rate=share."""
-    adam_epsilon: Positive = 1e-8
+    adam_epsilon: Traced[Positive] = 1e-8
     """Added to the denominator of Adam, RAdam and RMSprop."""
-    max_grad_norm: Positive = 10.0
+    max_grad_norm: Traced[Positive] = 10.0
     """Clips the global norm of the gradient of agents and mixer together."""
-    reward_scale: Positive = 1.0
+    reward_scale: Traced[Positive] = 1.0
     """Multiplies rewards in the loss; reported returns are unscaled."""
 
     def __post_init__(self):
-        check_ranges("learner.", self)
+        super().__post_init__()
         first, last = self.learning_rate, self.final_learning_rate
         require(
             not isinstance(last, float | int) or last <= first,
@@ -172,32 +178,32 @@ class LearnerConfig:
     @property
     def last_learning_rate(self) -> float:
         """The learning rate at the end of the run."""
-        match self.final_learning_rate:
-            case None:
-                return self.learning_rate
-            case "share":
-                return self.final_learning_rate_share * self.learning_rate
-            case rate:
-                return rate
+        last = self.final_learning_rate
+        if isinstance(last, float | int):
+            return last
+        return self.learning_rate * (self.final_learning_rate_share if last == "share" else 1)
+
+    learning_rate_change = traced_property(lambda self: self.last_learning_rate - self.learning_rate)
+    """From the start to the end of the run."""
 
 
 @dataclass(frozen=True)
-class TargetConfig:
+class TargetConfig(Section):
     """The target network: agent and mixer together."""
 
     mode: Literal["hard", "soft", "none"] = "hard"
     """hard: copied now and then; soft: moved after every update; none: targets bootstrap from the online networks."""
     every_env_steps: Count = 5_120
     """With hard: copied in the iteration that passes a multiple of this."""
-    tau: PositiveShare = 0.005
+    tau: Traced[PositiveShare] = 0.005
     """With soft: moved by this share of the difference."""
 
-    def __post_init__(self):
-        check_ranges("target.", self)
+    kept = traced_property(lambda self: 1 - self.tau)
+    """With soft: the share of the target network that stays."""
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Section):
     """Greedy evaluation, compiled into the training program."""
 
     every_env_steps: Count = 100_000
@@ -207,12 +213,9 @@ class EvaluationConfig:
     score: Literal["last", "best", "area"] = "last"
     """Which score of checkpoint.metric a sweep compares: the last, the best, or the mean area under the curve."""
 
-    def __post_init__(self):
-        check_ranges("evaluation.", self)
-
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """The whole training state, from which `qmix-jax train --resume RUN_FOLDER` continues."""
 
     every_env_steps: Count | None = 1_000_000
@@ -227,7 +230,7 @@ class CheckpointConfig:
     """Save the replay buffer too; false: small checkpoints, but a resumed run first gathers start_env_steps anew."""
 
     def __post_init__(self):
-        check_ranges("checkpoint.", self)
+        super().__post_init__()
         is_known = self.metric == "auto" or self.metric.startswith(("eval/", "train/"))
         require(is_known, f"checkpoint.metric={shown(self.metric)} must be auto, eval/NAME or train/NAME")
 
@@ -366,9 +369,7 @@ class Config:
 
     @property
     def has_replay(self) -> bool:
-        """Whether updates sample from the replay buffer. If not, they take minibatches of the newest rollout's
-        sequences, which are shuffled before each pass; `env_steps_per_update` still sets the number of updates.
-        """
+        """Whether updates sample from the replay buffer; if not, they take minibatches of the newest rollout."""
         return self.replay.capacity > 0
 
     @property

@@ -8,8 +8,8 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Annotated, Any, Literal
+from functools import cache, cached_property, partial
+from typing import Annotated, Any, Literal, TypeVar
 
 
 class ConfigError(ValueError):
@@ -93,14 +93,49 @@ def check_ranges(section: str, settings: Any) -> None:
     for setting in dataclasses.fields(settings):
         hint, value = hints.get(setting.name), getattr(settings, setting.name, None)
         if isinstance(value, int | float):
-            options = typing.get_args(hint) if _is_union(hint) else (hint,)
-            declared = [limit for option in options for limit in getattr(option, "__metadata__", ())]
+            declared = [mark for mark in _marks(hint) if isinstance(mark, Range)]
             for limit in declared or [ANY_INT if isinstance(value, int) else ANY_FLOAT]:
                 limit.check(section + setting.name, value)
 
 
+def _marks(hint: Any) -> list[Any]:
+    """What `Annotated` adds to a type, or to one of several."""
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    return [mark for option in options for mark in getattr(option, "__metadata__", ())]
+
+
 def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+# --- numbers that the compiled program takes as arguments --------------------------------------------------------
+
+T = TypeVar("T")
+TRACED = "traced"
+Traced = Annotated[T, TRACED]
+"""The type of a setting that is only a number in the program, `gamma: Traced[Share]`: no shape, branch or loop depends
+on it, so one compiled program serves all its values. A value that is no number (null, a word) is a part of the program.
+"""
+
+
+class traced_property(cached_property):  # noqa: N801  (a decorator)
+    """A number that follows from settings, which the program takes too: computed on the host, so rounded only once."""
+
+
+def traced_properties(cls: type) -> list[str]:
+    """The names of a dataclass's traced properties."""
+    return [name for name, each in vars(cls).items() if isinstance(each, traced_property)]
+
+
+def traced_numbers(cls: type, values: Mapping[str, Any]) -> dict[str, float]:
+    """The values of a dataclass's `Traced` settings, where they are numbers."""
+    return {name: float(values[name]) for name in _traced(cls) if isinstance(values[name], int | float)}
+
+
+@cache
+def _traced(cls: type) -> list[str]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return [each.name for each in dataclasses.fields(cls) if TRACED in _marks(hints.get(each.name))]
 
 
 # --- from mappings -----------------------------------------------------------------------------------------------

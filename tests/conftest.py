@@ -13,10 +13,13 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 4)
 jax.devices()  # started: nothing changes the number afterwards
 
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 CHECKED = "actions agents envs learning mixers nn types"
-install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "beartype.beartype")
+checked = beartype(conf=BeartypeConf(hint_overrides=BeartypeHintOverrides({float: float | jax.Array})))
+"""A setting that is a number may be traced."""
+install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "conftest.checked")
 
 from functools import cache, partial  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -79,7 +82,7 @@ class Trained:
         self.chunk = chunk = self.program.compile_chunk()
         self.metrics = []
         for _ in range(3):
-            self.state, metrics = chunk(self.state)
+            self.state, metrics = chunk(self.state, self.program.numbers)
             self.metrics.append(jax.device_get(metrics))
 
 

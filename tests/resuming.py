@@ -22,6 +22,7 @@ from qmix_jax.run.compilation import compile_quickly
 from qmix_jax.run.program import Program
 from qmix_jax.run.saver import Saver
 from qmix_jax.run.snapshot import Snapshot
+from qmix_jax.traced import program_key
 
 TIMING = {"wall_seconds", "compile_seconds", "train/steps_per_second"}
 LONG = merge(
@@ -41,14 +42,15 @@ LONG = merge(
 _compile_chunk, _compiled = Program.compile_chunk, {}
 
 
-def _executables(program: Program) -> tuple:
+def executables(program: Program) -> tuple:
     """A program's initialisation and its chunk: the length of the run matters only by that of a chunk."""
     chunk = program.config.chunk_env_steps
     around = {"checkpoint": CheckpointConfig(), "logging": LoggingConfig(), "total_env_steps": chunk}
     evaluation = dataclasses.replace(program.config.evaluation, every_env_steps=chunk)
-    name = repr(dataclasses.replace(program.config, evaluation=evaluation, **around))
+    config = dataclasses.replace(program.config, evaluation=evaluation, **around)
+    name = f"{program_key(config)} {program.vmaps_seeds} {program.mesh}"
     if name not in _compiled:
-        init = compile_quickly(program._init.lower(program._seeds))
+        init = compile_quickly(program._init.lower(program._seeds, program.numbers))
         _compiled[name] = init, _compile_chunk(program)
     return _compiled[name]
 
@@ -57,8 +59,8 @@ def _executables(program: Program) -> tuple:
 def compiled_once_each():
     """Runs that differ only around the compiled program share it, and draw no curve."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "init", lambda self: _executables(self)[0](self._seeds))
-        patch.setattr(Program, "start", lambda self, make_state: (make_state(), _executables(self)[1]))
+        patch.setattr(Program, "init", lambda self: executables(self)[0](self._seeds, self.numbers))
+        patch.setattr(Program, "start", lambda self, make_state: (make_state(), executables(self)[1]))
         patch.setattr(pictures, "draw_curve", lambda rows, path, title: path.touch())
         yield
 

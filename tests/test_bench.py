@@ -168,8 +168,9 @@ def finished(tmp_path_factory):
 def test_without_replay_updates_are_measured_on_a_new_rollout(probe):
     changes = {"replay": {"capacity": 0}, "target": {"mode": "none"}, "learner": {"batch_size": 2}}
     program = Program.make(tiny(devices=2, **changes), probe)
-    part = parts.learning(program.trainer)
-    _, (batch, losses) = program.compile_loop(*part, program.shapes)(program.init(), np.int32(2))
+    _, (batch, losses) = program.compile_loop(parts.learning, program.shapes)(
+        program.init(), program.numbers, np.int32(2)
+    )
     assert batch.reward.shape[:2] == (2, 8) and np.isfinite(losses.loss).all() and (losses.loss > 0).all()
     assert update_flops(program) > 0
 

@@ -69,7 +69,7 @@ def test_the_saved_parameters_are_the_trained_ones(finished):
     state = program.init()
     chunk = program.compile_chunk()
     for _ in range(config.num_chunks):
-        state, _ = chunk(state)
+        state, _ = chunk(state, program.numbers)
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(state.seeds.learner.params))
 
 
@@ -117,7 +117,7 @@ def change_chunks(monkeypatch, change) -> None:
 
     def compile_chunk(self):
         chunk, numbers = compiled(self), itertools.count(1)
-        return lambda state: change(next(numbers), *chunk(state))
+        return lambda *arguments: change(next(numbers), *chunk(*arguments))
 
     monkeypatch.setattr(Program, "compile_chunk", compile_chunk)
 

@@ -19,9 +19,9 @@ def greedy_returns(line):
     config = from_mapping(compose([*line.split(), f"num_seeds={SEEDS}", "devices=1"]))
     program = Program.make(config, make_team(config))
     state = program.init()
-    chunk = compile_with(jax.jit(program.chunk, donate_argnums=0).lower(state), FAST)
+    chunk = compile_with(jax.jit(program.chunk, donate_argnums=0).lower(state, program.numbers), FAST)
     for _ in range(config.num_chunks):
-        state, metrics = chunk(state)
+        state, metrics = chunk(state, program.numbers)
     return np.asarray(metrics.evaluation.total_return / metrics.evaluation.episodes)
 
 

@@ -179,7 +179,7 @@ def test_what_usual_runs_take_is_known_to_a_factor_of_two():
 
 @pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")])
 def test_out_of_memory_in_training_has_a_status_and_names_a_setting(tmp_path, monkeypatch, capsys, error):
-    def chunk(state):
+    def chunk(state, numbers):
         raise error
 
     monkeypatch.setattr(Program, "compile_chunk", lambda self: chunk)

@@ -50,7 +50,7 @@ class Trained(NamedTuple):
         """The state, through a checkpoint's files."""
         (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.settings)))
         write(tmp_path, Snapshot(12_000, self.items, "", self.about))
-        return find(tmp_path).restore(self.program)
+        return self.program.place(find(tmp_path).restore(self.program))
 
 
 @pytest.fixture(scope="module", params=MIXERS)
@@ -60,7 +60,7 @@ def trained(request):
     program = Program.make(config, make_team(config), jax.devices()[:1])
     state, chunk = program.start(program.init)
     for _ in range(config.num_chunks):
-        state, _ = chunk(state)
+        state, _ = chunk(state, program.numbers)
     return Trained(settings, program, chunk, state_to_host(state, with_replay=True), {"data_devices": 1})
 
 
@@ -80,7 +80,7 @@ def test_it_learns_the_returns_of_the_probe_world(trained):
 def test_a_checkpoint_gives_the_state_back_and_training_goes_on_as_if_nothing_had_happened(trained, tmp_path):
     state = trained.restored(tmp_path)
     assert jax.tree.all(jax.tree.map(np.array_equal, state_to_host(state, with_replay=True), trained.items))
-    after = [jax.device_get(trained.chunk(s)[1]) for s in (state, trained.restored(tmp_path))]
+    after = [jax.device_get(trained.chunk(s, trained.program.numbers)[1]) for s in (state, trained.restored(tmp_path))]
     assert jax.tree.all(jax.tree.map(np.array_equal, *after))
     held = load_run(tmp_path).all_params
     assert jax.tree.all(jax.tree.map(np.array_equal, held, trained.items["params"]))

@@ -109,7 +109,7 @@ def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):
 def test_without_replay_every_device_learns_from_its_own_share_of_the_rollout(probe):
     changes = {"replay": {"capacity": 0}, "target": {"mode": "none"}, "learner": {"batch_size": 2}}
     program = Program.make(tiny(devices=2, **changes), probe)
-    state, metrics = program.compile_chunk()(program.init())
+    state, metrics = program.compile_chunk()(program.init(), program.numbers)
     assert state.seeds.replay is None and describe_memory(program.shapes)["replay"] == 0
     assert (metrics.updates == 2).all() and np.isfinite(metrics.losses.loss).all()
     for leaf in jax.tree.leaves(state.seeds.learner.params):
@@ -140,7 +140,7 @@ def test_one_compilation_a_run(probe):
     try:
         chunk = program.compile_chunk()
         for _ in range(3):
-            state, _ = chunk(state)
+            state, _ = chunk(state, program.numbers)
     finally:
         Trainer.step = original
     assert len(traces) <= 2  # scan may trace its body twice; no chunk traces it again

@@ -204,8 +204,8 @@ def precision(overrides: list[str]) -> dict:
         with jax.default_device(places[place]), chosen:
             one = program(place)
             placed = one.place(jax.tree.map(jax.numpy.copy, benchmark.state))  # it will be taken over
-            updates = one.compile_loop(*parts.learning(one.trainer), placed)
-            _, (_, metrics) = updates(placed, np.int32(1))
+            updates = one.compile_loop(parts.learning, placed)
+            _, (_, metrics) = updates(placed, one.numbers, np.int32(1))
         return {name: float(np.mean(value)) for name, value in jax.device_get(metrics)._asdict().items()}
 
     left, right = np.random.default_rng(0).standard_normal((2, PRODUCT, PRODUCT), np.float32)

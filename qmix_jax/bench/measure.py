@@ -22,6 +22,7 @@ from qmix_jax.bench.flops import update_flops
 from qmix_jax.bench.parts import Part
 from qmix_jax.bench.profile import Profile, read_trace
 from qmix_jax.config import Config
+from qmix_jax.learning.trainer import Trainer
 from qmix_jax.nn import linear
 from qmix_jax.run.devices import DATA, SEED
 from qmix_jax.run.program import Program, TrainState, describe_memory
@@ -108,18 +109,18 @@ class Benchmark:
         """The benchmark of a program, with the state before the first step."""
         return cls(program, say, jax.block_until_ready(program.init()))
 
-    def compile(self, name: str, part: Part) -> Callable[[int], None]:
+    def compile(self, name: str, make: Callable[[Trainer], Part]) -> Callable[[int], None]:
         """`run(count)`, compiled, which executes a part `count` times."""
-        loop = self._compiled(name, lambda: self.program.compile_loop(*part, self.state))
+        loop = self._compiled(name, lambda: self.program.compile_loop(make, self.state))
 
         def run(count: int) -> None:
-            self.state, _ = jax.block_until_ready(loop(self.state, np.int32(count)))
+            self.state, _ = jax.block_until_ready(loop(self.state, self.program.numbers, np.int32(count)))
 
         return run
 
     def compile_training(self) -> Callable[[int], None]:
         """Iterations without evaluation. Fills the replay buffer and runs until updates are made."""
-        run = self.compile("training_without_evaluation", parts.training(self.program.trainer))
+        run = self.compile("training_without_evaluation", parts.training)
         run(iterations_to_steady_state(self.program.config))
         return run
 
@@ -129,7 +130,7 @@ class Benchmark:
 
         def run(count: int) -> None:
             for _ in range(count):
-                self.state, _ = jax.block_until_ready(chunk(self.state))
+                self.state, _ = jax.block_until_ready(chunk(self.state, self.program.numbers))
 
         return run
 
@@ -163,7 +164,7 @@ def update_period(config: Config) -> int:
 
 def measure(program: Program, say: Callable[[str], None], trace: Path | None = None) -> tuple[Figures, Profile | None]:
     """Every figure of one program, and the summary of a profiler's trace if `trace` names a folder for it."""
-    config, trainer = program.config, program.trainer
+    config = program.config
     benchmark = Benchmark.make(program, say)
     env_steps = config.iteration_env_steps * config.num_seeds
     episodes = config.evaluation.episodes * config.num_seeds
@@ -190,7 +191,7 @@ def measure(program: Program, say: Callable[[str], None], trace: Path | None = N
         "evaluation": (parts.evaluation, episodes, "episodes"),
     }
     seconds = {
-        name: benchmark.rate(name, amount, unit, time_repeatedly(benchmark.compile(name, make(trainer))))
+        name: benchmark.rate(name, amount, unit, time_repeatedly(benchmark.compile(name, make)))
         for name, (make, amount, unit) in alone.items()
     }
     product, flops = matrix_product(program)

@@ -1,5 +1,6 @@
 """The contract of an environment."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -37,6 +38,14 @@ class TeamEnv(ABC):
     @abstractmethod
     def step(self, key: jax.Array, state: EnvState, action: jax.Array) -> tuple[EnvState, Observation, Outcome]:
         """One step with the joint action (N,), integers that were available in the last observation."""
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "TeamEnv":
+        """A copy with other values of its `Traced` settings, which are tracers when it is compiled. By default they are
+        attributes with the names of the settings, which `reset` and `step` read.
+        """
+        made = copy.copy(self)
+        vars(made).update(numbers)
+        return made
 
     def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
         """What the replay buffer keeps of an observation: as little as `decompress` needs to restore it. By default

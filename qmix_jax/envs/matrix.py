@@ -1,5 +1,6 @@
 """Games of one step: the payoff table of the settings, and those with a name in the literature."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, Int
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.definition import Definition, training_of_game
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
-from qmix_jax.settings import LARGEST, require, shown
+from qmix_jax.settings import LARGEST, Traced, require, shown
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 # --- the environment ---------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ CLIMBING = Definition(
 class PenaltyConfig:
     """The penalty game (Claus and Boutilier 1998): two best payoffs, and `k` where the agents choose different ones."""
 
-    k: float = -100.0
+    k: Traced[float] = -100.0
     """Reward of agents that choose different best places: 0, -25, -50, -75, -100 as published."""
 
 
@@ -132,9 +133,20 @@ def penalty_payoff(k: float) -> tuple:
     return ((k, 0, 10), (0, 2, 0), (10, 0, k))
 
 
+class Penalty(Matrix):
+    """The penalty game."""
+
+    def __init__(self, settings: PenaltyConfig):
+        super().__init__(penalty_payoff(settings.k), f"penalty game, k = {settings.k:g}")
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "TeamEnv":
+        """A copy with another k."""
+        return super().with_numbers({"payoff": jnp.asarray(penalty_payoff(numbers["k"]), float)})
+
+
 PENALTY = Definition(
     settings=PenaltyConfig,
-    make=lambda settings: Matrix(penalty_payoff(settings.k), f"penalty game, k = {settings.k:g}"),
+    make=Penalty,
     help="The penalty game (Claus and Boutilier 1998): best 10, in two places",
     training=training_of_game(1),
 )

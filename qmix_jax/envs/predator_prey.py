@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from qmix_jax.actions import random_action
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.definition import Definition
-from qmix_jax.settings import NotPositive
+from qmix_jax.settings import NotPositive, Traced
 from qmix_jax.types import Observation, Outcome, TeamSpec
 
 SIZE, NUM_AGENTS, NUM_PREY, REACH, LIMIT = 10, 8, 8, 2, 200
@@ -28,7 +28,7 @@ CAPTURE_REWARD = 10.0
 class PredatorPreyConfig:
     """Eight agents hunt eight prey on a grid, two at a time."""
 
-    punishment: NotPositive = 0.0
+    punishment: Traced[NotPositive] = 0.0
     """Reward when one agent tries a capture alone: 0, -0.5, -1, -1.5, -2; from -1 on, monotonic mixers give up."""
 
 

@@ -174,13 +174,15 @@ class Learner:
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, unravel(updates))  # pyright: ignore[reportArgumentType]
         target_params = state.target_params
         if self.target.mode == "soft":
-            target_params = optax.incremental_update(params, target_params, self.target.tau)
+            tau, kept = self.target.tau, self.target.kept
+            target_params = jax.tree.map(lambda new, old: tau * new + kept * old, params, target_params)
         metrics = metrics._replace(grad_norm=optax.global_norm(gradient))
         return LearnerState(params, target_params, opt_state), metrics
 
     def learning_rate(self, env_steps: Int[Array, ""]) -> Float[Array, ""]:
         """The learning rate after so many environment steps."""
-        return linear(self.config.learning_rate, self.config.last_learning_rate, env_steps, self.total_env_steps)
+        config = self.config
+        return linear(config.learning_rate, config.learning_rate_change, env_steps, self.total_env_steps)
 
     def loss(self, params: Params, target_params: Params, batch: Sequence) -> tuple[Float[Array, ""], LossSums]:
         """The loss, summed over this device's share of the batch, and the other sums over it.

@@ -1,7 +1,7 @@
 """One iteration of training: rollout -> replay.insert -> (sample -> learn) x K -> target sync."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.learning.replay import ReplayBuffer, SequenceFormat, minibatch
 from qmix_jax.learning.rollout import EpisodeSums, RolloutState
+from qmix_jax.traced import numbers_of_env, with_numbers
 from qmix_jax.types import AgentInput, Clock, Params, RecurrentState, Sequence, swap_time_and_batch, tree_where
 
 
@@ -65,6 +66,11 @@ class Trainer:
     loop of unknown length. Without branches it computes updates that are not due and drops them, and plays every
     evaluation up to the episode limit.
     """
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "Trainer":
+        """The trainer with these numbers, `traced.numbers` or tracers for them, in place of its settings' own."""
+        env = self.env.with_numbers(numbers_of_env(numbers))
+        return replace(self, config=with_numbers(self.config, numbers), env=env)
 
     @property
     def agents(self) -> Agents:

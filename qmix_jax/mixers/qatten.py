@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
-from qmix_jax.settings import Few, NotNegative, Scale, Size
+from qmix_jax.settings import Few, NotNegative, Scale, Size, Traced
 from qmix_jax.types import MixerInput
 
 
@@ -40,7 +40,7 @@ class Qatten(Mixer):
     """Heads of the attention over agents."""
     weighted_heads: bool = True
     """Weigh the heads by the state; false: add them."""
-    attention_penalty: NotNegative = 0.001
+    attention_penalty: Traced[NotNegative] = 0.001
     """Weight of the loss on the squared logits of the attention."""
     state_norm: StateNorm = "layer_norm"
     """layer_norm: normalise the state first; none: use it as it is, as in PyMARL2."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import MLP, Heads, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qatten import attention_logits, magnitude
-from qmix_jax.settings import Few, NotNegative, Scale, Size
+from qmix_jax.settings import Few, NotNegative, Scale, Size, Traced
 from qmix_jax.types import MixerInput
 
 TINY = 1e-10  # added to the weights, so that they are positive and not just non-negative
@@ -101,7 +101,7 @@ class QPLEXQatten(QPLEX):
     """Heads of Qatten's attention."""
     weighted_heads: bool = False
     """Weigh those heads by the state; true: as the authors on MMM2 and 3s5z_vs_3s6z."""
-    attention_penalty: NotNegative = 0.001
+    attention_penalty: Traced[NotNegative] = 0.001
     """Weight of the loss on the squared logits of Qatten's attention."""
 
     def _transformation(self, state: Array, joint: MixerInput) -> tuple[Array, Array, Array]:

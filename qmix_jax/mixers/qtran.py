@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
-from qmix_jax.settings import NotNegative, Scale, Size
+from qmix_jax.settings import NotNegative, Scale, Size, Traced
 from qmix_jax.types import MixerInput
 
 
@@ -27,9 +27,9 @@ class QTRAN(Mixer):
 
     embed_size: Size = 64
     """Width of the networks of Q_jt and V."""
-    opt_loss: NotNegative = 1.0
+    opt_loss: Traced[NotNegative] = 1.0
     """Weight of the loss at the greedy joint action."""
-    nopt_loss: NotNegative = 0.1
+    nopt_loss: Traced[NotNegative] = 0.1
     """Weight of the loss at the joint action that was taken."""
     state_norm: StateNorm = "layer_norm"
     """layer_norm: normalise the state first; none: use it as it is, as in PyMARL."""

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from qmix_jax.mixers.base import MLP, Mixer, StateNorm, normalise_state
 from qmix_jax.mixers.qmix import QMIX
-from qmix_jax.settings import Share, Size
+from qmix_jax.settings import Share, Size, Traced
 from qmix_jax.types import MixerInput
 
 
@@ -42,7 +42,7 @@ class WeightedQMIX(QMIX):
     `agent.hidden_size`, targets may be lambda targets, and the state is normalised.
     """
 
-    alpha: Share = 0.1
+    alpha: Traced[Share] = 0.1
     """Weight of all other joint actions; the authors' 0.1 (predator-prey) and 0.5 (SMAC)."""
     central_size: Size = 256
     """Width of the unrestricted Q* that makes the targets."""

@@ -23,24 +23,24 @@ from qmix_jax.reporters.progress import UNKNOWN, RunProgress, compact, number
 
 
 def make_display(
-    mode: str, *, title: str, total_env_steps: int, num_seeds: int, rows: Sequence[dict] = ()
+    mode: str, *, title: str, total_env_steps: int, num_seeds: int, rows: Sequence[dict] = (), label: str = ""
 ) -> "Display":
     """The display for logging.display: auto (live on a terminal and in a notebook, else plain), live, plain or none.
 
     It is plain if the terminal's encoding lacks the characters of the live panel. `rows` are the earlier ones of a
-    resumed run.
+    resumed run. A label, for one of several runs together, stands before plain lines.
     """
     if mode == "none":
         return Display()
     console = Console(file=cast(TextIO, _Unfailing(sys.stdout)))
     is_live = mode != "auto" or console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
-    if not console.encoding.startswith("utf") or not is_live:
+    if not console.encoding.startswith("utf") or not is_live or label:
         mode = "plain"
     progress = RunProgress(title, total_env_steps, num_seeds)
     for row in rows:
         progress.log(row)
     if mode == "plain":
-        return PlainDisplay(progress)
+        return PlainDisplay(progress, label=label)
     return NotebookDisplay(progress) if console.is_jupyter else LiveDisplay(progress, console)
 
 
@@ -245,8 +245,8 @@ class PlainDisplay(Display):
 
     HEADER_EVERY = 20
 
-    def __init__(self, progress: RunProgress, stream: TextIO | None = None):
-        self.progress = progress
+    def __init__(self, progress: RunProgress, stream: TextIO | None = None, label: str = ""):
+        self.progress, self._label = progress, label
         self._stream = stream or sys.stdout
         self._lines = 0
         self.message(f"{progress.title}: {progress.total:,} env steps; compiling")
@@ -262,7 +262,7 @@ class PlainDisplay(Display):
 
     def message(self, text: str) -> None:
         """Print a line of text."""
-        say(text, self._stream)
+        say(self._label + text, self._stream)
 
     def _columns(self) -> list[tuple[str, int, str]]:
         """Name, width and text of each column."""

@@ -167,11 +167,14 @@ class Checkpoint:
         return self.read(PARAMS)
 
     def restore(self, program: Program) -> TrainState:
-        """The training state on the program's devices, whatever devices it was saved from."""
-        state = state_from_host({item: self.read(item) for item in self.items}, program.shapes)
+        """The training state on the host; raises ConfigError where the program's state has other arrays."""
+        return state_from_host({item: self.read(item) for item in self.items}, program.shapes)
+
+    def laid_out(self, state: TrainState, program: Program) -> TrainState:
+        """The restored state as the program's devices share it, whatever devices it was saved from."""
         split = self.about["data_devices"], program.mesh.shape[DATA]
         buffer = replay.split_again(state.seeds.replay, program.config.rollout.num_envs, *split)
-        return program.place(state._replace(seeds=state.seeds._replace(replay=buffer)))
+        return state._replace(seeds=state.seeds._replace(replay=buffer))
 
     def remove(self) -> None:
         """Delete it; it leaves the folder of checkpoints in one step."""

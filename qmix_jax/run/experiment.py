@@ -1,42 +1,64 @@
-"""One run from start to end: the checks before it, the host loop over chunks, and the files that it leaves."""
+"""Runs from start to end: the checks before them, and the files that they leave. A run alone, or several together."""
 
-import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qmix_jax.build import as_algorithm_sees, make_env
-from qmix_jax.config import Config, to_mapping
+from qmix_jax.config import Config
 from qmix_jax.console import say, warn
 from qmix_jax.envs.check import refuse_wrong_shapes
 from qmix_jax.files import remove_scratch_files, write_file
-from qmix_jax.records import add_to_manifest, format_rows, mean, note_saved_state, write_manifest
-from qmix_jax.reporters.base import STOP, Callback, RunEnd, RunStart
+from qmix_jax.records import add_to_manifest, format_rows, note_saved_state, write_manifest
+from qmix_jax.reporters.base import Callback, RunEnd, RunStart
 from qmix_jax.reporters.callbacks import Callbacks, make_callbacks
 from qmix_jax.reporters.dashboard import make_dashboards
-from qmix_jax.reporters.display import Display, make_display
+from qmix_jax.reporters.display import make_display
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits, messages, pictures, plan
+from qmix_jax.run import exits, host_loop, messages, pictures, plan, together
 from qmix_jax.run.checkpoint import Checkpoint
+from qmix_jax.run.host_loop import Run
 from qmix_jax.run.lock import locked
 from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
-from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
-from qmix_jax.run.nan_source import NanSource, find_sources
+from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.parts import refuse_wrong_parts
-from qmix_jax.run.program import DATA, Program, TrainState
-from qmix_jax.run.resume import ResumePoint, find_resume_point, require_place
+from qmix_jax.run.program import Program
+from qmix_jax.run.resume import find_resume_point, require_place
 from qmix_jax.run.saver import Saver
-from qmix_jax.run.snapshot import PARAMS, Snapshot, state_to_host, to_host
 from qmix_jax.settings import ConfigError, require
+
+
+class Order(NamedTuple):
+    """A run that is wanted."""
+
+    config: Config
+    folder: Path
+    """Where its files go."""
+    settings: dict[str, Any]
+    """The settings as plain containers, for config.yaml and dashboards."""
+    callbacks: Sequence[Callback] = ()
+    """Called besides those that the config names."""
+    is_kept: bool = True
+    """False for a folder that is not spoken of."""
+
+
+class Finished(NamedTuple):
+    """A run that ended."""
+
+    status: int
+    """The exit status."""
+    rows: list[dict]
+    """Those of metrics.jsonl."""
+    params: Any
+    """The last finite parameters (S, ...) on the host; None where the run never began."""
 
 
 def check(config: Config) -> Program:
@@ -64,113 +86,169 @@ def train(
     program: Program | None = None,
     callbacks: Sequence[Callback] = (),
     is_kept: bool = True,
-) -> "Finished":
+) -> Finished:
     """Train as the config says and leave everything in `folder`.
 
-    With `resumes`, a run that the folder holds is resumed. `program` is the config's, where it is already checked.
-    `callbacks` are called besides those that the config names. Without `is_kept`, the folder is not spoken of.
+    With `resumes`, a run that the folder holds is resumed. `program` is the config's, where it is already checked. For
+    the other arguments see `Order`.
 
     Raises:
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
         OSError: the folder cannot be written to at all.
     """
-    program = program or check(config)
-    own = [*make_callbacks(config.callbacks), *callbacks]
-    with locked(folder):
-        start = time.perf_counter()
-        require_place(folder, resumes)
-        the_run = Run(program, folder, find_resume_point(folder, program), start)
-        if (status := _nothing_to_train(the_run)) is not None:
-            return Finished(status, the_run.rows, the_run.params)
-        the_run.write_settings(settings)
-        _announce(the_run)
-        others = Callbacks([*make_dashboards(config, settings, folder, the_run.rows), *own])
-        others.on_start(RunStart(messages.title(config, program.env), folder, settings, list(the_run.rows)))
-        with exits.stop_signals() as received:
-            end = _train(the_run, others, received)
-        others.on_end(RunEnd(end.status, *pictures.paths(folder, end.has_film)))
-        _say_end(the_run, end, others.stopped_by, received, is_kept)
-        others.close()
-        return Finished(end.status, the_run.rows, the_run.params)
+    order = Order(config, folder, settings, callbacks, is_kept)
+    return _train_alike([order], program or check(config), resumes)[0]
 
 
-class Finished(NamedTuple):
-    """A run that ended."""
+def train_many(orders: Sequence[Order], resumes: bool = False) -> list[Finished]:
+    """Train every run and leave each one's files in its own folder, as `train` does. Those that can share a program
+    train together (`together.groups`), one group after the other. A signal ends them all.
 
-    status: int
-    """The exit status."""
-    rows: list[dict]
-    """Those of metrics.jsonl."""
-    params: Any
-    """The last finite parameters (S, ...) on the host; None where the run never began."""
-
-
-def _nothing_to_train(the_run: "Run") -> int | None:
-    """Say that the run cannot be trained further and return its exit status; None where it can."""
-    if the_run.point.met_nan is not None:
-        say(messages.only_parameters(the_run.folder, the_run.point), sys.stderr)
-        return exits.FAILED
-    if the_run.is_complete and pictures.exist(the_run.folder, the_run.config.logging.film):
-        say(messages.complete(the_run.folder, the_run.env_steps))
-        return the_run.end_status
-    return None
+    Raises:
+        ConfigError: as `train`, before anything of the run's group is written.
+        OSError: likewise.
+    """
+    finished: dict[int, Finished] = {}
+    for group in together.groups([order.config for order in orders]):
+        members = [orders[i] for i in group]
+        stopped = _stopped(each.status for each in finished.values())
+        if stopped is None:
+            finished |= zip(group, _train_alike(members, check(members[0].config), resumes), strict=True)
+        else:
+            finished |= dict.fromkeys(group, Finished(stopped, [], None))
+    return [finished[i] for i in range(len(orders))]
 
 
-def _announce(the_run: "Run") -> None:
-    config, program = the_run.config, the_run.program
-    if config.logging.display != "none":
-        first = f"{messages.title(config, program.env)}: {messages.describe(program)}"
-        say("\n".join([first, *plan.rounding(config), *messages.news(config, the_run.point)]))
-    for line in plan.warnings(config):
+def _stopped(statuses: Iterable[int | None]) -> int | None:
+    """The exit status of a run that a signal ended, if there is one."""
+    return next((status for status in statuses if status in exits.STOPPED), None)
+
+
+@dataclass
+class Member:
+    """A run with what was wanted, and all that reports."""
+
+    run: Run
+    order: Order
+    own: list[Callback]
+    """The callbacks that the order and its config name."""
+    others: Callbacks = field(init=False)
+    """These and the dashboards."""
+    failure: str = ""
+    """Why the last row or checkpoint was not saved; '' where it was."""
+    has_film: bool = False
+
+
+def _train_alike(orders: Sequence[Order], program: Program, resumes: bool) -> list[Finished]:
+    """Train runs with one `program_key`; `program` is the first one's, checked."""
+    callbacks = [[*make_callbacks(order.config.callbacks), *order.callbacks] for order in orders]
+    with ExitStack() as locks:
+        members = []
+        for order, own in zip(orders, callbacks, strict=True):
+            locks.enter_context(locked(order.folder))
+            start = time.perf_counter()
+            require_place(order.folder, resumes)
+            its = program if order is orders[0] else _like(program, order.config)
+            members.append(Member(Run(its, order.folder, find_resume_point(order.folder, its), start), order, own))
+        left = {id(each.run): each for each in members if not _is_over(each.run)}
+        for batch in together.batches([each.run for each in left.values()]):
+            if _stopped(each.run.status for each in members) is None:
+                _train_batch(batch.program, [left[id(run)] for run in batch.runs])
+        stopped = _stopped(each.run.status for each in members)
+        ends = [(run, stopped if run.status is None else run.status) for run in (each.run for each in members)]
+        return [Finished(status, run.rows, run.params) for run, status in ends]  # pyright: ignore  (all have ended)
+
+
+def _like(program: Program, config: Config) -> Program:
+    """The program of a run that differs in numbers."""
+    return Program(config, as_algorithm_sees(config.algorithm, make_env(config.env)), program.mesh)
+
+
+def _is_over(run: Run) -> bool:
+    """Whether the run cannot be trained further, which is said."""
+    if run.point.met_nan is not None:
+        say(messages.only_parameters(run.folder, run.point), sys.stderr)
+        run.status = exits.FAILED
+    elif run.is_complete:
+        run.status = run.end_status
+        if pictures.exist(run.folder, run.config.logging.film):
+            say(messages.complete(run.folder, run.env_steps))
+            return True
+    return run.point.met_nan is not None
+
+
+def _train_batch(program: Program, members: Sequence[Member]) -> None:
+    """Train runs that are at one environment step, then draw their pictures."""
+    _announce(program, members)
+    for each in members:
+        run, order = each.run, each.order
+        _write_settings(run, order.settings)
+        each.others = Callbacks([*make_dashboards(run.config, order.settings, run.folder, run.rows), *each.own])
+        title = messages.title(run.config, run.program.env)
+        each.others.on_start(RunStart(title, run.folder, order.settings, list(run.rows)))
+    with exits.stop_signals() as received, ExitStack() as outlets:
+        for each in members:
+            outlets.enter_context(_outlets(each, label=f"{each.run.folder.name}: " * (len(members) > 1)))
+        _train_within_memory(program, [each.run for each in members], received)
+    for each in members:
+        run = each.run
+        each.others.on_end(RunEnd(run.status, *pictures.paths(run.folder, each.has_film)))  # pyright: ignore
+        _say_end(each, received, has_next=len(members) == 1)
+        each.others.close()
+
+
+def _write_settings(run: Run, settings: dict) -> None:
+    """Write config.yaml and run.json, and remove checkpoints that the resumed run will write anew."""
+    from omegaconf import OmegaConf
+
+    remove_scratch_files(run.folder)
+    started, point = time.strftime("%Y-%m-%dT%H:%M:%S%z"), run.point
+    if point.checkpoint:
+        add_to_manifest(run.folder, {"started": started, "env_steps": point.env_steps, "changes": point.changes})
+    else:
+        title = messages.title(run.config, run.program.env)
+        write_manifest(run.folder, {"title": title, "started": started})
+    write_file(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+    for checkpoint in point.later:
+        checkpoint.remove()
+
+
+def _announce(program: Program, members: Sequence[Member]) -> None:
+    first = members[0].run
+    if first.config.logging.display != "none":
+        count = f"{len(members)} runs together, " * (len(members) > 1)
+        say(f"{count}{messages.title(first.config, program.env)}: {messages.describe(program)}")
+        news = [messages.news(each.run.config, each.run.point) for each in members]
+        say("\n".join([*plan.rounding(first.config), *(line for lines in news for line in lines)]))
+    for line in dict.fromkeys(line for each in members for line in plan.warnings(each.run.config)):
         warn(line)
 
 
-class End(NamedTuple):
-    """How a run ended."""
-
-    status: int
-    failure: str
-    """Why the last row or checkpoint was not saved; '' where it was."""
-    has_film: bool
-
-
-def _train(the_run: "Run", others: Callbacks, received: list[signal.Signals]) -> End:
-    """Train with everything that reports and saves, then draw the pictures."""
-    config, folder, program = the_run.config, the_run.folder, the_run.program
-    with _display(the_run) as display:
-        metrics = MetricsFile(folder, format_rows(the_run.rows), display.message)
-        saver = Saver(folder, config.checkpoint, display.message, the_run.point.checkpoint)
-        saver.listeners += [_note_saved_state, the_run.written.put]
-        with closing(metrics), closing(saver):
-            callbacks = [metrics, display, others]
-            status = _train_within_memory(the_run, callbacks, saver, display.message, received)
-        the_run.report_checkpoints([others])
-        failure = saver.failure or metrics.failure
-        status = exits.NOT_SAVED if failure and status in (exits.DONE, *exits.STOPPED) else status
-        has_film = config.logging.film and status == exits.DONE  # compiling it where memory is short ends the process
-        pictures.draw(program, folder, the_run.rows, the_run.params if has_film else None, display.message)
-    return End(status, failure, has_film)
-
-
-def _train_within_memory(the_run: "Run", *arguments: Any) -> int:
-    """`Run.train`, with an exit status for a run that is out of memory."""
-    try:
-        return the_run.train(*arguments)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not exits.is_out_of_memory(error):
-            raise
-        return exits.OUT_OF_MEMORY
-
-
-def _display(the_run: "Run") -> Display:
-    config, env = the_run.config, the_run.program.env
-    return make_display(
+@contextmanager
+def _outlets(member: Member, label: str) -> Iterator[None]:
+    """What reports and saves while the run trains; at the end the pictures."""
+    run, config = member.run, member.run.config
+    with make_display(
         config.logging.display,
-        title=messages.title_with_seeds(config, env),
-        total_env_steps=the_run.last_env_steps,
+        title=messages.title_with_seeds(config, run.program.env),
+        total_env_steps=run.last_env_steps,
         num_seeds=config.num_seeds,
-        rows=the_run.rows,
-    )
+        rows=run.rows,
+        label=label,
+    ) as display:
+        metrics = MetricsFile(run.folder, format_rows(run.rows), display.message)
+        run.saver = saver = Saver(run.folder, config.checkpoint, display.message, run.point.checkpoint)
+        saver.listeners += [_note_saved_state, run.written.put]
+        run.callbacks, run.say = [metrics, display, member.others], display.message
+        with closing(metrics), closing(saver):
+            yield
+        run.report_checkpoints([member.others])
+        member.failure = saver.failure or metrics.failure
+        if member.failure and run.status in (exits.DONE, *exits.STOPPED):
+            run.status = exits.NOT_SAVED
+        member.has_film = config.logging.film and run.status == exits.DONE  # where memory is short, compiling it fails
+        params = run.params if member.has_film else None
+        pictures.draw(run.program, run.folder, run.rows, params, display.message)
 
 
 def _note_saved_state(path: Path) -> None:
@@ -178,168 +256,30 @@ def _note_saved_state(path: Path) -> None:
         note_saved_state(path.parents[1])
 
 
-def _say_end(the_run: "Run", end: End, stopped_by: str, received: list[signal.Signals], is_kept: bool) -> None:
-    config = the_run.config
-    if end.status == exits.OUT_OF_MEMORY:
-        say(f"qmix-jax: error: out of memory: {what_to_lower(the_run.program)}", sys.stderr)
-    if end.failure:
-        say(f"qmix-jax: error: the end of the run could not be saved: {end.failure}", sys.stderr)
-    if config.logging.display != "none":
-        if stopped_by and not the_run.is_complete:
-            say(f"{stopped_by} stopped the run")
-        say(messages.summary(the_run.program, the_run.folder if is_kept else None, the_run.rows, end.status, received))
-        has_next = is_kept and end.status == exits.DONE
-        if has_next and (next_steps := messages.next_steps(config, the_run.folder)):
-            say(next_steps)
+def _train_within_memory(program: Program, runs: Sequence[Run], received: list[signal.Signals]) -> None:
+    """Train those that are not complete; what runs out of memory ends with an exit status."""
+    if runs[0].status is not None:  # only pictures were missing
+        return
+    try:
+        host_loop.train(program, runs, received)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not exits.is_out_of_memory(error):
+            raise
+        for run in runs:
+            run.status = exits.OUT_OF_MEMORY if run.status is None else run.status
 
 
-@dataclass
-class Run:
-    """The host loop of a run over chunks, and what the run has done so far."""
-
-    program: Program
-    folder: Path
-    point: ResumePoint
-    start: float = field(default_factory=time.perf_counter)
-    """When this process started the run, by time.perf_counter."""
-    written: SimpleQueue[Path] = field(default_factory=SimpleQueue)
-    """Checkpoints that were written and that callbacks are not told of yet."""
-    rows: list[dict] = field(init=False)
-    compile_seconds: float = field(init=False)
-    params: Any = field(init=False)
-    """Parameters (S, ...) on the host: of each seed after its last chunk without NaN, or initial ones."""
-    frozen: FrozenSeeds = field(init=False)
-
-    def __post_init__(self):
-        point = self.point
-        self.rows, self.compile_seconds = point.rows, point.seconds("compile_seconds")
-        self.params = point.checkpoint.params if point.checkpoint else None
-        self.frozen = FrozenSeeds(self.config.num_seeds, self.rows)
-        self.start -= point.seconds("wall_seconds")
-        self._metric = score_metric(self.config, self.program.env)
-        self._best = BestScores(self.config.checkpoint.keep_best)
-        for row in self.rows:
-            self._best.add(mean(row.get(self._metric)))
-
-    @property
-    def config(self) -> Config:
-        """The run's settings."""
-        return self.program.config
-
-    @property
-    def env_steps(self) -> int:
-        """Environment steps of each seed so far."""
-        return self.rows[-1]["env_steps"] if self.rows else 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.env_steps >= self.config.total_env_steps
-
-    @property
-    def last_env_steps(self) -> int:
-        """Environment steps at the end: those of the first evaluation at or after `total_env_steps`."""
-        chunk, left = self.config.chunk_env_steps, self.config.total_env_steps - self.point.env_steps
-        return self.point.env_steps + max(0, math.ceil(left / chunk)) * chunk
-
-    @property
-    def end_status(self) -> int:
-        """The exit status of a complete run."""
-        return exits.FAILED if self.frozen.count else exits.DONE
-
-    def write_settings(self, settings: dict) -> None:
-        """Write config.yaml and run.json, and remove checkpoints that the resumed run will write anew."""
-        from omegaconf import OmegaConf
-
-        remove_scratch_files(self.folder)
-        started, point = time.strftime("%Y-%m-%dT%H:%M:%S%z"), self.point
-        if point.checkpoint:
-            add_to_manifest(self.folder, {"started": started, "env_steps": point.env_steps, "changes": point.changes})
-        else:
-            title = messages.title(self.config, self.program.env)
-            write_manifest(self.folder, {"title": title, "started": started})
-        write_file(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-        for checkpoint in point.later:
-            checkpoint.remove()
-
-    def train(
-        self, callbacks: list[Callback], saver: Saver, say: Callable[[str], None], stop_requests: list[signal.Signals]
-    ) -> int:
-        """Train chunk by chunk until the end, until every seed has met NaN, a signal, or a callback that wants it;
-        returns the exit status.
-        """
-        if self.is_complete:  # only pictures were missing
-            return self.end_status
-        state, chunk = self._begin()
-        is_stopped = False
-        while not (self.is_complete or stop_requests or is_stopped):
-            state, params, sources = self._train_chunk(chunk, state)
-            for callback in callbacks:
-                is_stopped |= callback.on_evaluation(self.rows[-1]) == STOP
-            self.report_checkpoints(callbacks)
-            if sources:
-                say(messages.after_nan(self.config, self.rows, sources, self.frozen.since.count(None)))
-            if self.frozen.are_all:
-                self._save_finite_params(saver)
-                return exits.FAILED
-            self.params = self.frozen.keep(self.params, params)
-            self._save(saver, state)
-        if self.rows and not saver.is_saved(self.env_steps):
-            saver.save(self._snapshot(state))
-        return exits.STOP_SIGNALS[stop_requests[0]] if stop_requests and not self.is_complete else self.end_status
-
-    def report_checkpoints(self, callbacks: list[Callback]) -> None:
-        """Tell callbacks of the checkpoints that were written since."""
-        while not self.written.empty():
-            path = self.written.get()
-            for callback in callbacks:
-                callback.on_checkpoint(path)
-
-    def _begin(self) -> tuple[TrainState, Callable]:
-        """The initial or restored state, and the compiled chunk."""
-        start = time.perf_counter()
-        restored, self.point.state = self.point.state, None  # the first chunk donates its buffers
-        state, chunk = self.program.start(lambda: restored or self.program.init())
-        if self.params is None:
-            self.params = to_host(state.seeds.learner.params)
-        self.compile_seconds += time.perf_counter() - start
-        return state, chunk
-
-    def _train_chunk(self, chunk: Callable, state: TrainState) -> tuple[TrainState, Any, dict[int, NanSource]]:
-        """Run a chunk and append its row; returns the state, its parameters on the host, and why seeds met NaN."""
-        start = time.perf_counter()
-        state, metrics = chunk(state)
-        metrics, params = jax.device_get(metrics), to_host(state.seeds.learner.params)
-        clock = jax.device_get(state.clock)
-        broken = self.frozen.update(metrics, params, env_steps_at(clock, self.config))
-        now = time.perf_counter()
-        seconds = Seconds(now - self.start, self.compile_seconds, now - start)
-        sources = find_sources(self.program, state, self.params, metrics, broken)
-        self.frozen.note_sources({i: source.env_step for i, source in sources.items()})
-        self.rows.append(self.frozen.mask(make_row(self.program, clock, metrics, seconds)))
-        return state, params, sources
-
-    def _save(self, saver: Saver, state: TrainState) -> None:
-        """Save the state where it is due, or else the parameters where their score is among the best."""
-        is_among_best = self._best.add(mean(self.rows[-1].get(self._metric)))
-        if saver.is_due(self.env_steps):
-            saver.save(self._snapshot(state))
-        elif is_among_best:
-            saver.save_for_score(self._snapshot_of(self.rows, {PARAMS: self.params}))
-
-    def _save_finite_params(self, saver: Saver) -> None:
-        """Save the parameters from before the last seed's NaN, unless a checkpoint has them."""
-        rows = self.rows[:-1]
-        if rows and not saver.is_saved(rows[-1]["env_steps"]):
-            saver.save(self._snapshot_of(rows, {PARAMS: self.params}))
-
-    def _snapshot(self, state: TrainState) -> Snapshot:
-        items = state_to_host(state, self.config.checkpoint.replay)
-        return self._snapshot_of(self.rows, {**items, PARAMS: self.params})
-
-    def _snapshot_of(self, rows: list[dict], items: dict[str, Any]) -> Snapshot:
-        last = rows[-1]
-        about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
-        about |= {"metric": self._metric, "score": mean(last.get(self._metric))}
-        about |= {"data_devices": self.program.mesh.shape[DATA], "settings": to_mapping(self.config)}
-        return Snapshot(last["env_steps"], items, format_rows(rows), about)
+def _say_end(member: Member, received: list[signal.Signals], has_next: bool) -> None:
+    run, config, is_kept = member.run, member.run.config, member.order.is_kept
+    if run.status == exits.OUT_OF_MEMORY:
+        say(f"qmix-jax: error: out of memory: {what_to_lower(run.program)}", sys.stderr)
+    if member.failure:
+        say(f"qmix-jax: error: the end of the run could not be saved: {member.failure}", sys.stderr)
+    if config.logging.display == "none":
+        return
+    if member.others.stopped_by and not run.is_complete:
+        say(f"{member.others.stopped_by} stopped the run")
+    say(messages.summary(run.program, run.folder if is_kept else None, run.rows, run.status, received))  # pyright: ignore
+    has_next = has_next and is_kept and run.status == exits.DONE
+    if has_next and (next_steps := messages.next_steps(config, run.folder)):
+        say(next_steps)

@@ -125,10 +125,19 @@ def _total(parts: list[Part], setting: str = "", share: float = 1.0) -> float:
     return sum(size for size, stays in sizes if stays) + max(size for size, stays in sizes if not stays)
 
 
+def _room(program: Program) -> float:
+    """Bytes of memory that a run can use."""
+    return 0.9 * memory_at_hand() * (1 if jax.default_backend() == "cpu" else program.mesh.size)
+
+
+def fits(program: Program) -> bool:
+    """Whether a run, or several together, can fit into memory."""
+    return _total(estimate(program)) <= _room(program)
+
+
 def refuse_what_cannot_fit(program: Program) -> None:
     """Raise ConfigError where a run does not fit, naming the setting that makes it too large and a value that fits."""
-    parts = estimate(program)
-    room = 0.9 * memory_at_hand() * (1 if jax.default_backend() == "cpu" else program.mesh.size)
+    parts, room = estimate(program), _room(program)
     if _total(parts) <= room:
         return
     part, setting, value = _largest(program, parts)

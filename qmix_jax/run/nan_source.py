@@ -57,17 +57,17 @@ def find_sources(
         metrics: the chunk's, on the host.
         seeds: the seeds in question.
     """
-    config, trainer = program.config, program.trainer
+    config = program.config
     slots, chunk = config.replay_sequences // config.rollout.num_envs, config.iterations_per_chunk
     found, where = {}, "in replay"
     if seeds and slots:
-        marks = program.compute(lambda _, seed: _mark(trainer, seed.replay), state)  # pyright: ignore[reportArgumentType]
+        marks = program.compute(lambda trainer, _, seed: _mark(trainer, seed.replay), state)  # pyright: ignore
         found = _search(program, jax.device_get(marks), state.clock, slots, seeds)
     if len(found) < len(seeds) and slots < chunk:
         where = "in rollouts that were played again with the parameters before it"
         learner = state.seeds.learner._replace(params=params)
         before = state._replace(seeds=state.seeds._replace(learner=learner))
-        marks = program.compute(lambda clock, seed: _mark_rollouts(trainer, clock, seed), before)
+        marks = program.compute(_mark_rollouts, before)
         clock = state.clock._replace(replay_start=state.clock.iteration - chunk)
         found = _search(program, jax.device_get(marks), clock, chunk, seeds) | found
     env_steps = int(state.clock.iteration) * config.iteration_env_steps

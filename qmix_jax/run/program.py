@@ -1,11 +1,13 @@
 """The compiled program: training of all seeds on a device mesh with the axes (seed, data).
 
-Seeds are the leading axis S of every array of the seeds' state. They are sharded over `seed`; a device vmaps its seeds
-or scans over them. Each seed's environments, replay and batch are sharded over `data`, with one all-reduce of gradients
-an update. On one device both axes have size 1. CPU cores are devices too, once `devices.use_cpu_cores` was called.
+The seeds are those of one run, or of several whose settings differ in numbers (`qmix_jax.traced`), one run after the
+other. Seeds are the leading axis S of every array of the seeds' state. They are sharded over `seed`; a device vmaps its
+seeds or scans over them. Each seed's environments, replay and batch are sharded over `data`, with one all-reduce of
+gradients an update. On one device both axes have size 1. CPU cores are devices too, once `devices.use_cpu_cores` was
+called.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -17,11 +19,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from qmix_jax.agents.base import num_features
-from qmix_jax.build import source_of
-from qmix_jax.config import CheckpointConfig, Config, LoggingConfig
+from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import RecordedEpisodes, episode_keys, record
 from qmix_jax.learning.learner import LossMetrics, sum_over_devices
@@ -30,6 +31,7 @@ from qmix_jax.learning.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.nn.linear import matmul_dtype
 from qmix_jax.run.compilation import compile_quickly, compile_with
 from qmix_jax.run.devices import DATA, SEED, make_mesh
+from qmix_jax.traced import numbers, program_key
 from qmix_jax.types import Clock, Params, tree_bytes
 
 FEW_ACTIVATIONS = 40_000
@@ -48,6 +50,12 @@ class TrainState(NamedTuple):
     """Every leaf with a leading axis S."""
 
 
+Numbers = dict[str, Float[Array, "S"]]
+"""The numbers of settings, for each seed (`qmix_jax.traced`). They are no part of the state: every start of a run takes
+them from its settings.
+"""
+OfSeed = Callable[[Trainer, Clock, SeedState], tuple[SeedState, Any]]
+"""(trainer with the seed's numbers, clock, one seed's state) -> (state, whatever else)."""
 Begin = Callable[[Clock, SeedState], Any]
 """(clock, one seed's state) -> the carry of the first `Step`."""
 Step = Callable[[Clock, SeedState, Any], tuple[SeedState, Any]]
@@ -69,13 +77,27 @@ class Program:
     """The training program of all seeds over a mesh."""
 
     config: Config
+    """Of several runs, that of the first, with the number of seeds of all."""
     env: TeamEnv
     mesh: Mesh
+    together: tuple[Config, ...] = ()
+    """The configs of several runs; empty for one run."""
 
     @classmethod
     def make(cls, config: Config, env: TeamEnv, devices: list | None = None) -> "Program":
         """The program on these devices (all that JAX has); raises ConfigError where they cannot share the work."""
         return cls(config, env, make_mesh(config, devices))
+
+    @classmethod
+    def of_runs(cls, configs: Sequence[Config], env: TeamEnv) -> "Program":
+        """The program of several runs with one `program_key`, on all devices that JAX has."""
+        config = replace(configs[0], seed=0, num_seeds=sum(each.num_seeds for each in configs))
+        return cls(config, env, make_mesh(config), tuple(configs))
+
+    @property
+    def runs(self) -> tuple[Config, ...]:
+        """The config of each run."""
+        return self.together or (self.config,)
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -103,28 +125,36 @@ class Program:
 
     @cached_property
     def _init(self):
-        def init(seeds: Int[Array, "S"]) -> TrainState:
+        def init(seeds: Int[Array, "S"], numbers: Numbers) -> TrainState:
             zero = jnp.array(0, jnp.int32)
-            return TrainState(Clock(zero, zero), jax.vmap(self.trainer.init)(seeds))
+            start = jax.vmap(lambda seed, numbers: self.trainer.with_numbers(numbers).init(seed))
+            return TrainState(Clock(zero, zero), start(seeds, numbers))
 
-        return jax.jit(self._map(init, P(SEED), self._specs))
+        return jax.jit(self._map(init, (P(SEED), P(SEED)), self._specs))
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """The settings' numbers, sharded as the seeds are."""
+        each = [numbers(config) for config in self.runs for _ in range(config.num_seeds)]
+        arrays = {name: np.array([one[name] for one in each], np.float32) for name in each[0]}
+        return jax.device_put(arrays, NamedSharding(self.mesh, P(SEED)))
 
     @property
     def _seeds(self) -> Array:
-        return self.config.seed + jnp.arange(self.config.num_seeds)
+        return jnp.concatenate([config.seed + jnp.arange(config.num_seeds) for config in self.runs])
 
     def init(self) -> TrainState:
-        """The state before the first step: seed i is `config.seed + i`."""
-        return self.compile_init()(self._seeds)
+        """The state before the first step: seed i of a run is `config.seed + i`."""
+        return self.compile_init()(self._seeds, self.numbers)
 
     def compile_init(self) -> Any:
-        """`seeds -> state` before the first step, as an executable."""
-        return compile_quickly(self._init.lower(self._seeds))
+        """`seeds, numbers -> state` before the first step, as an executable."""
+        return compile_quickly(self._init.lower(self._seeds, self.numbers))
 
     @cached_property
     def shapes(self) -> TrainState:
         """The global shapes of the state and their shardings, without computing it."""
-        shapes = jax.eval_shape(self._init, self._seeds)
+        shapes = jax.eval_shape(self._init, self._seeds, self.numbers)
 
         def with_sharding(spec: P, part: Any) -> Any:
             sharding = NamedSharding(self.mesh, spec)
@@ -137,35 +167,39 @@ class Program:
         is_spec = {"is_leaf": lambda spec: isinstance(spec, P)}
         return jax.device_put(state, jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self._specs, **is_spec))
 
-    def chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
+    def chunk(self, state: TrainState, numbers: Numbers) -> tuple[TrainState, ChunkMetrics]:
         """Iterations of training, then a greedy evaluation; `compile_chunk` compiles it."""
-        return self._map(self._device_chunk, (self._specs,), (self._specs, P(SEED)))(state)
+        return self._map(self._device_chunk, (self._specs, P(SEED)), (self._specs, P(SEED)))(state, numbers)
 
-    def _device_chunk(self, state: TrainState) -> tuple[TrainState, ChunkMetrics]:
-        seeds, metrics = self._over_seeds(self._seed_chunk)(*state)
+    def _device_chunk(self, state: TrainState, numbers: Numbers) -> tuple[TrainState, ChunkMetrics]:
+        seeds, metrics = self._over_seeds(self._seed_chunk)(*state, numbers)
         iteration = state.clock.iteration + self.config.iterations_per_chunk
         return TrainState(state.clock._replace(iteration=iteration), seeds), metrics
 
-    def _seed_chunk(self, clock: Clock, seed: SeedState) -> tuple[SeedState, ChunkMetrics]:
+    def _seed_chunk(self, trainer: Trainer, clock: Clock, seed: SeedState) -> tuple[SeedState, ChunkMetrics]:
         def iteration(carry: tuple[Clock, SeedState], _) -> tuple[tuple[Clock, SeedState], StepMetrics]:
             clock, seed = carry
-            seed, metrics = self.trainer.step(clock, seed)
+            seed, metrics = trainer.step(clock, seed)
             return (clock._replace(iteration=clock.iteration + 1), seed), metrics
 
         (clock, seed), metrics = lax.scan(iteration, (clock, seed), length=self.config.iterations_per_chunk)
         metrics = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
-        local = metrics.episodes, self.trainer.evaluate(clock, seed)
-        episodes, evaluation = sum_over_devices(local, self.trainer.axis)
+        local = metrics.episodes, trainer.evaluate(clock, seed)
+        episodes, evaluation = sum_over_devices(local, trainer.axis)
         return seed, ChunkMetrics(episodes, metrics.losses, metrics.updates, evaluation)
 
-    def _over_seeds(self, function: Callable[[Clock, SeedState], tuple[SeedState, Any]]) -> Callable:
-        """The function over the seeds of a device, which share one clock: vmapped, or scanned."""
-        if self.vmaps_seeds:
-            return jax.vmap(function, in_axes=(None, 0))
+    def _over_seeds(self, function: OfSeed) -> Callable:
+        """`clock, seeds, numbers -> seeds, out` over the seeds of a device, with one clock: vmapped, or scanned."""
 
-        def scan(clock: Clock, seeds: SeedState) -> tuple[SeedState, Any]:
+        def of_seed(clock: Clock, seed: SeedState, numbers: dict[str, Array]) -> tuple[SeedState, Any]:
+            return function(self.trainer.with_numbers(numbers), clock, seed)
+
+        if self.vmaps_seeds:
+            return jax.vmap(of_seed, in_axes=(None, 0, 0))
+
+        def scan(clock: Clock, seeds: SeedState, numbers: Numbers) -> tuple[SeedState, Any]:
             def one(seeds: SeedState, i: Array) -> tuple[SeedState, Any]:
-                seed, out = function(clock, jax.tree.map(lambda leaf: leaf[i], seeds))
+                seed, out = of_seed(clock, *jax.tree.map(lambda leaf: leaf[i], (seeds, numbers)))
                 return jax.tree.map(lambda old, new: lax.dynamic_update_index_in_dim(old, new, i, 0), seeds, seed), out
 
             return lax.scan(one, seeds, jnp.arange(len(seeds.key)))
@@ -189,7 +223,7 @@ class Program:
 
     def compile_chunk(self) -> Any:
         """The chunk as an executable; the state is donated."""
-        return self._compile(self.chunk, self.shapes)
+        return self._compile(self.chunk, self.shapes, self.numbers)
 
     def _compile(self, function: Callable, *arguments: Any) -> Any:
         """A function as an executable for the mesh's devices; its first argument is donated."""
@@ -203,31 +237,39 @@ class Program:
             chunk = self.compile_chunk()
             return jax.block_until_ready(state.result()), chunk
 
-    def compute(self, function: Callable[[Clock, SeedState], Any], state: TrainState) -> Any:
-        """`function(clock, one seed's state)` for all seeds, where it returns arrays that are sharded as replay is."""
-        return jax.jit(self._map(jax.vmap(function, in_axes=(None, 0)), tuple(self._specs), P(SEED, DATA)))(*state)
+    def compute(self, function: Callable[[Trainer, Clock, SeedState], Any], state: TrainState) -> Any:
+        """`function(trainer, clock, one seed's state)` for all seeds, which returns arrays sharded as replay is."""
 
-    def compile_loop(self, begin: Begin, step: Step, state: TrainState) -> Any:
-        """`state, count -> state, carry` as an executable that repeats `step` `count` times; the state is donated.
+        def of_seed(clock: Clock, seed: SeedState, numbers: dict[str, Array]) -> Any:
+            return function(self.trainer.with_numbers(numbers), clock, seed)
+
+        mapped = self._map(jax.vmap(of_seed, (None, 0, 0)), (*self._specs, P(SEED)), P(SEED, DATA))
+        return jax.jit(mapped)(*state, self.numbers)
+
+    def compile_loop(self, make: Callable[[Trainer], tuple[Begin, Step]], state: TrainState) -> Any:
+        """`state, numbers, count -> state, carry` as an executable that repeats the step that `make` returns `count`
+        times; the state is donated.
 
         For measuring a part of training as training runs it: on every device of the mesh, over its seeds.
         """
 
-        def loop(state: TrainState, count: Int[Array, ""]) -> tuple[TrainState, Any]:
-            def body(_, loop_carry):
-                clock, seed, carry = lax.optimization_barrier(loop_carry)  # no operation is hoisted out of the loop
-                seed, carry = step(clock, seed, carry)
-                return clock._replace(iteration=clock.iteration + 1), seed, carry
+        def loop(state: TrainState, numbers: Numbers, count: Int[Array, ""]) -> tuple[TrainState, Any]:
+            def of_seed(trainer: Trainer, clock: Clock, seed: SeedState) -> tuple[SeedState, Any]:
+                begin, step = make(trainer)
 
-            def of_seed(clock: Clock, seed: SeedState) -> tuple[SeedState, Any]:
+                def body(_, loop_carry):
+                    clock, seed, carry = lax.optimization_barrier(loop_carry)  # no operation is hoisted out of the loop
+                    seed, carry = step(clock, seed, carry)
+                    return clock._replace(iteration=clock.iteration + 1), seed, carry
+
                 _, seed, carry = lax.fori_loop(0, count, body, (clock, seed, begin(clock, seed)))
                 return seed, carry
 
-            seeds, carry = self._over_seeds(of_seed)(*state)
+            seeds, carry = self._over_seeds(of_seed)(*state, numbers)
             return TrainState(state.clock._replace(iteration=state.clock.iteration + count), seeds), carry
 
-        mapped = self._map(loop, (self._specs, P()), (self._specs, P((SEED, DATA))))
-        return self._compile(mapped, state, np.int32(1))
+        mapped = self._map(loop, (self._specs, P(SEED), P()), (self._specs, P((SEED, DATA))))
+        return self._compile(mapped, state, self.numbers, np.int32(1))
 
     def compile_record(self, params: Params, episodes: int) -> Any:
         """`params, key -> RecordedEpisodes` of greedy episodes, as an executable for one device."""
@@ -243,7 +285,7 @@ class ReusingProgram(Program):
     """A program that takes what an earlier equal one of the process compiled."""
 
     def compile_init(self) -> Any:
-        """`seeds -> state` before the first step, as an executable."""
+        """`seeds, numbers -> state` before the first step, as an executable."""
         return _compiled_init(_Equal(self))
 
     def compile_chunk(self) -> Any:
@@ -253,10 +295,7 @@ class ReusingProgram(Program):
     @cached_property
     def key(self) -> str:
         """Equal for programs that compile alike: their settings differ only in what no compiled code depends on."""
-        config = self.config
-        given = [id(source_of(part.given)) for part in (config.env, config.algorithm, config.agent)]
-        parts = replace(config, seed=0, logging=LoggingConfig(), checkpoint=CheckpointConfig(), callbacks=())
-        return f"{parts} {given} {self.mesh.devices.tolist()} {self.mesh.shape}"
+        return f"{program_key(self.config)} {self.mesh.devices.tolist()} {self.mesh.shape}"
 
 
 class _Equal:

@@ -52,7 +52,7 @@ class ResumePoint:
     checkpoint: Checkpoint | None = None
     """The checkpoint to resume from."""
     state: TrainState | None = None
-    """The checkpoint's training state on the devices; None where the run is complete."""
+    """The checkpoint's training state on the host; None where the run is complete."""
     rows: list[dict] = field(default_factory=list)
     """The rows of metrics.jsonl up to the checkpoint."""
     changes: dict[str, Any] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """The training state on the host, as the arrays that a checkpoint stores, and back on the devices."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,19 +26,28 @@ class Snapshot(NamedTuple):
     """What about.json adds: score, settings, seconds."""
 
 
-def to_host(tree: Any) -> Any:
-    """A pytree as NumPy arrays that own their memory: on a CPU, `device_get` may return views of device buffers."""
-    return jax.tree.map(lambda array: array if array.flags.owndata else array.copy(), jax.device_get(tree))
+def to_host(tree: Any, seeds: slice | None = None) -> Any:
+    """A pytree as NumPy arrays that own their memory: on a CPU, `device_get` may return views of device buffers.
+
+    With `seeds`, only theirs of arrays (S, ...); scalars belong to all.
+    """
+
+    def own(array: np.ndarray) -> np.ndarray:
+        is_whole = seeds is None or array.ndim == 0 or len(array) == seeds.stop - seeds.start
+        part = array if is_whole else array[seeds]
+        return part if part.flags.owndata else part.copy()
+
+    return jax.tree.map(own, jax.device_get(tree))
 
 
-def state_to_host(state: TrainState, with_replay: bool) -> dict[str, Any]:
-    """The items of a whole training state, copied: the next chunk may overwrite its buffers."""
+def state_to_host(state: TrainState, with_replay: bool, own: slice | None = None) -> dict[str, Any]:
+    """The items of a training state, of all seeds or of `own`, copied: the next chunk may overwrite its buffers."""
     seeds = state.seeds
     rest = state._replace(seeds=seeds._replace(learner=seeds.learner._replace(params=None), replay=None))
     items = {PARAMS: seeds.learner.params, STATE: leaves_by_path(rest)}
     if with_replay and seeds.replay is not None:
         items[REPLAY] = leaves_by_path(seeds.replay)
-    return to_host(items)
+    return to_host(items, own)
 
 
 def state_from_host(items: dict[str, Any], shapes: TrainState) -> TrainState:
@@ -66,6 +76,17 @@ def state_from_host(items: dict[str, Any], shapes: TrainState) -> TrainState:
     if REPLAY in items or shapes.seeds.replay is None:
         return state
     return state._replace(clock=state.clock._replace(replay_start=state.clock.iteration))
+
+
+def join(states: Sequence[TrainState]) -> TrainState:
+    """The states of several runs at one time as the state of all their seeds, on the host."""
+    if len(states) == 1:
+        return states[0]
+
+    def of_all(*leaves: Any) -> Any:
+        return (np if isinstance(leaves[0], np.ndarray) else jnp).concatenate(leaves)  # jnp: random keys
+
+    return TrainState(states[0].clock, jax.tree.map(of_all, *(state.seeds for state in states)))
 
 
 def leaves_by_path(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A team as one agent that chooses among the joint actions."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,6 +37,10 @@ class JointTeam(TeamEnv):
         obs_size = spec.num_agents * spec.obs_size + own_state
         idle = None if spec.idle_action is None else self.number((spec.idle_action,) * spec.num_agents)
         self.spec = spec._replace(agent_names=("team",), obs_size=obs_size, num_actions=count, idle_action=idle)
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "TeamEnv":
+        """The same of the environment."""
+        return super().with_numbers({"wrapped": self.wrapped.with_numbers(numbers)})
 
     def reset(self, key: jax.Array) -> tuple[EnvState, Observation]:
         """Start an episode."""

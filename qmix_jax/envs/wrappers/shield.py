@@ -5,6 +5,7 @@ returns, `qmix_jax.deployed_agent.narrow` makes no illegal action legal and leav
 the deployed agent.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,10 @@ class Shielded(TeamEnv):
             jax.eval_shape(self.reset, jax.random.key(0))
         except Exception as error:  # the shield can raise anything
             raise ConfigError(f"env.shield={path} does not work on {env.spec.name}: {describe(error)}") from error
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "TeamEnv":
+        """The same of the environment."""
+        return super().with_numbers({"wrapped": self.wrapped.with_numbers(numbers)})
 
     def layout(self) -> Layout:
         """What observations and actions mean."""

@@ -8,29 +8,27 @@ environments of a seed, whatever the number of environments or devices. `num_env
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from typing import Annotated
-from typing import Any
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 from qmix_jax.import_path import title_of
-from qmix_jax.settings import LARGEST_INT
-from qmix_jax.settings import Count
-from qmix_jax.settings import NotNegative
-from qmix_jax.settings import Positive
-from qmix_jax.settings import PositiveShare
-from qmix_jax.settings import Range
-from qmix_jax.settings import Share
-from qmix_jax.settings import Size
-from qmix_jax.settings import Steps
-from qmix_jax.settings import Traced
-from qmix_jax.settings import check_ranges
-from qmix_jax.settings import flatten
-from qmix_jax.settings import require
-from qmix_jax.settings import shown
-from qmix_jax.settings import traced_property
+from qmix_jax.settings import (
+    LARGEST_INT,
+    Count,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Range,
+    Share,
+    Size,
+    Steps,
+    Traced,
+    check_ranges,
+    flatten,
+    require,
+    shown,
+    traced_property,
+)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,19 @@
 """Four simulated devices, checked shapes, and one tiny world that most tests share."""
 
+import gc
 import itertools
 import os
+import tempfile
 
-QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILE}"  # the tests are all compilation
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all processes of a test run
+    CACHE = tempfile.TemporaryDirectory(prefix="qmix-jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+gc.set_threshold(50_000, 20, 20)  # while JAX traces, the default takes a twelfth of the time
 
 pytest_plugins = ["resuming", "exporting"]
 

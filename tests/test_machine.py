@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 def start(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
     """A `qmix-jax` process in a folder; a variable that is '' is unset."""
-    variables = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, "-m", "qmix_jax", *line.split()],
         cwd=folder,

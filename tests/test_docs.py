@@ -110,7 +110,7 @@ def python_page(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("python"))
         for block in blocks("python.md", "python"):
-            exec(block.replace("32_000", "16_000"), names)
+            exec(block, names)
             if "StopAt" in names:
                 names.setdefault("stopped", names["run"])
         yield names
@@ -129,6 +129,6 @@ def test_every_cell_of_the_notebook_runs(tmp_path, monkeypatch):
     assert not any(cell["outputs"] for cell in cells if cell["cell_type"] == "code")
     names = {"__name__": "__main__"}
     for source in sources:
-        exec(source.replace("32_000", "16_000"), names)
+        exec(source, names)
     assert names["run"].folder is None and names["scores"]["return"].mean == 7.0
     assert names["output"].q.shape == (1, 2, 2)

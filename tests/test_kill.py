@@ -121,9 +121,10 @@ def test_the_same_line_started_again_after_every_kill_gives_the_rows_of_a_run_ne
         "train env=probe resume=auto devices=1 total_env_steps=32000 evaluation.every_env_steps=160 "
         "evaluation.episodes=8 checkpoint.every_env_steps=160 logging.film=false logging.display=none hydra.run.dir="
     )
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
     def start(folder: str) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        environment = {**os.environ, **cache, "PYTHONPATH": str(Path(__file__).parents[1])}
         command = [sys.executable, "-m", "qmix_jax", *(line + folder).split()]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
 

@@ -13,7 +13,6 @@ from qmix_jax.envs.smax.battle import Battle, RandomNumbers
 from qmix_jax.envs.smax.enemy import pick_one
 from qmix_jax.envs.smax.rules import STOP
 from qmix_jax.envs.smax.view import View, view
-from qmix_jax.run.compilation import compile_with
 
 with contextlib.redirect_stdout(io.StringIO()):
     from jaxmarl.environments import smax
@@ -24,11 +23,6 @@ CASES = {
     "2s3z": {},
     "3s_vs_5z": {"attack_mode": "random", "see_enemy_actions": False},
     "smacv2_5_units": {"attack_mode": "random"},
-}
-QUICK_COMPILE = {  # these tests are all compilation
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
 }
 
 
@@ -98,8 +92,7 @@ def our_begin(env, battle, key):
 def battles(name):
     env, battle = make(name, **CASES[name])
     keys = jax.random.split(jax.random.key(3), BATTLES)
-    program = jax.jit(jax.vmap(lambda key: play(env, battle, key))).lower(keys)
-    return jax.device_get(compile_with(program, QUICK_COMPILE)(keys))
+    return jax.device_get(jax.jit(jax.vmap(lambda key: play(env, battle, key)))(keys))
 
 
 def assert_close(ours, theirs):

@@ -1,17 +1,14 @@
 """The pages docs/extending.md, docs/new-mixer.md and docs/python.md and the notebook, carried out as they stand."""
 
 import json
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import carry_out
 from pictures import colourful, near, pixels
 
 from qmix_jax.film.canvas import BLUE, GOLD
@@ -23,29 +20,6 @@ ROOT = Path(__file__).parents[1]
 def blocks(page, language):
     """The blocks of a page in one language, in order."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
-
-
-COMMANDS = """\
-import json, sys
-from qmix_jax.cli.main import main
-for words in json.loads(sys.argv[1]):
-    assert main(words) == 0, words
-"""
-
-
-def carry_out(folder, lines, *packages):
-    """Run qmix-jax command lines in a folder, in one process that finds modules in `packages` too."""
-    words = [shlex.split(line)[1:] for line in lines]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", COMMANDS, json.dumps(words)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [ROOT, *packages]))},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 # --- extending.md ------------------------------------------------------------------------------------------------
@@ -114,7 +88,7 @@ def test_the_mixer_learns_what_a_sum_cannot_and_keeps_its_promises(tmp_path, mon
     module, check = blocks("new-mixer.md", "python")
     (tmp_path / "hinge.py").write_text(module)
     train, report = blocks("new-mixer.md", "sh")[0].splitlines()
-    carry_out(tmp_path, [train + " num_seeds=2" + BRIEF + "48_000", report])
+    carry_out(tmp_path, [train + " num_seeds=2" + BRIEF + "32_000", report])
     last = {path.parent.name: read_metrics(path)[-1] for path in tmp_path.glob("multirun/hinge/*/metrics.jsonl")}
     scores = {name: row["eval/return"] for name, row in last.items()}
     assert scores == {"0_two_step-vdn_seed0": [7.0, 7.0], "1_two_step-Hinge_seed0": [8.0, 8.0]}

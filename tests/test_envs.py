@@ -140,8 +140,8 @@ def test_the_layout_names_every_number_and_its_range(played):
 
 def test_the_layout_puts_a_name_to_the_right_number():
     env = env_of(SmaxConfig(map="2s3z"))
-    state, observation = env.reset(jax.random.key(0))
-    state, observation, _ = env.step(jax.random.key(1), state, jnp.array([0, 1, 2, 3, 4]))
+    state, observation = jax.jit(env.reset)(jax.random.key(0))
+    state, observation, _ = jax.jit(env.step)(jax.random.key(1), state, jnp.array([0, 1, 2, 3, 4]))
     layout = layout_of(env)
     for i in range(5):
         place, found = 0, {}
@@ -169,7 +169,7 @@ def test_the_scene_is_one_moment_of_every_episode(played):
 @pytest.mark.parametrize("task", TASKS)
 def test_mpe_episodes_are_truncated_after_26_steps_as_jaxmarls_are(task):
     env = env_of(MpeConfig(task))
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
     step = jax.jit(env.step)
     for t in range(26):
         state, _, outcome = step(jax.random.key(t), state, jnp.zeros(env.spec.num_agents, int))
@@ -184,7 +184,7 @@ def test_smax_is_truncated_after_101_steps_as_jaxmarls_is():
     def healed(state):  # nobody ever dies
         return state._replace(health=jnp.full_like(state.health, 45.0))
 
-    state, _ = env.reset(jax.random.key(0))
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
     step = jax.jit(lambda key, state: env.step(key, healed(state), stay))
     for t in range(101):
         state, _, outcome = step(jax.random.key(t), state)
@@ -194,7 +194,7 @@ def test_smax_is_truncated_after_101_steps_as_jaxmarls_is():
 
 def test_agents_of_different_sizes_are_padded_and_masked():
     env = env_of(MpeConfig("simple_speaker_listener"))
-    _, observation = env.reset(jax.random.key(0))
+    _, observation = jax.jit(env.reset)(jax.random.key(0))
     assert env.spec.obs_size == 11 and env.spec.num_actions == 5
     assert (observation.agents[0, 3:] == 0).all()
     np.testing.assert_array_equal(observation.available, [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])

@@ -30,7 +30,7 @@ def registered(env_id, **settings):
 def play(env, actions, state=None):
     """The outcomes of these joint actions, from a state or a fresh episode."""
     step, outcomes = jax.jit(env.step), []
-    state = env.reset(KEY)[0] if state is None else state
+    state = jax.jit(env.reset)(KEY)[0] if state is None else state
     for action in actions:
         state, _, outcome = step(KEY, state, jnp.array(action))
         outcomes.append(jax.device_get(outcome))
@@ -224,7 +224,7 @@ def test_the_switch_riddle_is_lost_by_who_tells_too_early():
 
 def test_in_hanabi_only_the_player_whose_turn_it_is_can_act():
     env = registered("hanabi")
-    _, observation = env.reset(KEY)
+    _, observation = jax.jit(env.reset)(KEY)
     legal = np.asarray(observation.available)
     assert env.spec.num_actions == 21 and env.spec.episode_limit == 100
     np.testing.assert_array_equal(legal[1], np.arange(21) == 20)  # the other one can only wait

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Trained, tiny
+from conftest import Trained
+from conftest import tiny
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -14,8 +15,11 @@ from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run import memory
 from qmix_jax.run import program as parallel
 from qmix_jax.run.compilation import compile_with
-from qmix_jax.run.devices import DATA, describe_idle, split_devices
-from qmix_jax.run.program import Program, describe_memory
+from qmix_jax.run.devices import DATA
+from qmix_jax.run.devices import describe_idle
+from qmix_jax.run.devices import split_devices
+from qmix_jax.run.program import Program
+from qmix_jax.run.program import describe_memory
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock
 
@@ -72,18 +76,23 @@ def test_parameters_stay_equal_on_all_devices_that_share_a_seed(trained):
                 np.testing.assert_array_equal(copies[0], copy)
 
 
+@pytest.fixture(scope="module")
+def alone(probe):
+    """Seeds 5 and 6, each trained by itself."""
+    return [Trained(probe, 1, seed=seed) for seed in (5, 6)]
+
+
 @pytest.mark.parametrize("few", [0, 10**9], ids=["in turn", "vmapped"])
-def test_seeds_together_equal_seeds_alone(probe, few, monkeypatch):
+def test_seeds_together_equal_seeds_alone(probe, alone, few, monkeypatch):
     monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", few)
     together = Trained(probe, 1, num_seeds=2, seed=5)
-    for i in range(2):
-        alone = Trained(probe, 1, seed=5 + i)
+    for i, one in enumerate(alone):
         jax.tree.map(
             lambda ours, theirs, i=i: np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-4, atol=1e-5),
             together.state.seeds.learner.params,
-            alone.state.seeds.learner.params,
+            one.state.seeds.learner.params,
         )
-        np.testing.assert_allclose(together.metrics[-1].training.episodes[i], alone.metrics[-1].training.episodes[0])
+        np.testing.assert_allclose(together.metrics[-1].training.episodes[i], one.metrics[-1].training.episodes[0])
 
 
 def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):

@@ -174,7 +174,7 @@ def test_the_example_works_alike_on_one_deployed_agent(my_rules):
     import my_rules as module
 
     env = make_env(EnvConfig("smax", SmaxConfig(map="3m")))
-    _, observation = env.reset(jax.random.key(0))
+    _, observation = jax.jit(env.reset)(jax.random.key(0))
     rows, available = np.array(observation.agents), np.array(observation.available)
     rows[:, -9] = [0.01, 0.5, 0.99]  # x, as a share of the map's width
     team = narrow(module.off_the_wall, jnp.asarray(rows), None, jnp.asarray(available))

@@ -149,7 +149,7 @@ def matrix_of(env, name, agent, observation):
 @pytest.mark.parametrize("env", [{"name": "smax", "map": "3m"}, {"name": "mpe", "task": "simple_spread"}])
 def test_every_number_of_an_observation_stands_in_the_row_of_its_entity(env):
     env = make_env(from_mapping(settings_of(env)).env)
-    _, observation = env.reset(jax.random.key(0))
+    _, observation = jax.jit(env.reset)(jax.random.key(0))
     team, agents = team_of(env), layout_of(env).agents
     rows = np.asarray(team.entities.rows(observation.agents.ravel()))
     rows = rows.reshape(env.spec.num_agents, -1, rows.shape[-1])
@@ -171,7 +171,7 @@ def test_the_value_of_an_attack_comes_from_the_enemy_that_is_attacked():
 
 def test_a_states_entities_are_the_units_with_their_places_sides_and_types():
     env = make_env(from_mapping(settings_of({"name": "smax", "map": "2s3z"})).env)
-    _, observation = env.reset(jax.random.key(0))
+    _, observation = jax.jit(env.reset)(jax.random.key(0))
     rows = np.asarray(state_of(env).rows(observation.state))
     units = np.asarray(observation.state)[: 10 * 10].reshape(10, 10)  # health, x, y, cooldown and six types
     np.testing.assert_array_equal(rows[:, :10], units)

@@ -22,9 +22,7 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 4)
 jax.devices()  # started: nothing changes the number afterwards
 
-from beartype import BeartypeConf  # noqa: E402
-from beartype import BeartypeHintOverrides  # noqa: E402
-from beartype import beartype  # noqa: E402
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 CHECKED = "actions agents envs learning mixers nn types"
@@ -32,8 +30,7 @@ checked = beartype(conf=BeartypeConf(hint_overrides=BeartypeHintOverrides({float
 """A setting that is a number may be traced."""
 install_import_hook([f"qmix_jax.{name}" for name in CHECKED.split()], "conftest.checked")
 
-from functools import cache  # noqa: E402
-from functools import partial  # noqa: E402
+from functools import cache, partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax.numpy as jnp  # noqa: E402
@@ -41,14 +38,11 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
-from qmix_jax.build import from_mapping  # noqa: E402
-from qmix_jax.build import make_env  # noqa: E402
+from qmix_jax.build import from_mapping, make_env  # noqa: E402
 from qmix_jax.config import Config  # noqa: E402
 from qmix_jax.run.checkpoint import write  # noqa: E402
 from qmix_jax.run.program import Program  # noqa: E402
-from qmix_jax.run.snapshot import PARAMS  # noqa: E402
-from qmix_jax.run.snapshot import Snapshot  # noqa: E402
-from qmix_jax.run.snapshot import to_host  # noqa: E402
+from qmix_jax.run.snapshot import PARAMS, Snapshot, to_host  # noqa: E402
 from qmix_jax.types import MixerInput  # noqa: E402
 
 

@@ -11,23 +11,14 @@ from pathlib import Path
 import jax
 import pytest
 from commands import carry_out
-from conftest import TINY
-from conftest import merge
-from conftest import tiny
+from conftest import TINY, merge, tiny
 
 from qmix_jax.build import make_env
 from qmix_jax.cli import main as cli
 from qmix_jax.config import CheckpointConfig
-from qmix_jax.console import accept_all_text
-from qmix_jax.console import say
-from qmix_jax.reporters.display import PlainDisplay
-from qmix_jax.reporters.display import make_display
-from qmix_jax.run import exits
-from qmix_jax.run import experiment
-from qmix_jax.run import memory
-from qmix_jax.run import pictures
-from qmix_jax.run import saver
-from qmix_jax.run import startup
+from qmix_jax.console import accept_all_text, say
+from qmix_jax.reporters.display import PlainDisplay, make_display
+from qmix_jax.run import exits, experiment, memory, pictures, saver, startup
 from qmix_jax.run.program import Program
 from qmix_jax.run.saver import Saver
 from qmix_jax.run.snapshot import Snapshot

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Trained
-from conftest import tiny
+from conftest import Trained, tiny
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -15,11 +14,8 @@ from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run import memory
 from qmix_jax.run import program as parallel
 from qmix_jax.run.compilation import compile_with
-from qmix_jax.run.devices import DATA
-from qmix_jax.run.devices import describe_idle
-from qmix_jax.run.devices import split_devices
-from qmix_jax.run.program import Program
-from qmix_jax.run.program import describe_memory
+from qmix_jax.run.devices import DATA, describe_idle, split_devices
+from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock
 

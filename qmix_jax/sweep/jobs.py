@@ -1,7 +1,7 @@
 """The jobs of a command line: what each is, the checks before the first starts, and how one is run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,9 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
     return configs
 
 
-def run_job(job: Job, resumes: bool = False) -> int:
-    """Start JAX, check the job on this machine's devices and run it; returns the exit status.
+def run_jobs(jobs: Sequence[Job], resumes: bool = False) -> list[int]:
+    """Start JAX, check the jobs on this machine's devices and run them; returns the exit status of each. Those that can
+    share a program train together.
 
     Raises:
         ConfigError: the settings cannot work on this machine or in this folder; nothing has been written.
@@ -85,14 +86,17 @@ def run_job(job: Job, resumes: bool = False) -> int:
     """
     from hydra.core.utils import env_override
 
-    with env_override(dict(job.environment)):
-        config = job.config
-        startup.start_jax([config.devices])
+    with env_override(dict(jobs[0].environment)):
+        configs = [job.config for job in jobs]
+        startup.start_jax({config.devices for config in configs})
         from qmix_jax.run import experiment
 
-        program = experiment.check(config)
-        write(job.files)
-        return experiment.train(program.config, job.folder, job.settings, resumes, program).status
+        for config in configs:
+            experiment.check(config)
+        for job in jobs:
+            write(job.files)
+        orders = [experiment.Order(config, job.folder, job.settings) for job, config in zip(jobs, configs, strict=True)]
+        return [finished.status for finished in experiment.train_many(orders, resumes)]
 
 
 def write(files: Mapping[Path, str]) -> None:

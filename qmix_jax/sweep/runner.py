@@ -13,7 +13,7 @@ from qmix_jax.run.lock import locked
 from qmix_jax.settings import make_settings, require
 from qmix_jax.sweep import record
 from qmix_jax.sweep.board import Board, closing, show
-from qmix_jax.sweep.jobs import Job, JobList, check, run_job, write
+from qmix_jax.sweep.jobs import Job, JobList, check, run_jobs, write
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.launchers.base import Ended, Launcher
 from qmix_jax.sweep.ledger import NAME as SWEEP
@@ -55,7 +55,7 @@ def run(job_list: JobList, again: Again) -> int:
     """
     if job_list.folder is None:
         check(job_list, again.resumes)
-        return run_job(job_list.jobs[0], again.resumes)
+        return run_jobs(job_list.jobs, again.resumes)[0]
     launcher = make_launcher(job_list.launcher)
     left = [job for job in job_list.jobs if not is_over(job, again)]
     configs = check(JobList(tuple(left)), again.resumes)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from qmix_jax.records import read_metrics
 from qmix_jax.run import startup
 from qmix_jax.run.exits import FAILED, INTERRUPTED, STOP_SIGNALS
 from qmix_jax.sweep import record
-from qmix_jax.sweep.jobs import Job, run_job
+from qmix_jax.sweep.jobs import Job, run_jobs
 
 PROGRAM = "import sys; from qmix_jax.sweep.worker import main; sys.exit(main())"
 
@@ -45,15 +45,17 @@ class Task:
         return cls(job, resumes, tuple(sys.argv), tuple(folder or os.getcwd() for folder in sys.path), **others)
 
 
-def start(task: Task) -> subprocess.Popen:
-    """Run the task in a new Python process, with a session of its own; it is not forked from this one's memory."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(task.search_path)}
+def start(tasks: Sequence[Task]) -> subprocess.Popen:
+    """Run tasks in a new Python process, with a session of its own; it is not forked from this one's memory. Several
+    train together.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(tasks[0].search_path)}
     command = [sys.executable, "-P", "-c", PROGRAM]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
     with suppress(BrokenPipeError):  # the process ended already, and its status says how
         assert process.stdin
         with process.stdin as stdin:
-            stdin.write(pickle.dumps(task))
+            stdin.write(pickle.dumps(tasks))
     return process
 
 
@@ -65,44 +67,46 @@ def exit_status(code: int) -> int:
 
 
 def main() -> int:
-    """Run the task that stdin holds; returns its exit status."""
+    """Run the tasks that stdin holds; returns the worst exit status."""
     _end_with_parent()
-    return run(pickle.load(sys.stdin.buffer))
+    return run(*pickle.load(sys.stdin.buffer))
 
 
-def run(task: Task) -> int:
-    """Run the task in this process, which should do nothing else; returns its exit status.
+def run(task: Task, *others: Task) -> int:
+    """Run the task in this process, which should do nothing else; returns its exit status. With `others` it trains
+    together, and the status is the worst one.
 
-    The folder's job.json records the beginning and the end, job.log what is printed.
+    The folder's job.json records the beginning and the end; job.log of the first what is printed.
     """
     sys.argv = list(task.argv)
     sys.path += [folder for folder in task.search_path if folder not in sys.path]
     os.environ |= task.environment
     if task.cores:
         os.sched_setaffinity(0, task.cores)
-    job = task.job
     if task.is_logged:
-        _log_to(job)
-    noted = record.begin(job.folder, job.digest)
-    status, error = run_reported(job, task.resumes)
-    record.end(job.folder, noted, status, error, _score(job))
-    return status
+        _log_to(task.job)
+    jobs = [task.job, *(each.job for each in others)]
+    noted = [record.begin(job.folder, job.digest) for job in jobs]
+    ends = run_reported(jobs, task.resumes)
+    for job, own, (status, error) in zip(jobs, noted, ends, strict=True):
+        record.end(job.folder, own, status, error, _score(job))
+    return max(status for status, _ in ends)
 
 
-def run_reported(job: Job, resumes: bool) -> tuple[int, str]:
-    """Run the job; an error becomes one line on stderr, an unforeseen one a traceback. Returns the exit status, and the
-    error in one line.
+def run_reported(jobs: Sequence[Job], resumes: bool) -> list[tuple[int, str]]:
+    """Run the jobs; an error becomes one line on stderr, an unforeseen one a traceback. Returns the exit status of
+    each, and its error in one line.
     """
     try:
-        return run_job(job, resumes), ""
+        return [(status, "") for status in run_jobs(jobs, resumes)]
     except KeyboardInterrupt:
-        return INTERRUPTED, ""
+        return [(INTERRUPTED, "")] * len(jobs)
     except Exception as error:
         try:
-            return startup.report(error), startup.first_line(error)
+            return [(startup.report(error), startup.first_line(error))] * len(jobs)
         except Exception:
             traceback.print_exc()
-            return FAILED, f"{type(error).__name__}: {startup.first_line(error)}"
+            return [(FAILED, f"{type(error).__name__}: {startup.first_line(error)}")] * len(jobs)
 
 
 def _score(job: Job) -> float | None:

@@ -28,21 +28,49 @@ def test_runs_that_differ_in_seeds_only_are_one_group(tmp_path):
     np.testing.assert_allclose(group.scores("win_rate", [3000]), [[0.1], [0.2], [0.3]])
 
 
-def test_settings_that_differ_become_part_of_the_name(tmp_path):
+def test_names_are_what_differs_within_an_environment(tmp_path):
+    """The last part of a setting's name; the whole one where two end alike."""
     leave_run(tmp_path / "a", [0.1])
     leave_run(tmp_path / "b", [0.1], learner={"gamma": 0.9})
     leave_run(tmp_path / "c", [0.1], algorithm="vdn", learner={"td_lambda": 0.0})
     hunt = {"name": "predator_prey", "punishment": 0}
     leave_run(tmp_path / "d", [0.1], env=hunt, metric="return")
     leave_run(tmp_path / "e", [0.1], env={**hunt, "punishment": -2}, metric="return")
+    for number, (start, finish) in enumerate([(1.0, 0.1), (1.0, 0.05), (0.5, 0.1)]):
+        exploration, other = {"start": start}, {"start": finish}
+        leave_run(tmp_path / f"f{number}", [0.1], env={"name": "mpe"}, exploration=exploration, other=other)
     names = [(group.task, group.algorithm) for group in groups_in(tmp_path)]
     assert names == [
-        ("3m", "qmix learner.gamma=0.99"),
-        ("3m", "qmix learner.gamma=0.9"),
+        ("3m", "qmix gamma=0.9"),
+        ("3m", "qmix gamma=0.99"),
         ("3m", "vdn"),
-        ("predator_prey env.punishment=0", "qmix"),
-        ("predator_prey env.punishment=-2", "qmix"),
+        ("predator_prey punishment=-2", "qmix"),
+        ("predator_prey punishment=0", "qmix"),
+        ("mpe", "exploration.start=0.5 other.start=0.1"),
+        ("mpe", "exploration.start=1.0 other.start=0.05"),
+        ("mpe", "exploration.start=1.0 other.start=0.1"),
     ]
+
+
+def test_values_are_in_order_of_their_size_and_a_name_is_the_same_on_every_task(tmp_path):
+    """Also where only one value was tried on a task."""
+    for number, rate in enumerate([0.01, 3e-4, 10, 1e-4, 9, 0.001]):
+        leave_run(tmp_path / str(number), [0.1], learner={"learning_rate": rate})
+    leave_run(tmp_path / "other", [0.1], env={"name": "smax", "map": "8m"}, learner={"learning_rate": 0.001})
+    ordered = ["0.0001", "0.0003", "0.001", "0.01", "9", "10"]
+    assert [(each.task, each.algorithm) for each in groups_in(tmp_path)] == [
+        *(("3m", f"learning_rate={rate}") for rate in ordered),
+        ("8m", "learning_rate=0.001"),
+    ]
+
+
+def test_a_part_is_named_by_its_choice_without_the_settings_that_only_it_has(tmp_path):
+    leave_run(tmp_path / "a", [0.1], agent={"name": "gru", "hidden": 8})
+    leave_run(tmp_path / "b", [0.1], agent={"name": "transformer", "hidden": 8, "heads": 4})
+    assert [group.algorithm for group in groups_in(tmp_path)] == ["agent=gru", "agent=transformer"]
+    leave_run(tmp_path / "c", [0.1], agent={"name": "transformer", "hidden": 8, "heads": 2})
+    names = [group.algorithm for group in groups_in(tmp_path)]
+    assert names == ["agent=gru", "agent=transformer heads=2", "agent=transformer heads=4"]
 
 
 def test_learning_without_replay_has_a_name_of_its_own(tmp_path):

@@ -7,10 +7,11 @@ from pathlib import Path
 from qmix_jax.analysis.charts import draw_charts
 from qmix_jax.analysis.comparison import Comparison, Entry, compare
 from qmix_jax.analysis.figure import draw_comparisons
+from qmix_jax.analysis.grouping import group_runs
 from qmix_jax.analysis.marl_eval import to_marl_eval
-from qmix_jax.analysis.runs import group_runs, read_runs
+from qmix_jax.analysis.runs import read_runs
 from qmix_jax.console import duration, warn
-from qmix_jax.files import write_file, write_json
+from qmix_jax.files import write_figure, write_file, write_json
 from qmix_jax.records import is_share
 from qmix_jax.statistics import Estimate
 
@@ -45,8 +46,8 @@ def write_report(paths: Sequence[Path], out: Path, metric: str | None = None, un
     write_file(out / "report.md", table)
     write_json(out / "report.json", [asdict(each) for each in comparisons], indent=1)
     write_json(out / "marl_eval.json", to_marl_eval(groups), indent=1)
-    draw_comparisons(comparisons, out / "report.png")
-    draw_charts(groups, out / "charts.png")
+    write_figure(out / "report.png", draw_comparisons(comparisons))
+    write_figure(out / "charts.png", draw_charts(groups))
     return table
 
 

@@ -10,7 +10,7 @@ from qmix_jax.analysis.comparison import Comparison, Entry
 from qmix_jax.analysis.drawing import FAINT, draw_line, draw_numbers
 from qmix_jax.analysis.grid import PANEL_HEIGHT, Block, Panel, draw_grid
 from qmix_jax.analysis.grouping import by_key
-from qmix_jax.analysis.looks import LONG, Look, cut, looks_of, ticks
+from qmix_jax.analysis.looks import Look, cut, looks_of, ticks
 from qmix_jax.records import is_share
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _draw_all_pairs(comparison: Comparison, looks: Looks, axes: "Axes") -> None:
     draw_numbers(chances, "{:.0f}", axes, colours="RdBu", low=-25, high=125, size=9 if len(names) <= MANY_PAIRS else 7)
     keys = [looks[name].key for name in names]
     axes.set_xticks(range(len(names)), keys, rotation=0 if max(map(len, keys)) < 4 else 90)
-    axes.set_yticks(range(len(names)), ticks([looks[name] for name in names], LONG))
+    axes.set_yticks(range(len(names)), ticks([looks[name] for name in names], LABEL))
     axes.tick_params(length=0, labelsize=8)
 
 

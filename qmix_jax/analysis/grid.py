@@ -32,10 +32,10 @@ class Panel(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Panels with one legend below them."""
+    """Panels, with a legend below them where they have looks."""
 
     panels: Sequence[Panel]
-    looks: Sequence[Look]
+    looks: Sequence[Look] = ()
 
 
 def draw_grid(blocks: Sequence[Block]) -> "Figure":
@@ -47,7 +47,8 @@ def draw_grid(blocks: Sequence[Block]) -> "Figure":
     columns = max(sum(panel.columns for panel in row) for each in rows for row in each)
     width, heights = PANEL_WIDTH * columns, []
     for block, each in zip(blocks, rows, strict=True):
-        heights += [max(panel.height for panel in row) for row in each] + [legend_height(block.looks, width)]
+        heights += [max(panel.height for panel in row) for row in each]
+        heights += [legend_height(block.looks, width)] if block.looks else []
     with matplotlib.rc_context({"text.parse_math": False}):  # a $ in the name of a group is a $
         figure = Figure(figsize=(width, sum(heights)), dpi=110, facecolor="white", layout="constrained")
         parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
@@ -55,7 +56,8 @@ def draw_grid(blocks: Sequence[Block]) -> "Figure":
         for block, each in zip(blocks, rows, strict=True):
             for row in each:
                 titles |= _draw_row(next(parts), row, columns)
-            draw_legend(block.looks, next(parts), width)
+            if block.looks:
+                draw_legend(block.looks, next(parts), width)
         figure.draw_without_rendering()
         _align(titles)
         figure.set_layout_engine("none")

@@ -11,7 +11,7 @@ from run_folders import STEPS, groups_in, leave_run
 from qmix_jax.analysis.comparison import compare
 from qmix_jax.analysis.marl_eval import to_marl_eval
 from qmix_jax.analysis.report import to_markdown
-from qmix_jax.analysis.runs import read_run
+from qmix_jax.analysis.runs import read_run, read_runs
 from qmix_jax.cli import main as cli
 from qmix_jax.files import to_json
 from qmix_jax.statistics import share_interval
@@ -209,7 +209,7 @@ def test_the_command_writes_table_picture_and_both_json_files(sweep, tmp_path, c
     out = tmp_path / "out"
     assert cli.main(["report", str(sweep), "--out", str(out)]) == 0
     assert sorted(file.name for file in out.iterdir()) == [
-        "charts.png", "marl_eval.json", "report.json", "report.md", "report.png"
+        "charts.png", "marl_eval.json", "report.csv", "report.json", "report.md", "report.png", "report.tex"
     ]  # fmt: skip
     table = (out / "report.md").read_text()
     assert table in capsys.readouterr().out
@@ -362,6 +362,24 @@ def failed_early(folder):
     (folder / "a" / ".hydra").mkdir(parents=True)
 
 
+def job_of(folder, state, **more):
+    """What a sweep records of a job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.json").write_text(to_json({"state": state, **more}))
+
+
+def job_failed_before_it_trained(folder):
+    job_of(folder / "a", "failed", error="out of\nmemory\x1b[2J")
+
+
+def job_failed_later(folder):
+    job_of(leave_run(folder / "a", [0.5]), "failed", status=75)
+
+
+def job_runs_without_evaluation(folder):
+    job_of(folder / "a", "running")
+
+
 def a_row_of_another_type(folder):
     (leave_run(folder / "a", [0.5]) / "metrics.jsonl").write_text('[]\n{"env_steps": "x"}\n')
 
@@ -390,6 +408,9 @@ def a_folder_for_a_file(folder):
         (a_seed_without_score, "no eval/win_rate"),
         (nan_everywhere, "met NaN before step 3,000"),
         (failed_early, "its job ended before its first evaluation"),
+        (job_failed_before_it_trained, "a: its job failed: out of memory [2J"),
+        (job_failed_later, "a: its job failed"),
+        (job_runs_without_evaluation, "a is running, before its first evaluation"),
         (a_row_of_another_type, "metrics.jsonl is damaged"),
         (settings_of_another_type, "config.yaml is damaged"),
         (settings_without_a_name, "config.yaml is damaged: env.name"),
@@ -428,6 +449,18 @@ def test_a_nan_that_the_environment_caused_is_told_as_such(tmp_path):
     assert run.left_out == {1: "met NaN before step 1,000, from its environment at step 776"}
 
 
+def test_while_a_sweep_runs_the_finished_jobs_are_compared_and_at_a_step_those_that_reached_it(tmp_path):
+    for number, (state, steps) in enumerate([("done", STEPS), ("running", STEPS[:2]), ("stopped", STEPS)]):
+        run = leave_run(tmp_path / f"{number}", [0.5], steps=steps, learner={"gamma": 0.9 + 0.01 * number})
+        job_of(run, state)
+    runs, left_out = read_runs([tmp_path])
+    assert [run.folder.name for run in runs] == ["0", "2"]
+    assert left_out == [f"{tmp_path / '1'} is still running, at step 2,000"]
+    runs, left_out = read_runs([tmp_path], until=2000)
+    assert [run.rows[-1]["env_steps"] for run in runs] == [2000] * 3 and not left_out
+    assert len(read_runs([tmp_path / "1"])[0]) == 1, "all are running"
+
+
 @pytest.mark.parametrize("name", ["rep.pdf", "report.PNG", "there.txt"])
 def test_out_is_a_folder(tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -439,7 +472,7 @@ def test_out_is_a_folder(tmp_path, capsys, monkeypatch, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there.txt"]
 
 
-@pytest.mark.parametrize("line", ["", "--uot x", "nowhere", "--out"])
+@pytest.mark.parametrize("line", ["", "--uot x", "nowhere", "--out", "runs --format png,gif"])
 def test_wrong_arguments_are_one_line_too(line, capsys):
     assert cli.main(["report", *line.split()]) == 2
     assert capsys.readouterr().err.count("\n") == 1

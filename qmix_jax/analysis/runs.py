@@ -163,7 +163,7 @@ def read_run(folder: Path) -> RunFolder:
         ConfigError: its job failed, something is missing or damaged, or no seed is left.
     """
     path, job = folder / "metrics.jsonl", _job(folder)
-    error = " ".join("".join(c for c in str(job.get("error") or "") if c.isprintable()).split())[:300]
+    error = "".join(c if c.isprintable() else " " for c in str(job.get("error") or ""))[:300]
     require(job.get("state") != "failed", f"{folder}: its job failed{f': {error}' if error else ''}")
     early = "is running, before" if job.get("state") == "running" else "has no metrics.jsonl: its job ended before"
     require(path.exists(), f"{folder} {early} its first evaluation")

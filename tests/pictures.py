@@ -43,11 +43,10 @@ def text_boxes(figure):
     return [(text.get_text(), box) for text, box in drawn.items()], canvas.get_width_height()
 
 
-def collisions(figure):
-    """The texts of a figure that leave it, and the pairs of texts that overlap by more than a pixel."""
-    texts, (width, height) = text_boxes(figure)
+def collisions(texts, size):
+    """Of `text_boxes`, the texts that leave the figure, and the pairs of texts that overlap by more than a pixel."""
     boxes = np.array([box for _, box in texts])
-    outside = (boxes < -0.5).any(1) | (boxes > np.array([width, height] * 2) + 0.5).any(1)
+    outside = (boxes < -0.5).any(1) | (boxes > np.array([*size, *size]) + 0.5).any(1)
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     pairs = np.argwhere(np.triu((high - low > 1).all(-1), 1))

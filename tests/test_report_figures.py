@@ -53,8 +53,9 @@ def test_no_text_leaves_a_figure_or_meets_another_one(tmp_path, leave):
     groups = groups_in(tmp_path)
     comparisons = compare(groups)
     for figure in (draw_comparisons(comparisons), draw_charts(groups)):
-        assert not collisions(figure)
-        texts = [text for text, _ in text_boxes(figure)[0]]
+        boxes, size = text_boxes(figure)
+        assert not collisions(boxes, size)
+        texts = [text for text, _ in boxes]
         names = [group.algorithm for group in groups]
         if leave is many_of_one_number:
             assert [text for text in texts if "=" in text][-24:] == [f"{k}: {name}" for k, name in enumerate(names, 1)]
@@ -68,7 +69,7 @@ def test_what_overlaps_or_is_outside_is_found():
     figure = Figure()
     for place, text in {(0.5, 0.5): "below", (0.51, 0.51): "above", (0.99, 0.1): "outside", (0.1, 0.9): "good"}.items():
         figure.text(*place, text)
-    assert collisions(figure) == ["outside", ("below", "above")]
+    assert collisions(*text_boxes(figure)) == ["outside", ("below", "above")]
 
 
 # --- colours -----------------------------------------------------------------------------------------------------
@@ -94,8 +95,9 @@ def test_two_settings_that_were_swept_are_a_heat_map_in_order_of_their_values(tm
     assert grid.scores[1] == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), "the mean of both seeds"
     assert np.isnan(grid.scores[0, -1]) and np.isfinite(grid.scores).sum() == 13, "never tried"
     figure = draw_heat_maps([comparison])
-    assert not collisions(figure)
-    texts = [text for text, _ in text_boxes(figure)[0]]
+    boxes, size = text_boxes(figure)
+    assert not collisions(boxes, size)
+    texts = [text for text, _ in boxes]
     assert {"3m, qmix: IQM win rate (%)", "8m, qmix: IQM win rate (%)", "60.0", "9.0", "10.0"} <= set(texts)
 
 

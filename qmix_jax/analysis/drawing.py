@@ -81,5 +81,6 @@ def draw_numbers(
 ) -> None:
     """A table with coloured cells; cells with NaN stay empty."""
     axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    style = {"ha": "center", "va": "center", "fontsize": size, "color": INK, "in_layout": False}
     for row, column in np.argwhere(~np.isnan(values)):
-        axes.text(column, row, text.format(values[row, column]), ha="center", va="center", fontsize=size, color=INK)
+        axes.text(column, row, text.format(values[row, column]), **style)

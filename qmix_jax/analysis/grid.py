@@ -42,6 +42,7 @@ def draw_grid(blocks: Sequence[Block]) -> "Figure":
     """A figure of blocks, one below another, each with its panels in rows of `COLUMNS`."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows = [_in_rows(block.panels) for block in blocks]
     columns = max(sum(panel.columns for panel in row) for each in rows for row in each)
@@ -50,7 +51,7 @@ def draw_grid(blocks: Sequence[Block]) -> "Figure":
         heights += [max(panel.height for panel in row) for row in each]
         heights += [legend_height(block.looks, width)] if block.looks else []
     with matplotlib.rc_context({"text.parse_math": False}):  # a $ in the name of a group is a $
-        figure = Figure(figsize=(width, sum(heights)), dpi=110, facecolor="white", layout="constrained")
+        figure = Figure(figsize=(width, sum(heights)), dpi=110, facecolor="white")
         parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
         titles: dict[Axes, Text] = {}
         for block, each in zip(blocks, rows, strict=True):
@@ -58,9 +59,8 @@ def draw_grid(blocks: Sequence[Block]) -> "Figure":
                 titles |= _draw_row(next(parts), row, columns)
             if block.looks:
                 draw_legend(block.looks, next(parts), width)
-        figure.draw_without_rendering()
+        ConstrainedLayoutEngine().execute(figure)
         _align(titles)
-        figure.set_layout_engine("none")
     return figure
 
 
@@ -90,5 +90,6 @@ def _draw_row(part: Any, row: Sequence[Panel], columns: int) -> dict["Axes", "Te
 def _align(titles: dict["Axes", "Text"]) -> None:
     """Start every title at the left of its panel's labels, so that it has the whole width of the panel."""
     for axes, title in titles.items():
-        left = axes.get_tightbbox(for_layout_only=True).x0
-        title.set_x(axes.transAxes.inverted().transform((left, 0))[0])
+        box = axes.get_tightbbox(for_layout_only=True)
+        if box is not None:
+            title.set_x(axes.transAxes.inverted().transform((box.x0, 0))[0])

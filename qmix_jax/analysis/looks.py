@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from qmix_jax.analysis.drawing import COLOURS, INK
 from qmix_jax.analysis.grouping import is_of_task
 
-LINES = ("-", "--", ":", "-.")
+Line = Literal["-", "--", ":", "-."]
+LINES: tuple[Line, ...] = ("-", "--", ":", "-.")
 """One after the other for every ten groups; among many shades of one colour, for every group."""
 MANY = 10
 """More groups than this are numbered, and have several styles of lines."""
@@ -25,7 +26,7 @@ class Look(NamedTuple):
     number: int
     """From 1; 0 where groups are not numbered."""
     colour: Any
-    line: str
+    line: Line
 
     @property
     def legend(self) -> str:

@@ -64,6 +64,17 @@ def test_values_are_in_order_of_their_size_and_a_name_is_the_same_on_every_task(
     ]
 
 
+def test_long_numbers_are_short_in_names_where_that_keeps_them_apart(tmp_path):
+    rates = [0.00031622776601683794, 3 * 1e-5, 0.001]
+    for number, (rate, gamma) in enumerate(zip(rates, [0.99999999, 0.999999991, 0.9], strict=True)):
+        leave_run(tmp_path / str(number), [0.1], learner={"learning_rate": rate, "gamma": gamma})
+    assert [group.algorithm for group in groups_in(tmp_path)] == [
+        "gamma=0.9 learning_rate=0.001",
+        "gamma=0.99999999 learning_rate=0.000316228",
+        "gamma=0.999999991 learning_rate=3e-05",
+    ]
+
+
 def test_a_part_is_named_by_its_choice_without_the_settings_that_only_it_has(tmp_path):
     leave_run(tmp_path / "a", [0.1], agent={"name": "gru", "hidden": 8})
     leave_run(tmp_path / "b", [0.1], agent={"name": "transformer", "hidden": 8, "heads": 4})

@@ -36,6 +36,11 @@ def two_with_a_dollar(folder):
         leave_run(folder / str(len(name)), [0.5], {"name": "$a_b$"}, learner={"gamma": name}, metric="return")
 
 
+def four(folder):
+    for k in range(4):
+        leave_run(folder / str(k), [k / 24], learner={"learning_rate": 1e-5 * 3**k})
+
+
 def many_of_one_number(folder):
     for k in range(24):
         leave_run(folder / str(k), [k / 24], learner={"learning_rate": 1e-5 * 1.5**k}, steps=(500_000, 1_000_000))
@@ -47,7 +52,7 @@ def many_with_long_names(folder):
         leave_run(folder / str(k), [k / 24], algorithm=("qmix", "qplex_with_attention")[k % 2], learner=changes)
 
 
-@pytest.mark.parametrize("leave", [two, two_with_a_dollar, many_of_one_number, many_with_long_names])
+@pytest.mark.parametrize("leave", [two, four, two_with_a_dollar, many_of_one_number, many_with_long_names])
 def test_no_text_leaves_a_figure_or_meets_another_one(tmp_path, leave):
     leave(tmp_path)
     groups = groups_in(tmp_path)

@@ -118,11 +118,13 @@ def _improvements_panel(comparison: Comparison, looks: Looks) -> Panel:
     """The probability that a run of one algorithm scores higher than a run of another: a bar for each of a few pairs,
     a table of many.
     """
-    labels = [f"{looks[each.algorithm].key} > {looks[each.other].key}" for each in comparison.improvements]
+    pairs = [(looks[each.algorithm].key, looks[each.other].key) for each in comparison.improvements]
     title, count = comparison.environment, len(_compared(comparison))
-    if len(labels) <= MANY_PAIRS and max(map(len, labels)) <= LABEL:
-        draw = partial(_draw_improvements, comparison, labels, looks)
-        return Panel(f"{title}: probability (%) that a run scores higher", draw, height=_bars_height(len(labels)))
+    if len(pairs) <= MANY_PAIRS:
+        is_long = max(len(one) + len(other) for one, other in pairs) > LABEL - 3
+        labels = [f"{one} >{chr(10) if is_long else ' '}{other}" for one, other in pairs]
+        draw, height = partial(_draw_improvements, comparison, labels, looks), _bars_height(len(pairs) * (1 + is_long))
+        return Panel(f"{title}: probability (%) that a run scores higher", draw, height=height)
     columns = 1 + (count > WIDE_TABLE) + (count > 2 * WIDE_TABLE + 5)
     draw = partial(_draw_all_pairs, comparison, looks)
     return Panel(f"{title}: % of runs (left) that score higher", draw, columns, _bars_height(count) + 0.4)

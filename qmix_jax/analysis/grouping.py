@@ -1,7 +1,7 @@
 """Groups of runs that differ only in their seeds, named by the settings in which they differ from the others."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +97,7 @@ def _groups_of(environment: str, runs: Sequence[RunFolder]) -> list[Group]:
     ).items():
         methods.setdefault(method, []).extend(_differing(alike, lambda key: not is_of_task(key)))
     methods = {method: list(dict.fromkeys(keys)) for method, keys in methods.items()}
-    names = short_names(key for keys in [*tasks.values(), *methods.values()] for key in keys)
+    texts = _setting_texts(runs, dict.fromkeys(key for keys in [*tasks.values(), *methods.values()] for key in keys))
     bases, algorithms = list(tasks), list(methods)
 
     def place(run: RunFolder) -> tuple:
@@ -109,8 +109,8 @@ def _groups_of(environment: str, runs: Sequence[RunFolder]) -> list[Group]:
         base, method = members[0].base_task, members[0].algorithm
         of_task, of_method = _values(members[0], tasks[base]), _values(members[0], methods[method])
         title = [] if of_method and len(methods) == 1 else [method]
-        label = " ".join([*title, *_texts(of_method, names)])
-        task = " ".join([base, *_texts(of_task, names)])
+        label = " ".join([*title, *(texts[key, value_text(value)] for key, value in of_method.items())])
+        task = " ".join([base, *(texts[key, value_text(value)] for key, value in of_task.items())])
         groups.append(Group(environment, task, label, method, of_task | of_method, tuple(members)))
     return groups
 
@@ -160,6 +160,15 @@ def value_text(value: Any) -> str:
     return shown(value) if value is None or isinstance(value, bool) else str(value)
 
 
+def value_labels(values: Sequence[Any]) -> list[str]:
+    """Values as texts, of long floats only six digits if that keeps all values apart."""
+    exact = [value_text(value) for value in values]
+    short = [
+        f"{v:.6g}" if isinstance(v, float) and len(text) > 8 else text for v, text in zip(values, exact, strict=True)
+    ]
+    return short if len(set(short)) == len(set(exact)) else exact
+
+
 def value_order(value: Any) -> tuple:
     """A key that sorts values: null, numbers, then texts, in which numbers count as numbers too."""
     if value is None:
@@ -178,8 +187,14 @@ def _order(run: RunFolder, keys: Iterable[str]) -> tuple:
     return tuple((key in run.settings, value_order(run.settings.get(key))) for key in keys)
 
 
-def _texts(values: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    return [f"{names[key]}={value_text(value)}" for key, value in values.items()]
+def _setting_texts(runs: Sequence[RunFolder], keys: Iterable[str]) -> dict[tuple[str, str], str]:
+    """`gamma=0.9` by the setting's whole name and its value's whole text."""
+    texts = {}
+    for key, name in short_names(keys).items():
+        values = [run.settings[key] for run in runs if key in run.settings]
+        for value, label in zip(values, value_labels(values), strict=True):
+            texts[key, value_text(value)] = f"{name}={label}"
+    return texts
 
 
 def _refuse_repeated_seeds(group: Group) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from qmix_jax.analysis.comparison import Comparison, Entry
 from qmix_jax.analysis.drawing import FAINT, draw_numbers
 from qmix_jax.analysis.grid import PANEL_WIDTH, Block, Panel, draw_grid
-from qmix_jax.analysis.grouping import by_key, is_of_task, short_names, value_order, value_text
+from qmix_jax.analysis.grouping import by_key, is_of_task, short_names, value_labels, value_order
 from qmix_jax.analysis.looks import cut
 from qmix_jax.records import is_share
 
@@ -74,7 +74,7 @@ def _draw(grid: Grid, form: str, axes: "Axes") -> None:
     low, high = float(np.nanmin(grid.scores)), float(np.nanmax(grid.scores))
     axes.grid(visible=False)
     draw_numbers(grid.scores, form, axes, "Greens", low, high + 0.6 * ((high - low) or 1), 8)
-    down, across = [[cut(value_text(value), LABEL) for value in each] for each in grid.values]
+    down, across = [[cut(text, LABEL) for text in value_labels(each)] for each in grid.values]
     axes.set_xticks(range(len(across)), across, rotation=90 if max(map(len, across)) > 5 else 0)
     axes.set_yticks(range(len(down)), down)
     axes.tick_params(length=0, labelsize=8)

@@ -421,7 +421,7 @@ def a_folder_for_a_file(folder):
         (failed_early, "its job ended before its first evaluation"),
         (job_failed_before_it_trained, "a: its job failed: out of memory [2J"),
         (job_failed_later, "a: its job failed"),
-        (job_runs_without_evaluation, "a is running, before its first evaluation"),
+        (job_runs_without_evaluation, "its job has not begun or ended, and is before its first evaluation"),
         (a_row_of_another_type, "metrics.jsonl is damaged"),
         (settings_of_another_type, "config.yaml is damaged"),
         (settings_without_a_name, "config.yaml is damaged: env.name"),
@@ -466,10 +466,11 @@ def test_while_a_sweep_runs_the_finished_jobs_are_compared_and_at_a_step_those_t
         job_of(run, state)
     runs, left_out = read_runs([tmp_path])
     assert [run.folder.name for run in runs] == ["0", "2"]
-    assert left_out == [f"{tmp_path / '1'} is still running, at step 2,000"]
+    (why,) = left_out
+    assert why.startswith(f"{tmp_path / '1'}: its job has not ended, and is at step 2,000; --at compares at a step")
     runs, left_out = read_runs([tmp_path], until=2000)
     assert [run.rows[-1]["env_steps"] for run in runs] == [2000] * 3 and not left_out
-    assert len(read_runs([tmp_path / "1"])[0]) == 1, "all are running"
+    assert len(read_runs([tmp_path / "1"])[0]) == 1, "no job has ended"
 
 
 @pytest.mark.parametrize("name", ["rep.pdf", "report.PNG", "there.txt"])

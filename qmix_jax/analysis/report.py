@@ -44,7 +44,7 @@ def write_report(
     formats: Sequence[str] = ("png",),
 ) -> Report:
     """Compare the runs in and below the paths and write tables, figures and numbers to `out`. Runs that are damaged,
-    failed, still running or without evaluations are left out with a warning.
+    failed, not ended or without evaluations are left out with a warning.
 
     Args:
         paths: folders of runs, or folders above them.

@@ -19,6 +19,8 @@ TASKS = ("map", "task", "id")
 """Settings of environments that name a task."""
 JOB = "job.json"
 """What a sweep records of a job, in the folder of its run."""
+UNFINISHED = ("waiting", "running")
+"""The states of a job that may go on, or was killed with its machine."""
 MARKS = ("metrics.jsonl", ".hydra", JOB)
 """A folder with one of these is a run's; a job that failed early has no metrics."""
 
@@ -116,7 +118,7 @@ def read_runs(paths: Sequence[Path], until: int | None = None) -> tuple[list[Run
     """The runs among and below the paths, and the reasons why others were left out.
 
     With `until`, runs end at their first evaluation at or after this environment step. Runs that have not reached it
-    (by default: their end) and whose job is still running are left out, unless all are.
+    (by default: their end) and whose job has not ended are left out, unless that is true of all.
 
     Raises:
         ConfigError: a path does not exist, or no run is left.
@@ -129,11 +131,12 @@ def read_runs(paths: Sequence[Path], until: int | None = None) -> tuple[list[Run
         for folder in _attempt(lambda path=path: find_runs([path]), left_out) or []:
             run = _attempt(lambda folder=folder: read_run(folder), left_out)
             if run is not None:
-                has_ended = _job(folder).get("state") != "running" or run.reaches(until)
+                has_ended = _job(folder).get("state") not in UNFINISHED or run.reaches(until)
                 (finished if has_ended else running)[folder] = run
     require(bool(finished or running), f"no run can be reported: {'; '.join(left_out)}")
     for run in running.values() if finished else ():
-        left_out[f"{run.folder} is still running, at step {run.rows[-1]['env_steps']:,}"] = None
+        step = f"step {run.rows[-1]['env_steps']:,}; --at compares at a step that every run has reached"
+        left_out[f"{run.folder}: its job has not ended, and is at {step}"] = None
     runs = [run if until is None else run.until(until) for run in (finished or running).values()]
     for run in runs:
         for number, why in run.left_out.items():
@@ -165,8 +168,8 @@ def read_run(folder: Path) -> RunFolder:
     path, job = folder / "metrics.jsonl", _job(folder)
     error = "".join(c if c.isprintable() else " " for c in str(job.get("error") or ""))[:300]
     require(job.get("state") != "failed", f"{folder}: its job failed{f': {error}' if error else ''}")
-    early = "is running, before" if job.get("state") == "running" else "has no metrics.jsonl: its job ended before"
-    require(path.exists(), f"{folder} {early} its first evaluation")
+    early = "has not begun or ended, and is" if job.get("state") in UNFINISHED else "ended"
+    require(path.exists(), f"{folder} has no metrics.jsonl: its job {early} before its first evaluation")
     settings, skipped = _read_settings(folder), []
     try:
         rows = read_metrics(path, skipped.append)

@@ -25,7 +25,7 @@ examples
 
 RUNS = """\
 a run's folder, or any folder with runs below it, such as a sweep's; damaged, failed and empty runs are left out with a
-warning, as are those that are still running"""
+warning, as are those whose job has not ended"""
 
 METRIC = """\
 what to compare: any eval/NAME of metrics.jsonl, such as return or episode_length; by default win_rate, or return in

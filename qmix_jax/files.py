@@ -36,10 +36,10 @@ def write_file(path: Path, content: str | bytes) -> None:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def write_png(path: Path, figure: Any) -> None:
-    """Replace a file by the PNG of a matplotlib figure."""
+def write_figure(path: Path, figure: Any) -> None:
+    """Replace a file by a matplotlib figure, as the format that its suffix names."""
     with replacing(path) as scratch:
-        figure.savefig(scratch, format="png")
+        figure.savefig(scratch, format=path.suffix[1:].lower())
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:

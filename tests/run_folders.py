@@ -2,7 +2,8 @@
 
 from omegaconf import OmegaConf
 
-from qmix_jax.analysis.runs import find_runs, group_runs, read_run
+from qmix_jax.analysis.grouping import group_runs
+from qmix_jax.analysis.runs import find_runs, read_run
 from qmix_jax.files import to_json
 
 STEPS = (1000, 2000, 3000)

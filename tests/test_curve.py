@@ -1,6 +1,7 @@
 """The learning curve of a run and the charts of several, from rows written by hand."""
 
 import pytest
+from pictures import text_boxes
 from PIL import Image
 from run_folders import STEPS, groups_in, leave_run
 
@@ -60,10 +61,11 @@ def test_the_charts_of_a_dashboard_are_drawn_from_folders_alone(tmp_path):
     assert charts.curve_of(qmix, "eval/win_rate").env_steps.tolist() == [2000, 3000]
     assert charts.curve_of(qmix, "eval/win_rate").values[:, -1] == pytest.approx([0.2, 0.4, 0.2, 0.4])
     assert charts.curve_of(vdn, "train/loss") is None
-    assert [charts.label_of(group, groups) for group in groups] == ["qmix", "vdn"]
-    out = tmp_path / "charts.png"
-    charts.draw_charts(groups, out)
-    assert Image.open(out).width > 1000
+    leave_run(tmp_path / "task", [0.5], env={"name": "smax", "map": "8m"})
+    for several, title in {False: "Return, greedy", True: "8m: Return, greedy"}.items():
+        figure = charts.draw_charts(groups_in(tmp_path) if several else groups)
+        texts = [text for text, _ in text_boxes(figure)[0]]
+        assert title in texts and texts[-2:] == ["qmix", "vdn"]
 
 
 def test_the_episodes_of_all_runs_of_a_group_count_together(tmp_path):

@@ -11,7 +11,7 @@ from run_folders import STEPS, groups_in, leave_run
 from qmix_jax.analysis.comparison import compare
 from qmix_jax.analysis.marl_eval import to_marl_eval
 from qmix_jax.analysis.report import to_markdown
-from qmix_jax.analysis.runs import read_run
+from qmix_jax.analysis.runs import read_run, read_runs
 from qmix_jax.cli import main as cli
 from qmix_jax.files import to_json
 from qmix_jax.statistics import share_interval
@@ -28,21 +28,60 @@ def test_runs_that_differ_in_seeds_only_are_one_group(tmp_path):
     np.testing.assert_allclose(group.scores("win_rate", [3000]), [[0.1], [0.2], [0.3]])
 
 
-def test_settings_that_differ_become_part_of_the_name(tmp_path):
+def test_names_are_what_differs_within_an_environment(tmp_path):
+    """The last part of a setting's name; the whole one where two end alike."""
     leave_run(tmp_path / "a", [0.1])
     leave_run(tmp_path / "b", [0.1], learner={"gamma": 0.9})
     leave_run(tmp_path / "c", [0.1], algorithm="vdn", learner={"td_lambda": 0.0})
     hunt = {"name": "predator_prey", "punishment": 0}
     leave_run(tmp_path / "d", [0.1], env=hunt, metric="return")
     leave_run(tmp_path / "e", [0.1], env={**hunt, "punishment": -2}, metric="return")
+    for number, (start, finish) in enumerate([(1.0, 0.1), (1.0, 0.05), (0.5, 0.1)]):
+        exploration, other = {"start": start}, {"start": finish}
+        leave_run(tmp_path / f"f{number}", [0.1], env={"name": "mpe"}, exploration=exploration, other=other)
     names = [(group.task, group.algorithm) for group in groups_in(tmp_path)]
     assert names == [
-        ("3m", "qmix learner.gamma=0.99"),
-        ("3m", "qmix learner.gamma=0.9"),
+        ("3m", "qmix gamma=0.9"),
+        ("3m", "qmix gamma=0.99"),
         ("3m", "vdn"),
-        ("predator_prey env.punishment=0", "qmix"),
-        ("predator_prey env.punishment=-2", "qmix"),
+        ("predator_prey punishment=-2", "qmix"),
+        ("predator_prey punishment=0", "qmix"),
+        ("mpe", "exploration.start=0.5 other.start=0.1"),
+        ("mpe", "exploration.start=1.0 other.start=0.05"),
+        ("mpe", "exploration.start=1.0 other.start=0.1"),
     ]
+
+
+def test_values_are_in_order_of_their_size_and_a_name_is_the_same_on_every_task(tmp_path):
+    """Also where only one value was tried on a task."""
+    for number, rate in enumerate([0.01, 3e-4, 10, 1e-4, 9, 0.001]):
+        leave_run(tmp_path / str(number), [0.1], learner={"learning_rate": rate})
+    leave_run(tmp_path / "other", [0.1], env={"name": "smax", "map": "8m"}, learner={"learning_rate": 0.001})
+    ordered = ["0.0001", "0.0003", "0.001", "0.01", "9", "10"]
+    assert [(each.task, each.algorithm) for each in groups_in(tmp_path)] == [
+        *(("3m", f"learning_rate={rate}") for rate in ordered),
+        ("8m", "learning_rate=0.001"),
+    ]
+
+
+def test_long_numbers_are_short_in_names_where_that_keeps_them_apart(tmp_path):
+    rates = [0.00031622776601683794, 3 * 1e-5, 0.001]
+    for number, (rate, gamma) in enumerate(zip(rates, [0.99999999, 0.999999991, 0.9], strict=True)):
+        leave_run(tmp_path / str(number), [0.1], learner={"learning_rate": rate, "gamma": gamma})
+    assert [group.algorithm for group in groups_in(tmp_path)] == [
+        "gamma=0.9 learning_rate=0.001",
+        "gamma=0.99999999 learning_rate=0.000316228",
+        "gamma=0.999999991 learning_rate=3e-05",
+    ]
+
+
+def test_a_part_is_named_by_its_choice_without_the_settings_that_only_it_has(tmp_path):
+    leave_run(tmp_path / "a", [0.1], agent={"name": "gru", "hidden": 8})
+    leave_run(tmp_path / "b", [0.1], agent={"name": "transformer", "hidden": 8, "heads": 4})
+    assert [group.algorithm for group in groups_in(tmp_path)] == ["agent=gru", "agent=transformer"]
+    leave_run(tmp_path / "c", [0.1], agent={"name": "transformer", "hidden": 8, "heads": 2})
+    names = [group.algorithm for group in groups_in(tmp_path)]
+    assert names == ["agent=gru", "agent=transformer heads=2", "agent=transformer heads=4"]
 
 
 def test_learning_without_replay_has_a_name_of_its_own(tmp_path):
@@ -181,7 +220,7 @@ def test_the_command_writes_table_picture_and_both_json_files(sweep, tmp_path, c
     out = tmp_path / "out"
     assert cli.main(["report", str(sweep), "--out", str(out)]) == 0
     assert sorted(file.name for file in out.iterdir()) == [
-        "charts.png", "marl_eval.json", "report.json", "report.md", "report.png"
+        "charts.png", "marl_eval.json", "report.csv", "report.json", "report.md", "report.png", "report.tex"
     ]  # fmt: skip
     table = (out / "report.md").read_text()
     assert table in capsys.readouterr().out
@@ -334,6 +373,24 @@ def failed_early(folder):
     (folder / "a" / ".hydra").mkdir(parents=True)
 
 
+def job_of(folder, state, **more):
+    """What a sweep records of a job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.json").write_text(to_json({"state": state, **more}))
+
+
+def job_failed_before_it_trained(folder):
+    job_of(folder / "a", "failed", error="out of\nmemory\x1b[2J")
+
+
+def job_failed_later(folder):
+    job_of(leave_run(folder / "a", [0.5]), "failed", status=75)
+
+
+def job_runs_without_evaluation(folder):
+    job_of(folder / "a", "running")
+
+
 def a_row_of_another_type(folder):
     (leave_run(folder / "a", [0.5]) / "metrics.jsonl").write_text('[]\n{"env_steps": "x"}\n')
 
@@ -362,6 +419,9 @@ def a_folder_for_a_file(folder):
         (a_seed_without_score, "no eval/win_rate"),
         (nan_everywhere, "met NaN before step 3,000"),
         (failed_early, "its job ended before its first evaluation"),
+        (job_failed_before_it_trained, "a: its job failed: out of memory [2J"),
+        (job_failed_later, "a: its job failed"),
+        (job_runs_without_evaluation, "its job has not begun or ended, and is before its first evaluation"),
         (a_row_of_another_type, "metrics.jsonl is damaged"),
         (settings_of_another_type, "config.yaml is damaged"),
         (settings_without_a_name, "config.yaml is damaged: env.name"),
@@ -400,6 +460,19 @@ def test_a_nan_that_the_environment_caused_is_told_as_such(tmp_path):
     assert run.left_out == {1: "met NaN before step 1,000, from its environment at step 776"}
 
 
+def test_while_a_sweep_runs_the_finished_jobs_are_compared_and_at_a_step_those_that_reached_it(tmp_path):
+    for number, (state, steps) in enumerate([("done", STEPS), ("running", STEPS[:2]), ("stopped", STEPS)]):
+        run = leave_run(tmp_path / f"{number}", [0.5], steps=steps, learner={"gamma": 0.9 + 0.01 * number})
+        job_of(run, state)
+    runs, left_out = read_runs([tmp_path])
+    assert [run.folder.name for run in runs] == ["0", "2"]
+    (why,) = left_out
+    assert why.startswith(f"{tmp_path / '1'}: its job has not ended, and is at step 2,000; --at compares at a step")
+    runs, left_out = read_runs([tmp_path], until=2000)
+    assert [run.rows[-1]["env_steps"] for run in runs] == [2000] * 3 and not left_out
+    assert len(read_runs([tmp_path / "1"])[0]) == 1, "no job has ended"
+
+
 @pytest.mark.parametrize("name", ["rep.pdf", "report.PNG", "there.txt"])
 def test_out_is_a_folder(tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -411,7 +484,7 @@ def test_out_is_a_folder(tmp_path, capsys, monkeypatch, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there.txt"]
 
 
-@pytest.mark.parametrize("line", ["", "--uot x", "nowhere", "--out"])
+@pytest.mark.parametrize("line", ["", "--uot x", "nowhere", "--out", "runs --format png,gif"])
 def test_wrong_arguments_are_one_line_too(line, capsys):
     assert cli.main(["report", *line.split()]) == 2
     assert capsys.readouterr().err.count("\n") == 1

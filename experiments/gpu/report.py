@@ -8,7 +8,7 @@ from steps import TITLES
 
 from qmix_jax.analysis.drawing import FAINT, INK, MAIN
 from qmix_jax.bench.report import quantity, show, table
-from qmix_jax.files import read_json, write_file, write_png
+from qmix_jax.files import read_json, write_figure, write_file
 
 LONGEST = 10
 SIDES = "qmix_jax", "JaxMARL"
@@ -236,5 +236,5 @@ def draw(lines: dict[str, list[tuple[float, float]]], path: Path, across: str, u
     axes.set_ylabel(up, color=INK)
     axes.grid(color=FAINT, alpha=0.2)
     axes.legend(frameon=False)
-    write_png(path, figure)
+    write_figure(path, figure)
     return [f"![{up}]({path.name})"]

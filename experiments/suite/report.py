@@ -17,10 +17,11 @@ from run import RUNS, is_finished
 
 from qmix_jax.analysis.comparison import compare
 from qmix_jax.analysis.figure import draw_against_time, draw_comparisons
+from qmix_jax.analysis.grouping import group_runs
 from qmix_jax.analysis.report import to_markdown
-from qmix_jax.analysis.runs import RunFolder, group_runs, read_runs
+from qmix_jax.analysis.runs import RunFolder, read_runs
 from qmix_jax.console import duration, warn
-from qmix_jax.files import write_file, write_json
+from qmix_jax.files import write_figure, write_file, write_json
 from qmix_jax.records import format_rows, read_manifest, read_metrics
 from qmix_jax.settings import ConfigError
 
@@ -79,8 +80,8 @@ def report(results: Path) -> str:
         if not members:
             continue
         comparisons = compare(group_runs(members))
-        draw_comparisons(comparisons, results / f"{name}.png")
-        draw_against_time(comparisons, results / f"{name}_hours.png")
+        write_figure(results / f"{name}.png", draw_comparisons(comparisons))
+        write_figure(results / f"{name}_hours.png", draw_against_time(comparisons))
         numbers[name] = [asdict(each) for each in comparisons]
         pictures = [f"![{title}: against steps, and at the end]({name}.png)", f"![against hours]({name}_hours.png)"]
         parts += [f"# {title}", to_markdown(comparisons).strip(), *pictures]

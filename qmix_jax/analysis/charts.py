@@ -1,19 +1,21 @@
 """The charts of a dashboard from run folders: a panel per metric, a line per group of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qmix_jax.analysis.curve import Curve, panel_name, read_curve
-from qmix_jax.analysis.drawing import COLOURS, INK, draw_grid, draw_line, in_rows, limit_to_lines, tidy
-from qmix_jax.analysis.runs import Group
+from qmix_jax.analysis.drawing import draw_line, limit_to_lines
+from qmix_jax.analysis.grid import Block, Panel, draw_grid
+from qmix_jax.analysis.grouping import Group, by_key
+from qmix_jax.analysis.looks import Look, looks_of
 from qmix_jax.records import is_share, metric_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRAINING = {
     "train/epsilon": "Epsilon",
@@ -26,14 +28,21 @@ TRAINING = {
 }
 
 
-def draw_charts(groups: Sequence[Group], path: Path) -> None:
-    """One PNG with a panel for every metric that any group has."""
-    panels = []
-    for name, title in _titles(groups).items():
-        curves = {label_of(group, groups): curve for group in groups if (curve := curve_of(group, name)) is not None}
-        if curves:
-            panels.append(partial(_draw_panel, title, curves, [label_of(group, groups) for group in groups]))
-    draw_grid(in_rows(panels), path)
+def draw_charts(groups: Sequence[Group]) -> "Figure":
+    """The panels of every environment: on each task one for every metric that any group has."""
+    blocks = []
+    for members in by_key(groups, lambda group: group.environment).values():
+        looks, titles = looks_of(members), _titles(members)
+        by_task = by_key(members, lambda group: group.task)
+        is_alone = len(by_task) == 1 and len(members) == len(groups)
+        panels = [
+            Panel(title if is_alone else f"{task}: {title}", partial(_draw_panel, curves, looks))
+            for task, on_task in by_task.items()
+            for name, title in titles.items()
+            if (curves := {each.algorithm: curve for each in on_task if (curve := curve_of(each, name)) is not None})
+        ]
+        blocks.append(Block(panels, [*looks.values()]))
+    return draw_grid(blocks)
 
 
 def _titles(groups: Sequence[Group]) -> dict[str, str]:
@@ -44,12 +53,6 @@ def _titles(groups: Sequence[Group]) -> dict[str, str]:
         for name in names:
             titles[f"{prefix}/{name}"] = f"{panel_name(name)}, {play}{' (%)' * is_share(name)}"
     return titles | TRAINING
-
-
-def label_of(group: Group, groups: Sequence[Group]) -> str:
-    """The name of a group's line."""
-    several = len({(each.environment, each.task) for each in groups}) > 1
-    return f"{group.task}: {group.algorithm}" if several else group.algorithm
 
 
 def curve_of(group: Group, name: str) -> Curve | None:
@@ -64,11 +67,9 @@ def curve_of(group: Group, name: str) -> Curve | None:
     return Curve(steps, values, np.sum(counts, axis=0) if counts else None)
 
 
-def _draw_panel(title: str, curves: dict[str, Curve], labels: list[str], axes: "Axes") -> None:
+def _draw_panel(curves: dict[str, Curve], looks: Mapping[str, Look], axes: "Axes") -> None:
     """The mean over seeds of each group, with its interval."""
-    tidy(axes, title)
     for label, curve in curves.items():
-        draw_line(axes, curve.env_steps, curve.interval(), COLOURS[labels.index(label) % len(COLOURS)], label)
+        draw_line(axes, curve.env_steps, curve.interval(), looks[label].colour, looks[label].line, len(curves))
     if all(curve.episodes is None for curve in curves.values()):
         limit_to_lines(axes)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, product
+from typing import Any
 
 import numpy as np
 
-from qmix_jax.analysis.runs import Group
+from qmix_jax.analysis.grouping import Group, is_of_task
 from qmix_jax.records import is_share
 from qmix_jax.settings import require
 from qmix_jax.statistics import (
@@ -27,6 +28,11 @@ class Entry:
 
     task: str
     algorithm: str
+    """With the settings in which groups differ, as `Group.algorithm`."""
+    method: str
+    """The algorithm alone."""
+    settings: dict[str, Any]
+    """The settings in which groups differ; of all tasks together, without those of the environment."""
     num_seeds: int
     """Of several tasks, the smallest number."""
     final: Estimate
@@ -96,11 +102,11 @@ class _Results:
         self.tasks = list(dict.fromkeys(group.task for group in groups))
         self.algorithms = list(dict.fromkeys(group.algorithm for group in groups))
         self.env_steps = {task: self._common_steps(task) for task in self.tasks}
-        by_name = {(group.task, group.algorithm): group for group in groups}
-        self.scores = {key: group.scores(self.metric, self.env_steps[group.task]) for key, group in by_name.items()}
-        self.episodes = {key: group.episodes if is_share(self.metric) else None for key, group in by_name.items()}
+        self.group = {(group.task, group.algorithm): group for group in groups}
+        self.scores = {key: group.scores(self.metric, self.env_steps[group.task]) for key, group in self.group.items()}
+        self.episodes = {key: group.episodes if is_share(self.metric) else None for key, group in self.group.items()}
         self.seconds = {
-            key: [group.seconds(step) for step in self.env_steps[group.task]] for key, group in by_name.items()
+            key: [group.seconds(step) for step in self.env_steps[group.task]] for key, group in self.group.items()
         }
 
     @property
@@ -197,7 +203,14 @@ def _compare(environment: str, results: _Results) -> Comparison:
         metric=results.metric,
         interval_method=results.interval_method,
         tasks=[
-            _entry(*key, [results.scores[key]], results.env_steps[key[0]], results.seconds[key], results.episodes[key])
+            _entry(
+                key[0],
+                results.group[key],
+                [results.scores[key]],
+                results.env_steps[key[0]],
+                results.seconds[key],
+                results.episodes[key],
+            )
             for key in product(tasks, results.algorithms)
             if key in results.scores
         ],
@@ -237,13 +250,14 @@ def _together(results: _Results) -> list[Entry]:
         times = [sum(each[i] for each, i in zip(seconds, at, strict=True)) for at in zip(*columns, strict=True)]
         last = [each[:, -1] for each in scores]
         total = sum(each[-1] for each in seconds)
-        entries.append(_entry("all tasks", name, curves, shared, times, episodes, last, total))
+        group = results.group[tasks[0], name]
+        entries.append(_entry(None, group, curves, shared, times, episodes, last, total))
     return entries
 
 
 def _entry(
-    task: str,
-    algorithm: str,
+    task: str | None,
+    group: Group,
     curves: list[np.ndarray],
     env_steps: list[int],
     seconds: Sequence[float],
@@ -252,12 +266,14 @@ def _entry(
     total_seconds: float | None = None,
 ) -> Entry:
     """The entry of the scores (seeds, len(env_steps)) of each task and the seconds at each of `env_steps`; `final` and
-    `total_seconds` are those at the end, if tasks end at different steps.
+    `total_seconds` are those at the end, if tasks end at different steps. `task` is None for all tasks together.
     """
     final = [curve[:, -1] for curve in curves] if final is None else final
     return Entry(
-        task=task,
-        algorithm=algorithm,
+        task=task or "all tasks",
+        algorithm=group.algorithm,
+        method=group.method,
+        settings={key: value for key, value in group.settings.items() if task or not is_of_task(key)},
         num_seeds=min(len(scores) for scores in final),
         final=interquartile_mean_interval(final, episodes),
         mean=float(np.mean([scores.mean() for scores in final])),

@@ -8,7 +8,7 @@ import numpy as np
 
 from qmix_jax.analysis.drawing import FAINT, INK, MAIN, limit_to_lines, tidy
 from qmix_jax.console import duration
-from qmix_jax.files import write_png
+from qmix_jax.files import write_figure
 from qmix_jax.records import count_episodes, is_share, metric_names
 from qmix_jax.statistics import mean_over_seeds
 
@@ -88,7 +88,7 @@ def draw_curve(rows: list[dict], path: Path, *, title: str) -> None:
         axes.set_xlim(*_span(rows))
     figure.text(0.055, 1 - 0.286 / height, title, fontsize=15, color=INK, va="center", weight="bold")
     figure.text(0.055, 1 - 0.546 / height, _subtitle(rows, main), fontsize=10, color=FAINT, va="center")
-    write_png(path, figure)
+    write_figure(path, figure)
 
 
 def panel_name(name: str) -> str:

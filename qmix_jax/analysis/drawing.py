@@ -1,15 +1,12 @@
-"""What the figures share: colours, axes, a grid of panels."""
+"""What the figures share: colours, axes, lines, tables."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmix_jax.files import write_png
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 INK = "#1c2430"
 FAINT = "#8a94a6"
@@ -26,62 +23,40 @@ COLOURS = (
     "#5f6b7a",
     "#a3a81e",
     "#17a2b8",
-    "#111111",
-    "#f5c518",
-    "#86bff0",
-    "#7fd69b",
 )
-COLUMNS = 3
-PANEL_WIDTH, PANEL_HEIGHT = 4.6, 3.4
 PANEL_TITLE = 10.5
-
-DrawPanel = Callable[["Axes"], None]
-
-
-def draw_grid(rows: Sequence[Sequence[DrawPanel]], path: Path) -> None:
-    """Write a PNG with rows of at most `COLUMNS` panels."""
-    from matplotlib.figure import Figure
-
-    size = (PANEL_WIDTH * COLUMNS, PANEL_HEIGHT * len(rows))
-    figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
-    axes = figure.subplots(len(rows), COLUMNS, squeeze=False)
-    for places, panels in zip(axes, rows, strict=True):
-        for place, draw in zip(places, panels, strict=False):
-            draw(place)
-        for place in places[len(panels) :]:
-            place.set_axis_off()
-    write_png(path, figure)
+MANY_CURVES = 6
+"""More lines than this have fainter intervals."""
 
 
-def in_rows(panels: Sequence[DrawPanel]) -> list[Sequence[DrawPanel]]:
-    """Panels in rows of `COLUMNS`."""
-    return [panels[k : k + COLUMNS] for k in range(0, len(panels), COLUMNS)]
-
-
-def style(axes: "Axes", title: str, size: float) -> None:
-    """A title, few spines and small ticks."""
-    axes.set_title(title, loc="left", fontsize=size, color=INK, pad=8)
+def style(axes: "Axes", title: str, size: float) -> "Text":
+    """A title, which is returned, few spines and small ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#c9d0db")
     axes.tick_params(colors=FAINT, labelcolor=INK, labelsize=size - 2, length=3)
+    return axes.set_title(title, loc="left", fontsize=size, color=INK, pad=8)
 
 
-def tidy(axes: "Axes", title: str, size: float = PANEL_TITLE) -> None:
-    """Style axes over environment steps."""
+def tidy(axes: "Axes", title: str, size: float = PANEL_TITLE) -> "Text":
+    """Style axes over environment steps; returns the title."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    style(axes, title, size)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_formatter(FuncFormatter(_steps_text))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter("{x:g}")
+    return style(axes, title, size)
 
 
-def draw_line(axes: "Axes", env_steps: Any, estimates: Any, colour: str, label: str, alpha: float = 0.15) -> None:
-    """A line of estimates (mean, low and high, each (points,)), its interval shaded; a single point as a dot."""
+def draw_line(axes: "Axes", env_steps: Any, estimates: Any, colour: Any, line: str, count: int) -> None:
+    """One of `count` lines of estimates (mean, low and high, each (points,)), its interval shaded; a single point as a
+    dot.
+    """
     mean, low, high = estimates
+    alpha = 0.15 if count <= MANY_CURVES else 0.06
     axes.fill_between(env_steps, low, high, color=colour, alpha=alpha, linewidth=0)
-    axes.plot(env_steps, mean, color=colour, linewidth=1.8, marker="o" if len(mean) == 1 else None, label=label)
+    axes.plot(env_steps, mean, color=colour, linestyle=line, linewidth=1.8, marker="o" if len(mean) == 1 else None)
 
 
 def limit_to_lines(axes: "Axes") -> None:
@@ -101,8 +76,11 @@ def _steps_text(value: float, _: object = None) -> str:
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
 
 
-def draw_numbers(values: np.ndarray, text: str, axes: "Axes", colours: str, low: float, high: float) -> None:
+def draw_numbers(
+    values: np.ndarray, text: str, axes: "Axes", colours: str, low: float, high: float, size: float = 9
+) -> None:
     """A table with coloured cells; cells with NaN stay empty."""
     axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    style = {"ha": "center", "va": "center", "fontsize": size, "color": INK, "in_layout": False}
     for row, column in np.argwhere(~np.isnan(values)):
-        axes.text(column, row, text.format(values[row, column]), ha="center", va="center", fontsize=9, color=INK)
+        axes.text(column, row, text.format(values[row, column]), **style)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from qmix_jax.analysis.runs import Group, RunFolder
+from qmix_jax.analysis.grouping import Group
+from qmix_jax.analysis.runs import RunFolder
 
 
 def to_marl_eval(groups: Sequence[Group]) -> dict[str, Any]:

@@ -1,16 +1,15 @@
-"""Run folders, read and grouped: the runs of a group differ only in their seeds."""
+"""Run folders, read back."""
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
+from qmix_jax.files import read_json
 from qmix_jax.import_path import title_of
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, metric_names, read_metrics
 from qmix_jax.settings import ConfigError, flatten, require
@@ -18,8 +17,14 @@ from qmix_jax.untrusted import read_settings
 
 TASKS = ("map", "task", "id")
 """Settings of environments that name a task."""
-NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging", "callbacks", "import_folders")
-"""Settings (or sections) in which runs of one group may differ."""
+JOB = "job.json"
+"""What a sweep records of a job, in the folder of its run."""
+UNFINISHED = ("waiting", "running")
+"""The states of a job that may go on, or was killed with its machine."""
+MARKS = ("metrics.jsonl", ".hydra", JOB)
+"""A folder with one of these is a run's; a job that failed early has no metrics."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -79,56 +84,14 @@ class RunFolder:
         """Environment step -> seconds since the run began."""
         return {row["env_steps"]: row["wall_seconds"] for row in self.rows}
 
+    def reaches(self, env_step: int | None) -> bool:
+        """Whether it has an evaluation at or after that step."""
+        return env_step is not None and self.rows[-1]["env_steps"] >= env_step
+
     def until(self, env_step: int) -> "RunFolder":
         """The run up to its first evaluation at or after that step."""
         later = [k for k, row in enumerate(self.rows) if row["env_steps"] >= env_step]
         return replace(self, rows=self.rows[: later[0] + 1]) if later else self
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of one algorithm on one task that differ only in their seeds."""
-
-    environment: str
-    task: str
-    algorithm: str
-    """With the settings in which these runs differ from others of this algorithm on this task."""
-    runs: tuple[RunFolder, ...]
-
-    @property
-    def seeds(self) -> list[int]:
-        """All seeds, run by run."""
-        return [seed for run in self.runs for seed in run.seeds]
-
-    @property
-    def episodes(self) -> int | None:
-        """The number of episodes of all seeds in one evaluation; None if the settings of a run do not name it."""
-        counts = [run.episodes for run in self.runs]
-        return sum(filter(None, counts)) if all(counts) else None
-
-    @cached_property
-    def env_steps(self) -> list[int]:
-        """The steps at which every run was evaluated."""
-        return sorted(set.intersection(*({row["env_steps"] for row in run.rows} for run in self.runs)))
-
-    def evaluated(self, env_step: int) -> int:
-        """The step of the last evaluation up to that one."""
-        return max(step for step in self.env_steps if step <= env_step)
-
-    def seconds(self, env_step: int) -> float:
-        """From the start of a run to its last evaluation up to that step, with all its seeds: the mean over runs."""
-        return float(np.mean([run.seconds()[self.evaluated(env_step)] for run in self.runs]))
-
-    def scores(self, metric: str, env_steps: Sequence[int]) -> np.ndarray:
-        """The metric (seeds, len(env_steps)) at the last evaluation up to each step; raises ConfigError if a value is
-        missing.
-        """
-        found = [run.evaluations(metric) for run in self.runs]
-        values = np.array([[x for each in found for x in each[self.evaluated(step)]] for step in env_steps], float).T
-        require(
-            bool(np.isfinite(values).all()), f"{self.runs[0].folder}: no eval/{metric} at some step; leave the run out"
-        )
-        return values
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -139,48 +102,74 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         require(path.is_dir(), f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
-        marks = [*path.rglob("metrics.jsonl"), *path.rglob(".hydra")]  # a job that failed early has the latter alone
-        folders = sorted({mark.parent for mark in marks if mark.parent.parent.name != "checkpoints"})
+        marks = [mark for name in MARKS for mark in path.rglob(name)]
+        folders = {mark.parent for mark in marks if mark.parent.parent.name != "checkpoints"}
         require(bool(folders), f"{path} holds no run: there is no metrics.jsonl in it or below it")
-        found += [folder for folder in folders if folder not in found]
+        found += [folder for folder in sorted(folders, key=lambda each: natural(str(each))) if folder not in found]
     return found
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[list[RunFolder], list[str]]:
+def natural(text: str) -> tuple[str | int, ...]:
+    """A key that sorts texts by the numbers in them: map 9 comes before map 10."""
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text))
+
+
+def read_runs(paths: Sequence[Path], until: int | None = None) -> tuple[list[RunFolder], list[str]]:
     """The runs among and below the paths, and the reasons why others were left out.
+
+    With `until`, runs end at their first evaluation at or after this environment step. Runs that have not reached it
+    (by default: their end) and whose job has not ended are left out, unless that is true of all.
 
     Raises:
         ConfigError: a path does not exist, or no run is left.
     """
-    runs: dict[Path, RunFolder] = {}
+    finished: dict[Path, RunFolder] = {}
+    running: dict[Path, RunFolder] = {}
     left_out: dict[str, None] = {}  # each reason once, in order
     for path in paths:
         require(path.exists(), f"there is no folder {path}")
-        try:
-            folders = find_runs([path])
-        except ConfigError as error:
-            left_out[str(error)] = None
-            continue
-        for folder in folders:
-            try:
-                runs[folder] = read_run(folder)
-            except ConfigError as error:
-                left_out[str(error)] = None
-    require(bool(runs), f"no run can be reported: {'; '.join(left_out)}")
-    for run in runs.values():
+        for folder in _attempt(lambda path=path: find_runs([path]), left_out) or []:
+            run = _attempt(lambda folder=folder: read_run(folder), left_out)
+            if run is not None:
+                has_ended = _job(folder).get("state") not in UNFINISHED or run.reaches(until)
+                (finished if has_ended else running)[folder] = run
+    require(bool(finished or running), f"no run can be reported: {'; '.join(left_out)}")
+    for run in running.values() if finished else ():
+        step = f"step {run.rows[-1]['env_steps']:,}; --at compares at a step that every run has reached"
+        left_out[f"{run.folder}: its job has not ended, and is at {step}"] = None
+    runs = [run if until is None else run.until(until) for run in (finished or running).values()]
+    for run in runs:
         for number, why in run.left_out.items():
             left_out[f"{run.folder}: seed {run.settings['seed'] + number} {why}"] = None
-    return list(runs.values()), list(left_out)
+    return runs, list(left_out)
+
+
+def _attempt(action: Callable[[], Result], left_out: dict[str, None]) -> Result | None:
+    """The result of an action; None after a ConfigError, whose message is added to `left_out`."""
+    try:
+        return action()
+    except ConfigError as error:
+        left_out[str(error)] = None
+        return None
+
+
+def _job(folder: Path) -> dict:
+    """What a sweep says of the job of a run; empty where there is nothing."""
+    job = read_json(folder / JOB)
+    return job if isinstance(job, dict) else {}
 
 
 def read_run(folder: Path) -> RunFolder:
     """A run, without the seeds that met NaN or lack an evaluation.
 
     Raises:
-        ConfigError: something is missing or damaged, or no seed is left.
+        ConfigError: its job failed, something is missing or damaged, or no seed is left.
     """
-    path = folder / "metrics.jsonl"
-    require(path.exists(), f"{folder} has no metrics.jsonl: its job ended before its first evaluation")
+    path, job = folder / "metrics.jsonl", _job(folder)
+    error = "".join(c if c.isprintable() else " " for c in str(job.get("error") or ""))[:300]
+    require(job.get("state") != "failed", f"{folder}: its job failed{f': {error}' if error else ''}")
+    early = "has not begun or ended, and is" if job.get("state") in UNFINISHED else "ended"
+    require(path.exists(), f"{folder} has no metrics.jsonl: its job {early} before its first evaluation")
     settings, skipped = _read_settings(folder), []
     try:
         rows = read_metrics(path, skipped.append)
@@ -240,53 +229,3 @@ def _flaw(rows: Sequence[dict], number: int) -> str:
             if score is None or not math.isfinite(score):
                 return f"has no eval/{metric} at step {row['env_steps']:,}"
     return ""
-
-
-# --- grouping ----------------------------------------------------------------------------------------------------
-
-
-def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
-    """Runs by environment, task and algorithm.
-
-    Settings in which runs on one task (or of one algorithm on a task) differ become part of its name. Raises
-    ConfigError if a group has a seed twice.
-    """
-    groups = [
-        Group(environment, task, name, tuple(members))
-        for (environment, base), alike in _by(runs, lambda run: (run.environment, run.base_task)).items()
-        for task, on_task in _named(base, alike, lambda key: key.startswith("env.")).items()
-        for algorithm, same in _by(on_task, lambda run: run.algorithm).items()
-        for name, members in _named(algorithm, same, lambda key: not key.startswith("env.")).items()
-    ]
-    for group in groups:
-        _refuse_repeated_seeds(group)
-    return groups
-
-
-def _by(runs: Sequence[RunFolder], key) -> dict[Any, list[RunFolder]]:
-    """The runs by a key, in the order of its first occurrence."""
-    found: dict[Any, list[RunFolder]] = {}
-    for run in runs:
-        found.setdefault(key(run), []).append(run)
-    return found
-
-
-def _named(name: str, runs: Sequence[RunFolder], counts) -> dict[str, list[RunFolder]]:
-    """The runs by name and by the settings, among those for which `counts` is true, in which they differ."""
-    names = dict.fromkeys(key for run in runs for key in run.settings if counts(key))
-    keys = [key for key in names if key.split(".")[0] not in NO_DIFFERENCE]
-    differing = [key for key in keys if any(run.settings.get(key) != runs[0].settings.get(key) for run in runs)]
-
-    def label(run: RunFolder) -> str:
-        return " ".join([name, *(f"{key}={run.settings[key]}" for key in differing if key in run.settings)])
-
-    return _by(runs, label)
-
-
-def _refuse_repeated_seeds(group: Group) -> None:
-    owners: dict[int, Path] = {}
-    for run in group.runs:
-        for seed in run.seeds:
-            both = f"{owners.get(seed)} and {run.folder} both hold seed {seed} of the same algorithm and settings"
-            require(seed not in owners, f"{both}; leave one out")
-            owners[seed] = run.folder

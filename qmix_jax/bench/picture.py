@@ -8,7 +8,7 @@ import numpy as np
 
 from qmix_jax.analysis.drawing import FAINT, GRID, INK, MAIN, style
 from qmix_jax.bench.report import AXES, SHARES, quantity, show
-from qmix_jax.files import write_png
+from qmix_jax.files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def draw(results: dict, path: Path) -> None:
     _draw_shares(figure.add_subplot(grid[1]), results["figures"])
     if results["growth"]:
         _draw_all_growth(figure, results)
-    write_png(path, figure)
+    write_figure(path, figure)
 
 
 def _inches_down(figure: "Figure", inches: float) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qmix_jax.files import write_png
+from qmix_jax.files import write_figure
 from qmix_jax.film.canvas import SHADE, SIZE, WHITE, Colour, mix
 from qmix_jax.film.credit import EpisodeValues, Series, agent_colours
 from qmix_jax.film.recording import HEADER, Frame, Painter, Recording
@@ -37,7 +37,7 @@ def draw_figure(painter: Painter, recordings: Sequence[Recording], path: Path) -
         part.text(0.06, 0.965, recording.title + name, fontsize=14, weight="bold", color=INK, va="center")
         part.text(0.985, 0.965, values.summary, fontsize=12, color=INK, va="center", ha="right")
         _draw_episode(part, list(_frames(painter, values)), values)
-    write_png(path, figure)
+    write_figure(path, figure)
 
 
 def _frames(painter: Painter, values: EpisodeValues) -> Iterator[Frame]:

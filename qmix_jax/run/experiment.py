@@ -169,20 +169,23 @@ def _is_over(run: Run) -> bool:
     if run.point.met_nan is not None:
         say(messages.only_parameters(run.folder, run.point), sys.stderr)
         run.status = exits.FAILED
-    elif run.is_complete:
-        run.status = run.end_status
-        if pictures.exist(run.folder, run.config.logging.film):
-            say(messages.complete(run.folder, run.env_steps))
-            return True
-    return run.point.met_nan is not None
+        return True
+    if not run.is_complete:
+        return False
+    run.status = run.end_status
+    has_pictures = pictures.exist(run.folder, run.config.logging.film)
+    if has_pictures:
+        say(messages.complete(run.folder, run.env_steps))
+    return has_pictures
 
 
 def _train_batch(program: Program, members: Sequence[Member]) -> None:
     """Train runs that are at one environment step, then draw their pictures."""
+    for each in members:
+        _write_settings(each.run, each.order.settings)
     _announce(program, members)
     for each in members:
         run, order = each.run, each.order
-        _write_settings(run, order.settings)
         each.others = Callbacks([*make_dashboards(run.config, order.settings, run.folder, run.rows), *each.own])
         title = messages.title(run.config, run.program.env)
         each.others.on_start(RunStart(title, run.folder, order.settings, list(run.rows)))

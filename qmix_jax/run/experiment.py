@@ -150,10 +150,10 @@ def _train_alike(orders: Sequence[Order], program: Program, resumes: bool) -> li
             require_place(order.folder, resumes)
             its = program if order is orders[0] else _like(program, order.config)
             members.append(Member(Run(its, order.folder, find_resume_point(order.folder, its), start), order, own))
-        left = {id(each.run): each for each in members if not _is_over(each.run)}
-        for batch in together.batches([each.run for each in left.values()]):
+        left = [each for each in members if not _is_over(each.run)]
+        for its, batch in together.batches([each.run for each in left]):
             if _stopped(each.run.status for each in members) is None:
-                _train_batch(batch.program, [left[id(run)] for run in batch.runs])
+                _train_batch(its, [left[i] for i in batch])
         stopped = _stopped(each.run.status for each in members)
         ends = [(run, stopped if run.status is None else run.status) for run in (each.run for each in members)]
         return [Finished(status, run.rows, run.params) for run, status in ends]  # pyright: ignore  (all have ended)
@@ -169,20 +169,23 @@ def _is_over(run: Run) -> bool:
     if run.point.met_nan is not None:
         say(messages.only_parameters(run.folder, run.point), sys.stderr)
         run.status = exits.FAILED
-    elif run.is_complete:
-        run.status = run.end_status
-        if pictures.exist(run.folder, run.config.logging.film):
-            say(messages.complete(run.folder, run.env_steps))
-            return True
-    return run.point.met_nan is not None
+        return True
+    if not run.is_complete:
+        return False
+    run.status = run.end_status
+    has_pictures = pictures.exist(run.folder, run.config.logging.film)
+    if has_pictures:
+        say(messages.complete(run.folder, run.env_steps))
+    return has_pictures
 
 
 def _train_batch(program: Program, members: Sequence[Member]) -> None:
     """Train runs that are at one environment step, then draw their pictures."""
+    for each in members:
+        _write_settings(each.run, each.order.settings)
     _announce(program, members)
     for each in members:
         run, order = each.run, each.order
-        _write_settings(run, order.settings)
         each.others = Callbacks([*make_dashboards(run.config, order.settings, run.folder, run.rows), *each.own])
         title = messages.title(run.config, run.program.env)
         each.others.on_start(RunStart(title, run.folder, order.settings, list(run.rows)))
@@ -272,7 +275,7 @@ def _train_within_memory(program: Program, runs: Sequence[Run], received: list[s
 def _say_end(member: Member, received: list[signal.Signals], has_next: bool) -> None:
     run, config, is_kept = member.run, member.run.config, member.order.is_kept
     if run.status == exits.OUT_OF_MEMORY:
-        say(f"qmix-jax: error: out of memory: {what_to_lower(run.program)}", sys.stderr)
+        say(f"qmix-jax: error: out of memory: {what_to_lower(Program.make(config, run.program.env))}", sys.stderr)
     if member.failure:
         say(f"qmix-jax: error: the end of the run could not be saved: {member.failure}", sys.stderr)
     if config.logging.display == "none":

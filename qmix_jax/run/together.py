@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any
 
 from qmix_jax.config import Config
 from qmix_jax.run.host_loop import Run
@@ -21,19 +21,15 @@ def groups(configs: Sequence[Config]) -> list[list[int]]:
     return list(found.values())
 
 
-class Batch(NamedTuple):
-    """Runs that train together."""
-
-    program: Program
-    runs: list[Run]
-
-
-def batches(runs: Sequence[Run]) -> list[Batch]:
-    """Runs with one `program_key`, so that those of a batch are at one time and fit into memory together."""
-    at_time: dict[tuple[int, int] | int, list[Run]] = {}
-    for number, run in enumerate(runs):
-        at_time.setdefault(number if run.is_complete else _time(run), []).append(run)
-    return [batch for each in at_time.values() for batch in _fitting(each)]
+def batches(runs: Sequence[Run]) -> Iterator[tuple[Program, list[int]]]:
+    """The programs that train runs with one `program_key`, each with the numbers of its runs, which are at one
+    environment step and fit into memory together.
+    """
+    at_time: dict[Any, list[int]] = {}
+    for i, run in enumerate(runs):
+        at_time.setdefault(i if run.is_complete else _time(run), []).append(i)
+    for numbers in at_time.values():
+        yield from _fitting(runs, numbers)
 
 
 def _time(run: Run) -> tuple[int, int]:
@@ -42,15 +38,16 @@ def _time(run: Run) -> tuple[int, int]:
     return (0, 0) if state is None else (int(state.clock.iteration), int(state.clock.replay_start))
 
 
-def _fitting(runs: list[Run]) -> Iterator[Batch]:
-    if len(runs) == 1:
-        yield Batch(runs[0].program, runs)
+def _fitting(runs: Sequence[Run], numbers: list[int]) -> Iterator[tuple[Program, list[int]]]:
+    members, half = [runs[i] for i in numbers], len(numbers) // 2
+    if not half:
+        yield members[0].program, numbers
         return
-    program = Program.of_runs([run.config for run in runs], runs[0].program.env)
+    program = Program.of_runs([run.config for run in members], members[0].program.env)
     if fits(program):
-        for run in runs:
+        for run in members:
             run.program = replace(run.program, mesh=program.mesh)
-        yield Batch(program, runs)
+        yield program, numbers
     else:
-        yield from _fitting(runs[: len(runs) // 2])
-        yield from _fitting(runs[len(runs) // 2 :])
+        yield from _fitting(runs, numbers[:half])
+        yield from _fitting(runs, numbers[half:])

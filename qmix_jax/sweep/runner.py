@@ -60,7 +60,7 @@ def run(job_list: JobList, again: Again) -> int:
         return run_job(job_list.jobs[0], again.resumes)
     launcher = make_launcher(job_list.launcher)
     left = [job for job in job_list.jobs if not is_over(job, again)]
-    configs = check(JobList(tuple(left)), again.resumes)
+    configs = check(JobList(tuple(job for job in left if not launcher.holds(job))), again.resumes)
     plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
     _refuse_other_jobs(job_list.folder, plans)
     with locked(job_list.folder), launcher:
@@ -134,5 +134,5 @@ def note_end(ended: Ended) -> None:
     is_recorded = found is not None and found.digest == job.digest and found.state != "running"
     if is_recorded or (not job.folder.exists() and record.state_of_status(status) == "stopped"):
         return
-    error = record.last_line(job.folder / record.LOG) or f"its process ended with status {status}"
+    error = ended.error or record.last_line(job.folder / record.LOG) or f"its process ended with status {status}"
     record.end(job.folder, found or record.JobRecord("running", job.digest), status, error)

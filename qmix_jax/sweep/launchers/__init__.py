@@ -5,7 +5,7 @@ from qmix_jax.sweep.launchers.base import Launcher
 
 LAUNCHERS: Registry[type[Launcher]] = Registry(
     __name__,
-    {"processes": "processes:Processes", "slurm": "slurm:Slurm"},
+    {"processes": "processes:Processes", "slurm": "slurm:Slurm", "ray": "ray:Ray"},
     setting="hydra.launcher.name",
     contract="base:Launcher",
     group="qmix_jax.launchers",

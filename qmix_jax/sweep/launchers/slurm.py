@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 from hydra.core.utils import env_override
 
 from qmix_jax.config import Config
-from qmix_jax.console import short
+from qmix_jax.console import duration, short
 from qmix_jax.files import read_json, write_json
-from qmix_jax.run.exits import FAILED, INTERRUPTED, REQUEUE, TERMINATED
+from qmix_jax.run.exits import FAILED, INTERRUPTED, KILLED, REQUEUE, TERMINATED
 from qmix_jax.settings import ConfigError, Count, Range, check_ranges, require
 from qmix_jax.sweep.jobs import Job
 from qmix_jax.sweep.launchers.base import Ended, Launcher
@@ -30,7 +30,6 @@ from qmix_jax.sweep.worker import Task, run
 
 FOLDER, IDS = ".submitit", "jobs.json"
 """In the folder of a sweep: submitit's files, and among them job folder -> the number of its Slurm job."""
-KILLED = 128 + signal.SIGKILL
 COMPLETING = "COMPLETING"
 """Slurm's state of a job that ends, or that goes back into the queue."""
 LATE = 15.0
@@ -96,11 +95,10 @@ class Slurm(Launcher):
         if self._is_local:
             return "all at once on this machine, through submitit"
         own = self.settings
-        counts = {"GPU": own.gpus, "CPU core": own.cpus}
-        asked = [f"{number} {name}{'s' * (number > 1)}" for name, number in counts.items() if number]
-        asked += [f"{own.memory} of memory"] * bool(own.memory)
-        most = f", {own.jobs} at once" * bool(own.jobs)
-        return f"an array of Slurm{most}, each job for {own.time}" + f" with {', '.join(asked)}" * bool(asked)
+        asked = {"partition": own.partition, "GPUs": own.gpus, "CPU cores": own.cpus, "memory": own.memory}
+        words = [f"{name} {value}" for name, value in asked.items() if value is not None]
+        at_once = f", {own.jobs} at once" * bool(own.jobs)
+        return ", ".join([f"an array of Slurm{at_once}, each job for {duration(60 * minutes(own.time))}", *words])
 
     @property
     def at_once(self) -> int | None:

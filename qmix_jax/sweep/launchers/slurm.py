@@ -224,7 +224,7 @@ class Submission:
         from submitit import JobEnvironment
 
         status = run(self._task)
-        if status == REQUEUE or (status == TERMINATED and _is_let_run()):
+        if status == REQUEUE or (status == TERMINATED and _is_let_run(JobEnvironment())):
             signal.raise_signal(getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))  # submitit's handler requeues
         sys.exit(status)
 
@@ -262,13 +262,11 @@ def _import_submitit() -> Any:
     return submitit
 
 
-def _is_let_run() -> bool:
+def _is_let_run(job: Any) -> bool:
     """Whether a job that got SIGTERM is neither cancelled nor put back into the queue by Slurm itself."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
-    return (
-        bool(job) and subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
-    )
+    with suppress(ConfigError):
+        return job.cluster == "slurm" and queue().get(job.job_id) == "RUNNING"
+    return False
 
 
 def _scancel(numbers: Sequence[str], *options: str) -> None:

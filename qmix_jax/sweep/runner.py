@@ -109,8 +109,8 @@ def _run_all(tasks: Sequence[Task], plans: Sequence[JobPlan], launcher: Launcher
     left, worst = set(tasks), exits.DONE
     states = {plan.folder: plan for plan in plans}
     board = Board(lambda: [state_of(plan) for plan in states.values()], launcher.at_once)
-    launcher.submit(tasks)
     with board, exits.stop_signals() as received:
+        launcher.submit(tasks)
         passed_on = 0
         while left:
             for ended in launcher.poll():

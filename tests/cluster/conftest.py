@@ -22,7 +22,7 @@ class Sweep:
     """A sweep in a process of its own; jobs are named by their numbers."""
 
     def __init__(self, folder: Path, environment: dict[str, str], *words: str):
-        self.folder, self.number = folder, 0
+        self.folder, self._log = folder, folder.with_suffix(".log")
         self._words, self._environment = words, {"PYTHONPATH": str(Path(__file__).parents[2]), **environment}
         self.start()
 
@@ -30,14 +30,18 @@ class Sweep:
         """Start the same line, again where it ran before."""
         command = [sys.executable, "-m", "qmix_jax", "train", "-m", *TINY, *self._words]
         environment = {**os.environ, **self._environment}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        place = f"hydra.sweep.dir={self.folder}"
-        self.process = subprocess.Popen([*command, place], env=environment, text=True, **pipes)
+        with self._log.open("w") as log:
+            command.append(f"hydra.sweep.dir={self.folder}")
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    @property
+    def said(self) -> str:
+        """What the line has said since its last start."""
+        return self._log.read_text()
 
     def end(self, seconds: float = 400) -> tuple[int, str]:
         """Wait for its end; returns its exit status and what it said."""
-        out, _ = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out
+        return self.process.wait(seconds), self.said
 
     def job(self, number: int) -> Path:
         """The folder of a job."""
@@ -54,8 +58,7 @@ class Sweep:
         """Wait until something is so while the sweep runs."""
         deadline = time.monotonic() + seconds
         while not is_so():
-            said = "" if self.process.poll() is None else self.process.communicate()[0]
-            assert self.process.poll() is None and time.monotonic() < deadline, said
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said
             time.sleep(0.2)
 
     def trains(self, number: int, starts: int) -> None:

@@ -85,7 +85,7 @@ def test_jobs_that_slurm_interrupts_save_and_go_on_and_the_same_line_follows_the
     sweep.end()
     assert set(states(slurm).values()) == {"RUNNING"}
     sweep.start()
-    sweep.trains(number, starts=3)
+    sweep.until(lambda: "job 2 of 2 started" in sweep.said)
     assert set(states(slurm)) == {first, second}  # none was submitted twice
     sweep.process.send_signal(signal.SIGINT)
     status, said = sweep.end()

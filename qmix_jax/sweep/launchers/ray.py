@@ -172,16 +172,22 @@ def _own_cores(count: int) -> Iterator[tuple[int, ...]]:
 
     Gives none, which means all, where there are not enough, or where processes cannot be kept to cores.
     """
-    own: list[int] = []
     cores = available_cores() if hasattr(os, "sched_setaffinity") else []
     folder = Path(tempfile.gettempdir(), f"qmix-jax-cores-{os.getuid()}") if cores else Path()
+    own: list[int] = []
     with ExitStack() as held:
         for core in cores:
-            if len(own) < count:
-                with suppress(ConfigError, OSError):
-                    held.enter_context(locked(folder / str(core)))
-                    own.append(core)
+            if len(own) < count and _is_free(folder / str(core), held):
+                own.append(core)
         yield tuple(own) if len(own) == count else ()
+
+
+def _is_free(folder: Path, held: ExitStack) -> bool:
+    """Whether nobody holds the folder's lock, which then is held."""
+    with suppress(ConfigError, OSError):
+        held.enter_context(locked(folder))
+        return True
+    return False
 
 
 def num_bytes(text: str | None) -> int:

@@ -116,7 +116,7 @@ class Slurm(Launcher):
         return True
 
     @cached_property
-    def _queue_before(self) -> Mapping[str, str]:
+    def _queue_before(self) -> dict[str, str]:
         return {} if self._is_local else queue()
 
     def submit(self, tasks: Sequence[Task]) -> None:
@@ -124,7 +124,10 @@ class Slurm(Launcher):
         folder = _submitit_folder(tasks[0].job)
         numbers = _numbers(folder)
         held = [task for task in tasks if self.holds(task.job)]
-        self._jobs |= {task: self._submitit.SlurmJob(folder, numbers[str(task.job.folder)]) for task in held}
+        for task in held:
+            number = numbers[str(task.job.folder)]
+            self._jobs[task] = self._submitit.SlurmJob(folder, number)
+            del self._queue_before[number]  # it may be submitted again when it has ended
         new = [task for task in tasks if task not in held]
         if not new:
             return

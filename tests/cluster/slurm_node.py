@@ -80,6 +80,8 @@ def slurm_node() -> Iterator[dict[str, str]]:
         wait_for(lambda: "idle" in output_of(["sinfo", "--noheader", "--format=%T"], environment), folder)
         yield {"SLURM_CONF": environment["SLURM_CONF"]}
     finally:
+        output_of(["scancel", "--me", "--full", "--signal=KILL"], environment)  # daemons leave jobs behind
+        time.sleep(1)
         for daemon in reversed(daemons):
             daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

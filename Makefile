@@ -1,7 +1,7 @@
 # make help says what there is. Everything is installed in this folder: .venv to use, .venv-test to test.
 
 .DEFAULT_GOAL := help
-.PHONY: help train bench test lint lock clean
+.PHONY: help train bench test test-cluster lint lock clean
 
 # The first Python from 3.11 to 3.13 that works (a command may exist and still fail); make PYTHON=... overrides.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
@@ -18,7 +18,7 @@ FAST ?=
 ARGS ?=
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
 train: $(ENV)/installed ## train; settings in ARGS, e.g. make train ARGS="env=smax env.map=3m"
 	@$(ENV)/bin/qmix-jax train $(ARGS)
@@ -28,6 +28,9 @@ bench: $(ENV)/installed ## measure throughput, a few minutes; settings in ARGS, 
 
 test: $(TEST_ENV)/installed ## every test; FAST=1 leaves out the slow ones; LATEST=1 takes the newest releases; some: make test ARGS="tests/test_cli.py -k help"
 	@$(TEST_ENV)/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
+
+test-cluster: $(TEST_ENV)/installed ## the tests that start servers: Slurm (Debian's slurm-wlm and munge, as root; else skipped) and Ray
+	@$(TEST_ENV)/bin/python -m pytest -rs tests/cluster $(ARGS)
 
 lint: $(TEST_ENV)/installed ## check style, types and which module imports which
 	@$(TEST_ENV)/bin/ruff check

@@ -29,7 +29,8 @@ def fill_store(given: Mapping[str, Any]) -> None:
     for group, make in {"env": _environment, "algorithm": _mixer, "agent": _network}.items():
         store.repo[group] = _Choices(group, REGISTRIES[group](), make, given.get(group))
     for name in LAUNCHERS.names:
-        store.store(name, {"name": name, **defaults(LAUNCHERS[name].Settings)}, "hydra/launcher", "hydra.launcher")
+        settings = OmegaConf.create({"name": name, **defaults(LAUNCHERS[name].Settings)})
+        store.store(name, _with_free_names(settings), "hydra/launcher", "hydra.launcher")
     OmegaConf.register_new_resolver("variant", _variant, replace=True)
     OmegaConf.register_new_resolver("title", title_of, replace=True)
 

@@ -18,6 +18,8 @@ NOT_SAVED = 74
 """Something could not be written (EX_IOERR of sysexits.h)."""
 REQUEUE = 75
 """Stopped by SIGUSR1 or SIGUSR2, which batch systems send before they start a job again (EX_TEMPFAIL of sysexits.h)."""
+KILLED = 137
+"""Ended by SIGKILL, or with its machine."""
 INTERRUPTED, TERMINATED = 130, 143
 """Stopped by SIGINT or SIGTERM: 128 + the signal's number, as in a shell. SIGHUP (a closed terminal) counts as SIGTERM.
 """

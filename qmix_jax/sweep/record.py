@@ -44,8 +44,6 @@ class JobRecord:
     pid: int = 0
     process_began: float = 0.0
     """Tells the process from another one that got its number."""
-    job_id: str = ""
-    """The job's number in a batch system."""
 
     @property
     def is_of_this_host(self) -> bool:
@@ -83,7 +81,6 @@ def begin(folder: Path, digest: str) -> JobRecord:
         host=socket.gethostname(),
         pid=os.getpid(),
         process_began=psutil.Process().create_time(),
-        job_id=before.job_id if before else "",
     )
     _write(folder, record)
     return record

@@ -58,7 +58,7 @@ def run(job_list: JobList, again: Again) -> int:
         return run_jobs(job_list.jobs, again.resumes)[0]
     launcher = make_launcher(job_list.launcher)
     left = [job for job in job_list.jobs if not is_over(job, again)]
-    configs = check(JobList(tuple(left)), again.resumes)
+    configs = check(JobList(tuple(job for job in left if not launcher.holds(job))), again.resumes)
     plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
     _refuse_other_jobs(job_list.folder, plans)
     plan = launcher.plan(configs) if left else ""
@@ -108,8 +108,8 @@ def _run_all(tasks: Sequence[Task], plans: Sequence[JobPlan], launcher: Launcher
     left, worst = set(tasks), exits.DONE
     states = {plan.folder: plan for plan in plans}
     board = Board(lambda: [state_of(plan) for plan in states.values()], launcher.at_once)
-    launcher.submit(tasks)
     with board, exits.stop_signals() as received:
+        launcher.submit(tasks)
         passed_on = 0
         while left:
             for ended in launcher.poll():
@@ -133,5 +133,5 @@ def note_end(ended: Ended) -> None:
     is_recorded = found is not None and found.digest == job.digest and found.state != "running"
     if is_recorded or (not job.folder.exists() and record.state_of_status(status) == "stopped"):
         return
-    last = record.last_line(job.folder / record.LOG)
-    record.end(job.folder, found or record.JobRecord("running", job.digest), status, last)
+    error = ended.error or record.last_line(job.folder / record.LOG)
+    record.end(job.folder, found or record.JobRecord("running", job.digest), status, error)

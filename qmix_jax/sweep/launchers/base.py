@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 from qmix_jax.config import Config
+from qmix_jax.sweep.jobs import Job
 from qmix_jax.sweep.worker import Task
 
 
@@ -14,6 +15,8 @@ class Ended(NamedTuple):
     task: Task
     status: int
     """The exit status of its job (`qmix_jax.run.exits`)."""
+    error: str = ""
+    """Why it failed, in one line, where the job could not record it itself."""
 
 
 class Launcher(ABC):
@@ -41,6 +44,11 @@ class Launcher(ABC):
     def at_once(self) -> int | None:
         """How many jobs run at once, after `plan`; None: as many as are submitted."""
         return None
+
+    def holds(self, job: Job) -> bool:
+        """Whether the job was submitted before, and waits or runs without this process; `submit` then follows it."""
+        del job
+        return False
 
     @abstractmethod
     def submit(self, tasks: Sequence[Task]) -> None:

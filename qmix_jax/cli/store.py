@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qmix_jax.build import NOT_OPTIONS, REGISTRIES, environments, name_of
@@ -13,6 +14,8 @@ from qmix_jax.registry import Registry
 from qmix_jax.run.startup import import_jax
 from qmix_jax.settings import defaults, field_names
 from qmix_jax.sweep.launchers import LAUNCHERS
+from qmix_jax.sweep.search.settings import NAME as SEARCH
+from qmix_jax.sweep.search.settings import SearchSettings
 
 GIVEN = "given"
 """The choice of a group for a part that is made in Python."""
@@ -24,12 +27,14 @@ def fill_store(given: Mapping[str, Any]) -> None:
     A YAML file of the same group and name, in conf/ or in `--config-dir`, goes before the one in the store. `given`
     are parts made in Python, by group.
     """
+    Plugins.instance()  # fills the store with installed plugins, of which one may have a name of ours
     store = ConfigStore.instance()
     store.store("settings", {"env": defaults(EnvConfig, ("given",)), **defaults(Config)})
     for group, make in {"env": _environment, "algorithm": _mixer, "agent": _network}.items():
         store.repo[group] = _Choices(group, REGISTRIES[group](), make, given.get(group))
     for name in LAUNCHERS.names:
         store.store(name, {"name": name, **defaults(LAUNCHERS[name].Settings)}, "hydra/launcher", "hydra.launcher")
+    store.store(SEARCH, {"name": SEARCH, **defaults(SearchSettings)}, "hydra/sweeper", "hydra.sweeper")
     OmegaConf.register_new_resolver("variant", _variant, replace=True)
     OmegaConf.register_new_resolver("title", title_of, replace=True)
 

@@ -1,10 +1,7 @@
 """Sweepers that are Hydra's plugins, such as Ax's and Nevergrad's: each asks Hydra for a launcher, and gets one that
 runs its jobs as any sweep's and returns their scores.
-
-Hydra instantiates launchers of its package `hydra_plugins` alone, so ours is registered under that name.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +12,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 from rich.console import Console
 
 from qmix_jax.console import reason
@@ -31,18 +28,15 @@ from qmix_jax.sweep.runner import Again, is_over, run_jobs
 class JobLauncher(Launcher):
     """Hydra's launcher for one sweep: runs batches of jobs and returns their scores."""
 
-    sweep: "SweepOfPlugin"
-    """That which runs; a sweeper makes its launcher itself, from settings, so no argument can hold it."""
+    def __init__(self, sweep: "SweepOfPlugin"):
+        self._sweep = sweep
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         """Hydra's hook; what it gives is not needed."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs, and return the score of each by `evaluation.score`; that of a failed one raises its error."""
-        return self.sweep.run_batch(job_overrides, initial_job_idx)
-
-
-JobLauncher.__module__ = "hydra_plugins.qmix_jax"
+        return self._sweep.run_batch(job_overrides, initial_job_idx)
 
 
 class JobFailedError(Exception):
@@ -89,16 +83,15 @@ class SweepOfPlugin:
         return self.status
 
     def _sweeper(self) -> Sweeper:
-        JobLauncher.sweep = self
-        plugins, config = Plugins.instance(), copy.deepcopy(self.master)
-        plugins.register(JobLauncher)
-        with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.launcher = {"_target_": f"{JobLauncher.__module__}.{JobLauncher.__name__}"}
-        context = HydraContext(self.loader, None)  # pyright: ignore[reportArgumentType]  (callbacks are refused)
+        """The sweeper; it asks Hydra's plugins for a launcher while it is set up, and gets ours."""
+        plugins, context = Plugins.instance(), HydraContext(self.loader, None)  # pyright: ignore[reportArgumentType]
+        vars(plugins)["instantiate_launcher"] = lambda *_, **__: JobLauncher(self)
         try:
-            return plugins.instantiate_sweeper(hydra_context=context, task_function=lambda _: None, config=config)
+            return plugins.instantiate_sweeper(hydra_context=context, task_function=lambda _: None, config=self.master)
         except Exception as error:  # a plugin's code
             raise ConfigError(f"hydra/sweeper={self.name} does not work here: {reason(error)}") from error
+        finally:
+            del vars(plugins)["instantiate_launcher"]
 
     def run_batch(self, overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
         """Run the jobs with these overrides, the first of which has the number `first`."""

@@ -119,11 +119,12 @@ def once(tasks: Sequence[Task]) -> Callable[[], Sequence[Task]]:
 
 
 def run_all(
-    launcher: Launcher, board: Board, more: Callable[[], Sequence[Task]], on_end: Callable[[Ended], None]
+    launcher: Launcher, board: Board, more: Callable[[], Sequence[Task]], on_end: Callable[[Ended], int]
 ) -> int:
     """Run tasks to their ends; returns the worst exit status, that of the signal where one ended them.
 
-    `more` gives tasks to start, and is asked until a signal comes, or it gives none while none is left.
+    `more` gives tasks to start, and is asked until a signal comes, or it gives none while none is left. `on_end` is
+    called when a task has ended, and returns the exit status that counts.
     """
     left, worst, passed_on = set[Task](), exits.DONE, 0
     with board, exits.stop_signals() as received:
@@ -133,8 +134,7 @@ def run_all(
                 left |= set(new)
             for ended in launcher.poll():
                 left.remove(ended.task)
-                on_end(ended)
-                worst = max(worst, ended.status)
+                worst = max(worst, on_end(ended))
                 board.update(is_forced=True)
             for number in received[passed_on:]:
                 say(f"{number.name}: the running jobs save and end")
@@ -145,12 +145,15 @@ def run_all(
     return exits.STOP_SIGNALS[received[0]] if received else worst
 
 
-def note_end(ended: Ended) -> None:
-    """Record the end of a job whose process could not do it itself, because it was killed or never began."""
+def note_end(ended: Ended) -> int:
+    """Record the end of a job whose process could not do it itself, because it was killed or never began; returns its
+    exit status.
+    """
     job, status = ended.task.job, ended.status
     found = record.read_record(job.folder)
     is_recorded = found is not None and found.digest == job.digest and found.state != "running"
     if is_recorded or (not job.folder.exists() and record.state_of_status(status) == "stopped"):
-        return
+        return status
     error = record.last_line(job.folder / record.LOG) or f"its process ended with status {status}"
     record.end(job.folder, found or record.JobRecord("running", job.digest), status, error)
+    return status

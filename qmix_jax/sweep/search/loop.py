@@ -105,7 +105,6 @@ class _Loop:
         self._over: dict[Path, JobState] = {}
         self._running: dict[int, Task] = {}
         self._left: list[Trial] = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
-        self._stopped: list[int] = []
         self._next_look = 0.0
 
     def run(self) -> int:
@@ -115,8 +114,8 @@ class _Loop:
         board = Board(self._states_with_those_to_come, self._at_once)
         status = run_all(self._launcher, board, self._more, self._end)
         is_some_use = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in self._study.trials)
-        is_whole = is_some_use and not self._stopped and status not in exits.STOPPED
-        return exits.DONE if is_whole else status or exits.FAILED
+        is_stopped = record.state_of_status(status) == "stopped"
+        return exits.DONE if is_some_use and not is_stopped else status or exits.FAILED
 
     # --- the begin of a trial --------------------------------------------------------------------------------------
 
@@ -169,16 +168,16 @@ class _Loop:
 
     # --- the end of a trial ----------------------------------------------------------------------------------------
 
-    def _end(self, ended: Ended) -> None:
-        note_end(ended)
+    def _end(self, ended: Ended) -> int:
+        status = note_end(ended)
         number = next(number for number, task in self._running.items() if task is ended.task)
         del self._running[number]
         plan = self._plans[ended.task.job.folder]
         is_to_end = self._study.is_to_end(number)
-        if record.state_of_status(ended.status) == "stopped" and not is_to_end:
-            self._stopped.append(number)
-        else:
+        is_stopped = record.state_of_status(status) == "stopped"
+        if not is_stopped or is_to_end:
             self._settle(number, plan, is_to_end)
+        return exits.DONE if is_stopped and is_to_end else status
 
     def _settle(self, number: int, plan: JobPlan, is_to_end: bool) -> None:
         """Tell the study how a trial ended. One that was done before it could be stopped has its score."""

@@ -33,7 +33,7 @@ def results(folder: Path, study: Study, states: Sequence[JobState]) -> list[Rend
     write_file(folder / CSV, _as_csv(study, by_folder))
     written, shown = [CSV], list[RenderableType]([headline(states, None)])
     if study.best is not None:
-        shown.append(_table(study, metric, by_folder))
+        shown.append(_table(study, metric))
         draw_history(trials, study.ranking, metric, folder / HISTORY)
         written.append(HISTORY)
     try:
@@ -62,12 +62,12 @@ def _as_csv(study: Study, states: Mapping[str, JobState]) -> str:
     return text.getvalue()
 
 
-def _table(study: Study, metric: str, states: Mapping[str, JobState]) -> Table:
+def _table(study: Study, metric: str) -> Table:
     """The best trials, the best first."""
     shown, scale = Table(box=box.SIMPLE_HEAD, pad_edge=False), 100 if is_share(metric) else 1
-    for name in ("trial", f"{metric}{' %' * is_share(metric)}", *study.space.distributions, "folder"):
-        shown.add_column(name, justify="left" if name == "folder" else "right", overflow="fold")
+    for name in ("trial", f"{metric}{' %' * is_share(metric)}", *study.space.distributions):
+        shown.add_column(name, justify="right", overflow="fold")
     for trial in study.ranking[:SHOWN]:
         score = f"{scale * (trial.score or 0.0):.4g}"
-        shown.add_row(str(trial.number), score, *study.space.texts(trial.values).values(), trial.folder)
+        shown.add_row(str(trial.number), score, *study.space.texts(trial.values).values())
     return shown

@@ -140,8 +140,7 @@ class _Composer:
 
     def _require_sweeper(self, name: str) -> None:
         known = self._loader.get_group_options("hydra/sweeper")
-        hint = f"there are {', '.join(known)}; Hydra has others to install, such as hydra-{name}-sweeper"
-        require(name in known, f"hydra/sweeper={name} is not installed: {hint}")
+        require(name in known, f"hydra/sweeper={name} is not installed; choose one of {', '.join(known)}")
 
     def as_yaml(self) -> str:
         """The settings of a single job, as Hydra's own --cfg prints them."""

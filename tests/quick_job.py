@@ -20,8 +20,9 @@ PROGRAM = (
 )
 
 
-def run_job(job, resumes):
-    """Write the rows that are missing."""
+def run_here(jobs, resumes):
+    """Write the rows that are missing; returns the exit status of the one job."""
+    (job,) = jobs
     settings, path = job.settings, job.folder / "metrics.jsonl"
     with locked(job.folder), exits.stop_signals() as received:
         (job.folder / "config.yaml").write_text(json.dumps(settings))
@@ -34,17 +35,17 @@ def run_job(job, resumes):
         done = len(read_metrics(path)) if path.exists() else 0
         for i in range(done, settings["total_env_steps"]):
             if received:
-                return exits.STOP_SIGNALS[received[0]]
+                return [exits.STOP_SIGNALS[received[0]]]
             time.sleep(0.05)
             row = {"env_steps": i + 1, "eval/return": [settings["learner"]["gamma"] + i], "wall_seconds": 0.05 * i}
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-    return exits.DONE
+    return [exits.DONE]
 
 
 def main():
     """As `worker.main`."""
-    worker.run_job = run_job
+    worker.run_here = run_here
     return worker.main()
 
 

@@ -8,11 +8,13 @@ import argparse
 import copy
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
@@ -29,7 +31,9 @@ from qmix_jax.build import GROUPS, NOTHING, REGISTRIES, import_paths
 from qmix_jax.cli.conf import conf_dir, installed_conf_dirs
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.overrides import OverrideChecker
+from qmix_jax.cli.search import make_search
 from qmix_jax.cli.store import fill_store
+from qmix_jax.cli.sweep_plugins import SweepOfPlugin
 from qmix_jax.import_path import folder_to_record, load, search_in
 from qmix_jax.reporters.callbacks import callback_class
 from qmix_jax.run.startup import leave_accelerators_free
@@ -37,15 +41,20 @@ from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job, JobList
 from qmix_jax.sweep.launchers import LAUNCHERS
 
+if TYPE_CHECKING:
+    from qmix_jax.sweep.search.loop import Search
+
+    Work: TypeAlias = JobList | SweepOfPlugin | Search
+
 FIXED = {
-    "hydra/sweeper": "basic",
     "hydra/job_logging": "none",
     "hydra/hydra_logging": "none",
 }
 """Hydra's groups of which only one choice works: a run keeps its own log."""
 REFUSED = ("callbacks", "job.chdir", "verbose")
 """Hydra's settings that would have no effect."""
-
+BASIC = "basic"
+"""The sweeper that runs every combination, which this package does itself."""
 
 _LOCK = RLock()
 """Hydra composes with global objects, one command line at a time."""
@@ -61,7 +70,15 @@ def compose(overrides: list[str], given: Mapping[str, Any] = NOTHING) -> dict[st
 
 
 def compose_jobs(options: argparse.Namespace, given: Mapping[str, Any] = NOTHING) -> JobList:
-    """Every job of a command line, in the order in which they run."""
+    """Every job of a command line, in the order in which they run; raises ConfigError for a search."""
+    found = compose_work(options, given)
+    if isinstance(found, JobList):
+        return found
+    raise ConfigError("this is a search, which makes its jobs itself: leave out hydra/sweeper")
+
+
+def compose_work(options: argparse.Namespace, given: Mapping[str, Any] = NOTHING) -> "Work":
+    """Every job of a command line, or what makes them one by one from the scores of those before."""
     with _composer(options, given) as composer:
         return composer.job_list()
 
@@ -100,10 +117,13 @@ class _Composer:
             search_path.prepend("qmix-jax", f"file://{folder.resolve()}", anchor=schema)
         self._loader.repository.initialize_sources(search_path)
 
-    def job_list(self) -> JobList:
-        """Every job."""
+    def job_list(self) -> "Work":
+        """Every job, or what makes them one by one."""
         lines = self._options.overrides
         overrides = self._checker.parse(lines)
+        for override in overrides:
+            if override.key_or_group == "hydra/sweeper":
+                self._require_sweeper(str(override.value()))
         swept = [line for line, override in zip(lines, overrides, strict=True) if override.is_sweep_override()]
         shared = [line for line in lines if line not in swept]
         self._checker.check(self._checker.parse(shared))  # what the jobs share must be right by itself
@@ -114,7 +134,13 @@ class _Composer:
         if mode == RunMode.MULTIRUN:
             return self._sweep(lines)
         require(not swept, f"{' '.join(swept)} has several values: add -m to run each, or put a list in [ ]")
+        sweeper = common.hydra.runtime.choices["hydra/sweeper"]
+        require(self._options.cfg or sweeper == BASIC, f"hydra/sweeper={sweeper} makes many jobs: add -m")
         return JobList((_job(self._compose(lines)),))
+
+    def _require_sweeper(self, name: str) -> None:
+        known = self._loader.get_group_options("hydra/sweeper")
+        require(name in known, f"hydra/sweeper={name} is not installed; choose one of {', '.join(known)}")
 
     def as_yaml(self) -> str:
         """The settings of a single job, as Hydra's own --cfg prints them."""
@@ -128,25 +154,34 @@ class _Composer:
             return str(found)
         return f"# @package {package}\n" * bool(package) + OmegaConf.to_yaml(found, resolve=options.resolve).rstrip()
 
-    def _sweep(self, lines: list[str]) -> JobList:
-        master = self._compose(lines, RunMode.MULTIRUN)
-        hydras, own = list(master.hydra.overrides.hydra), list(master.hydra.overrides.task)
-        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
-        combinations = _combinations(self._checker.parse([*params, *own]))
-        require(bool(combinations), "this sweep has no job: one of its settings has no value")
+    def _sweep(self, lines: list[str]) -> "Work":
+        master, options = self._compose(lines, RunMode.MULTIRUN), self._options
+        own, job = list(master.hydra.overrides.task), partial(self._swept_job, master)
         folder = Path(master.hydra.sweep.dir).absolute()  # resolved before the jobs, which then share its ${now:...}
-        jobs = []
-        for number, own in enumerate(combinations):
-            self._checker.check(self._checker.parse([*hydras, *own]))
+        files = {folder / "multirun.yaml": OmegaConf.to_yaml(master)}
+        common = JobList((), folder, files, to_plain(master.hydra.launcher))
+        sweeper = master.hydra.runtime.choices["hydra/sweeper"]
+        if "_target_" in master.hydra.sweeper and sweeper != BASIC:
+            return SweepOfPlugin(sweeper, master, self._loader, own, job, common)
+        params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
+        overrides = self._checker.parse([*params, *own])
+        if sweeper != BASIC:
+            return make_search(to_plain(master.hydra.sweeper), overrides, job, common, _words(options))
+        combinations = _combinations(overrides)
+        require(bool(combinations), "this sweep has no job: one of its settings has no value")
+        return replace(common, jobs=tuple(job(number, own) for number, own in enumerate(combinations)))
+
+    def _swept_job(self, master: DictConfig, number: int, own: Sequence[str]) -> Job:
+        """A job of a sweep by its number and its overrides; also works when this composer's context has ended."""
+        self._checker.check(self._checker.parse([*master.hydra.overrides.hydra, *own]))
+        with _LOCK:
             try:
-                config = self._loader.load_sweep_config(master, own)
+                config = self._loader.load_sweep_config(master, list(own))
             except Exception as error:
                 raise ConfigError(one_line(error)) from error
             with open_dict(config):
                 config.hydra.job.update({"num": number, "id": number})
-            jobs.append(_job(config, is_swept=True))
-        files = {folder / "multirun.yaml": OmegaConf.to_yaml(master)}
-        return JobList(tuple(jobs), folder, files, to_plain(master.hydra.launcher))
+            return _job(config, is_swept=True)
 
     def _compose(self, lines: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's composition, with its own part."""
@@ -154,6 +189,12 @@ class _Composer:
             return self._loader.load_configuration(self._name, lines, mode, from_shell=False)
         except Exception as error:  # Hydra raises errors of many types for a wrong command line
             raise ConfigError(one_line(error)) from error
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The words of a command line that every job of it has before its overrides."""
+    flags = {"--config-dir": options.config_dir, "--config-name": options.config_name}
+    return ["qmix-jax", "train", *(f"{flag}={value}" for flag, value in flags.items() if value)]
 
 
 def _complete_files_of_own_parts(repository: Any) -> None:

@@ -1,19 +1,26 @@
 """What Python adds to the YAML files from which Hydra composes: the general defaults and the choices of groups."""
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from qmix_jax.build import NOT_OPTIONS, REGISTRIES, environments, name_of
 from qmix_jax.config import Config, EnvConfig
+from qmix_jax.console import reason
 from qmix_jax.import_path import is_import_path, title_of
 from qmix_jax.registry import Registry
 from qmix_jax.run.startup import import_jax
-from qmix_jax.settings import defaults, field_names
+from qmix_jax.settings import ConfigError, defaults, field_names
 from qmix_jax.sweep.launchers import LAUNCHERS
+from qmix_jax.sweep.search.settings import NAME as SEARCH
+from qmix_jax.sweep.search.settings import SearchSettings
 
+PLUGINS = "hydra_plugins"
+"""The package of Hydra's plugins."""
 GIVEN = "given"
 """The choice of a group for a part that is made in Python."""
 
@@ -24,6 +31,7 @@ def fill_store(given: Mapping[str, Any]) -> None:
     A YAML file of the same group and name, in conf/ or in `--config-dir`, goes before the one in the store. `given`
     are parts made in Python, by group.
     """
+    _import_plugins()  # first: they fill the store too, and one may have a name of ours
     store = ConfigStore.instance()
     store.store("settings", {"env": defaults(EnvConfig, ("given",)), **defaults(Config)})
     for group, make in {"env": _environment, "algorithm": _mixer, "agent": _network}.items():
@@ -31,8 +39,19 @@ def fill_store(given: Mapping[str, Any]) -> None:
     for name in LAUNCHERS.names:
         settings = OmegaConf.create({"name": name, **defaults(LAUNCHERS[name].Settings)})
         store.store(name, _with_free_names(settings), "hydra/launcher", "hydra.launcher")
+    store.store(SEARCH, {"name": SEARCH, **defaults(SearchSettings)}, "hydra/sweeper", "hydra.sweeper")
     OmegaConf.register_new_resolver("variant", _variant, replace=True)
     OmegaConf.register_new_resolver("title", title_of, replace=True)
+
+
+def _import_plugins() -> None:
+    """Let Hydra import its installed plugins, once in a process; raises ConfigError where one cannot be imported."""
+    try:
+        Plugins.instance()
+    except Exception as error:  # a plugin's code
+        places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        broken = next((place for place in places if PLUGINS in place), f"one of {PLUGINS}")
+        raise ConfigError(f"a plugin of Hydra does not work here, uninstall it: {broken}: {reason(error)}") from error
 
 
 def _environment(name: str, entry: Any) -> dict[str, Any]:

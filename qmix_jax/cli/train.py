@@ -31,17 +31,21 @@ def main(arguments: list[str]) -> int:
     flags = parse_flags(arguments)
     if not flags.composes:
         return show(flags)
-    from qmix_jax.cli.compose import compose_jobs, settings_as_yaml
+    from qmix_jax.cli.compose import compose_work, settings_as_yaml
 
     if flags.options.cfg:
         print(settings_as_yaml(flags.options))
         return 0
-    job_list = compose_jobs(flags.options)
+    work = compose_work(flags.options)
     if not flags.runs:
         return show(flags)
     from qmix_jax.sweep import runner
+    from qmix_jax.sweep.jobs import JobList
 
-    return runner.run(job_list, runner.Again.of(job_list, resumed == "auto", retried == "failed"))
+    resumes, retries = resumed == "auto", retried == "failed"
+    if not isinstance(work, JobList):
+        return work.run(resumes, retries)
+    return runner.run(work, runner.Again.of(work, resumes, retries))
 
 
 def take(word: str, values: str, arguments: list[str]) -> tuple[str, list[str]]:

@@ -18,7 +18,14 @@ from qmix_jax.records import is_share
 from qmix_jax.statistics import seeds_interval
 from qmix_jax.sweep.ledger import JobState, best, seconds_left
 
-STYLES = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "bold red", "stopped": "yellow"}
+STYLES = {
+    "waiting": "dim",
+    "running": "cyan",
+    "done": "green",
+    "failed": "bold red",
+    "stopped": "yellow",
+    "pruned": "magenta",
+}
 MOST_ROWS = 30
 """Rows of the live table; a terminal scrolls a longer one away."""
 
@@ -87,9 +94,9 @@ class Board:
     def _line(self, number: int, total: int, job: JobState) -> str:
         said = {"running": "started", "stopped": "stopped, can be resumed"}.get(job.state, job.state)
         parts = [f"job {number} of {total} {said}: {job.plan.label}"]
-        if job.state == "done" and job.score is not None:
+        if job.state in ("done", "pruned") and job.score is not None:
             parts.append(score_text(job.metric, job.score))
-        if job.state in ("done", "failed"):
+        if job.state in ("done", "failed", "pruned"):
             parts.append(duration(job.seconds))
         return " · ".join([*parts, *([job.error] if job.error else [])])
 

@@ -60,12 +60,10 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
 
     Does not start JAX. What depends on devices is checked when a job runs.
     """
-    startup.import_jax()
-    from qmix_jax.run import lock, plan, resume
+    configs = [check_settings(job) for job in job_list.jobs]
+    from qmix_jax.run import lock, resume
 
-    configs = [job.config for job in job_list.jobs]
     for job, config in zip(job_list.jobs, configs, strict=True):
-        plan.check(config)
         needs_folder = resumes and job.dated
         require(not needs_folder, f"resume=auto needs a folder that is the same at every start: add {job.dated}=FOLDER")
         folder = short(job.folder)
@@ -76,7 +74,17 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
     return configs
 
 
-def run_jobs(jobs: Sequence[Job], resumes: bool = False) -> list[int]:
+def check_settings(job: Job) -> Config:
+    """The config of a job; raises ConfigError where its settings cannot work anywhere."""
+    startup.import_jax()
+    from qmix_jax.run import plan
+
+    config = job.config
+    plan.check(config)
+    return config
+
+
+def run_here(jobs: Sequence[Job], resumes: bool = False) -> list[int]:
     """Start JAX, check the jobs on this machine's devices and run them; returns the exit status of each. Those that can
     share a program train together.
 

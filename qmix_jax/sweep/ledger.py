@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ class JobPlan:
     """`checkpoint.metric`."""
     how: str
     """`evaluation.score`."""
+    seeds: str = "mean"
+    """How seeds become one score: mean or iqm."""
+    direction: str = "maximize"
+    """Whether a large score is good or a small one: maximize or minimize."""
 
     @property
     def label(self) -> str:
@@ -66,17 +70,13 @@ class JobState:
 def plans_of(jobs: Sequence[Job], configs: Sequence[Config]) -> list[JobPlan]:
     """The plans of a sweep's jobs."""
     different = differing([job.overrides for job in jobs])
-    return [
-        JobPlan(
-            job.folder,
-            job.overrides,
-            own,
-            config.trained_env_steps,
-            config.checkpoint.metric,
-            config.evaluation.score,
-        )
-        for job, config, own in zip(jobs, configs, different, strict=True)
-    ]
+    return [plan_of(job, config, own) for job, config, own in zip(jobs, configs, different, strict=True)]
+
+
+def plan_of(job: Job, config: Config, differs: tuple[str, ...]) -> JobPlan:
+    """The plan of a job."""
+    metric, how = config.checkpoint.metric, config.evaluation.score
+    return JobPlan(job.folder, job.overrides, differs, config.trained_env_steps, metric, how)
 
 
 def differing(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -89,12 +89,8 @@ def write_sweep(folder: Path, plans: Sequence[JobPlan], about: dict[str, Any]) -
     """Write sweep.json; a job's folder is named relative to it."""
     jobs = [
         {
+            **asdict(plan),
             "folder": str(plan.folder.relative_to(folder)) if plan.folder.is_relative_to(folder) else str(plan.folder),
-            "overrides": plan.overrides,
-            "differs": plan.differs,
-            "env_steps": plan.env_steps,
-            "metric": plan.metric,
-            "how": plan.how,
         }
         for plan in plans
     ]
@@ -116,8 +112,9 @@ def read_sweep(folder: Path) -> list[JobPlan]:
         raise ConfigError(f"{folder / NAME} is damaged") from error
 
 
-def _numbers(job: dict[str, Any]) -> tuple[int, str, str]:
-    return int(job["env_steps"]), str(job["metric"]), str(job["how"])
+def _numbers(job: dict[str, Any]) -> tuple[int, str, str, str, str]:
+    words = str(job["metric"]), str(job["how"]), str(job.get("seeds", "mean")), str(job.get("direction", "maximize"))
+    return int(job["env_steps"]), *words
 
 
 def _plan_of_run(folder: Path) -> JobPlan:
@@ -132,7 +129,7 @@ def state_of(plan: JobPlan) -> JobState:
     record, rows = read_record(plan.folder), _rows(plan.folder)
     state = _state(plan, record, rows)
     metric = metric_of(rows[-1], plan.metric) if rows else ""
-    score = score_of(rows, plan.metric, plan.how)
+    score = score_of(rows, plan.metric, plan.how, plan.seeds, plan.direction)
     error = record.error if record and state == "failed" else ""
     seconds = record.seconds if record else rows[-1]["wall_seconds"] if rows else 0.0
     if record and state == "running":
@@ -152,7 +149,7 @@ def _state(plan: JobPlan, record: JobRecord | None, rows: list[dict[str, Any]]) 
     """By the lock on the folder and its rows where no record tells more: a job that was killed leaves its record as it
     was, and a run may have been resumed by itself.
     """
-    if record and record.state in ("done", "failed"):
+    if record and record.state in ("done", "failed", "pruned"):
         return record.state
     if (record and record.is_running_here) or is_held(plan.folder) or (record and _may_start_elsewhere(record)):
         return "running"
@@ -180,9 +177,7 @@ def seconds_left(states: Sequence[JobState], at_once: int | None) -> float:
 
 
 def best(states: Sequence[JobState]) -> JobState | None:
-    """The job with the largest score; None while none has one."""
-    return max(
-        (each for each in states if each.score is not None),
-        key=lambda each: (each.score is not None, each.score),
-        default=None,
-    )
+    """The job with the best score; None while none has one."""
+    scored = [(each.score, each) for each in states if each.score is not None]
+    sign = -1 if scored and scored[0][1].plan.direction == "minimize" else 1
+    return max(scored, key=lambda pair: sign * pair[0], default=(None, None))[1]

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import statistics
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,14 +10,18 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import psutil
 
 from qmix_jax.files import read_json, write_json
+from qmix_jax.records import known
 from qmix_jax.run import exits
+from qmix_jax.statistics import interquartile_mean
 
 NAME, LOG = "job.json", "job.log"
-State = Literal["waiting", "running", "done", "failed", "stopped"]
-"""Of a job: stopped means by a signal or with its machine, and that it can be resumed."""
+State = Literal["waiting", "running", "done", "failed", "stopped", "pruned"]
+"""Of a job: stopped means by a signal or with its machine, and that it can be resumed; pruned means that a search ended
+it for its low scores."""
 YOUNG = 300.0
 """Seconds after its start in which a job on another machine counts as running before it has locked its folder."""
 
@@ -96,6 +101,13 @@ def end(folder: Path, record: JobRecord, status: int, error: str = "", score: fl
     return record
 
 
+def note_pruned(folder: Path) -> None:
+    """Record that the job in a folder, which was stopped, is not to be resumed."""
+    found = read_record(folder)
+    if found is not None:
+        _write(folder, replace(found, state="pruned"))
+
+
 def state_of_status(status: int) -> State:
     """The state of a job that ended with this exit status. One that was killed can be resumed."""
     if status == exits.DONE:
@@ -119,23 +131,29 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def score_of(rows: Sequence[dict[str, Any]], metric: str, how: str) -> float | None:
-    """The score of a run by its rows, averaged over seeds; None where no evaluation has one.
+def score_of(
+    rows: Sequence[dict[str, Any]], metric: str, how: str, seeds: str = "mean", direction: str = "maximize"
+) -> float | None:
+    """The score of a run by its rows; None where no evaluation has one.
 
     Args:
         rows: the run's evaluations.
         metric: `checkpoint.metric`: a name of metrics.jsonl, or auto: eval/win_rate, or else eval/return.
         how: `evaluation.score`: the last evaluation, the best, or the area under the curve over environment steps by
             the trapezoidal rule, divided by the steps from the first evaluation to the last.
+        seeds: whether an evaluation counts with the mean of its seeds or their interquartile mean (iqm).
+        direction: maximize, or minimize where the best score is the smallest.
     """
-    from qmix_jax.records import mean
-
-    scored = [(row["env_steps"], score) for row in rows if (score := mean(row.get(metric_of(row, metric)))) is not None]
+    scored = [
+        (row["env_steps"], statistics.fmean(values) if seeds == "mean" else float(interquartile_mean(np.array(values))))
+        for row in rows
+        if (values := known(row.get(metric_of(row, metric))))
+    ]
     if not scored:
         return None
     steps, scores = zip(*scored, strict=True)
     if how == "best":
-        return max(scores)
+        return max(scores) if direction == "maximize" else min(scores)
     if how == "last" or len(scores) == 1:
         return scores[-1]
     pairs = zip(steps, steps[1:], scores, scores[1:], strict=False)

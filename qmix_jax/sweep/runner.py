@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from qmix_jax.run.lock import locked
 from qmix_jax.settings import make_settings, require
 from qmix_jax.sweep import record
 from qmix_jax.sweep.board import Board, closing, show
-from qmix_jax.sweep.jobs import Job, JobList, check, run_jobs, write
+from qmix_jax.sweep.jobs import Job, JobList, check, run_here, write
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.launchers.base import Ended, Launcher
 from qmix_jax.sweep.ledger import NAME as SWEEP
@@ -55,9 +55,19 @@ def run(job_list: JobList, again: Again) -> int:
     """
     if job_list.folder is None:
         check(job_list, again.resumes)
-        return run_jobs(job_list.jobs, again.resumes)[0]
-    launcher = make_launcher(job_list.launcher)
+        return run_here(job_list.jobs, again.resumes)[0]
     left = [job for job in job_list.jobs if not is_over(job, again)]
+    worst = run_jobs(job_list, left, again)
+    plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
+    show(closing([state_of(plan) for plan in plans], job_list.folder))
+    over = [found for job in job_list.jobs if job not in left and (found := record.read_record(job.folder))]
+    return max([worst, *(each.status or 0 for each in over)])
+
+
+def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
+    """Check those of a sweep's jobs that are left to run, then run them; returns their worst exit status."""
+    assert job_list.folder
+    launcher = make_launcher(job_list.launcher)
     configs = check(JobList(tuple(job for job in left if not launcher.holds(job))), again.resumes)
     plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
     _refuse_other_jobs(job_list.folder, plans)
@@ -67,10 +77,8 @@ def run(job_list: JobList, again: Again) -> int:
         write(job_list.files)
         write_sweep(job_list.folder, plans, {"command": sys.argv})
         tasks = [Task.of(job, again.resumes, is_logged=len(job_list.jobs) > 1) for job in left]
-        worst = _run_all(tasks, plans, launcher) if tasks else exits.DONE
-        show(closing([state_of(plan) for plan in plans], job_list.folder))
-    over = [found for job in job_list.jobs if job not in left and (found := record.read_record(job.folder))]
-    return max([worst, *(each.status or 0 for each in over)])
+        board = Board(lambda: [state_of(plan) for plan in plans], launcher.at_once)
+        return run_all(launcher, board, once(tasks), note_end) if tasks else exits.DONE
 
 
 def make_launcher(values: Mapping[str, Any]) -> Launcher:
@@ -103,19 +111,29 @@ def _first_line(total: int, left: int, plan: str) -> str:
     return f"{total} job{'s' * (total != 1)}{over}" + f": {plan}" * bool(plan)
 
 
-def _run_all(tasks: Sequence[Task], plans: Sequence[JobPlan], launcher: Launcher) -> int:
-    """Run the tasks to their ends; returns the worst exit status, that of the signal where one ended them."""
-    left, worst = set(tasks), exits.DONE
-    states = {plan.folder: plan for plan in plans}
-    board = Board(lambda: [state_of(plan) for plan in states.values()], launcher.at_once)
+def once(tasks: Sequence[Task]) -> Callable[[], Sequence[Task]]:
+    """A function that gives the tasks when it is first called, and then none."""
+    batches = iter([tasks])
+    return lambda: next(batches, ())
+
+
+def run_all(
+    launcher: Launcher, board: Board, more: Callable[[], Sequence[Task]], on_end: Callable[[Ended], int]
+) -> int:
+    """Run tasks to their ends; returns the worst exit status, that of the signal where one ended them.
+
+    `more` gives tasks to start, and is asked until a signal comes, or it gives none while none is left. `on_end` is
+    called when a task has ended, and returns the exit status that counts.
+    """
+    left, worst, passed_on = set[Task](), exits.DONE, 0
     with board, exits.stop_signals() as received:
-        launcher.submit(tasks)
-        passed_on = 0
-        while left:
+        while (new := () if received else more()) or left:
+            if new:
+                launcher.submit(new)
+                left |= set(new)
             for ended in launcher.poll():
                 left.remove(ended.task)
-                note_end(ended)
-                worst = max(worst, ended.status)
+                worst = max(worst, on_end(ended))
                 board.update(is_forced=True)
             for number in received[passed_on:]:
                 say(f"{number.name}: the running jobs save and end")
@@ -126,12 +144,15 @@ def _run_all(tasks: Sequence[Task], plans: Sequence[JobPlan], launcher: Launcher
     return exits.STOP_SIGNALS[received[0]] if received else worst
 
 
-def note_end(ended: Ended) -> None:
-    """Record the end of a job whose process could not do it itself, because it was killed or never began."""
+def note_end(ended: Ended) -> int:
+    """Record the end of a job whose process could not do it itself, because it was killed or never began; returns its
+    exit status.
+    """
     job, status = ended.task.job, ended.status
     found = record.read_record(job.folder)
     is_recorded = found is not None and found.digest == job.digest and found.state != "running"
     if is_recorded or (not job.folder.exists() and record.state_of_status(status) == "stopped"):
-        return
+        return status
     error = ended.error or record.last_line(job.folder / record.LOG)
     record.end(job.folder, found or record.JobRecord("running", job.digest), status, error)
+    return status

@@ -17,7 +17,7 @@ from qmix_jax.records import read_metrics
 from qmix_jax.run import startup
 from qmix_jax.run.exits import FAILED, INTERRUPTED, STOP_SIGNALS
 from qmix_jax.sweep import record
-from qmix_jax.sweep.jobs import Job, run_jobs
+from qmix_jax.sweep.jobs import Job, run_here
 
 PROGRAM = "import sys; from qmix_jax.sweep.worker import main; sys.exit(main())"
 
@@ -98,7 +98,7 @@ def run_reported(jobs: Sequence[Job], resumes: bool) -> list[tuple[int, str]]:
     each, and its error in one line.
     """
     try:
-        return [(status, "") for status in run_jobs(jobs, resumes)]
+        return [(status, "") for status in run_here(jobs, resumes)]
     except KeyboardInterrupt:
         return [(INTERRUPTED, "")] * len(jobs)
     except Exception as error:

@@ -157,7 +157,7 @@ def _run(task: Task, cores: int) -> int:
     while is_held(task.job.folder) and time.monotonic() < deadline:
         time.sleep(0.5)
     with _own_cores(cores) as own:
-        process = start(replace(task, cores=own))
+        process = start([replace(task, cores=own)])
         try:
             while process.poll() is None:  # Ray's KeyboardInterrupt does not end a wait
                 time.sleep(0.2)

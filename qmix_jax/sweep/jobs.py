@@ -99,10 +99,12 @@ def run_here(jobs: Sequence[Job], resumes: bool = False) -> list[int]:
         startup.start_jax({config.devices for config in configs})
         from qmix_jax.run import experiment
 
-        for config in configs:
-            experiment.check(config)
+        programs = [experiment.check(config) for config in configs]
         for job in jobs:
             write(job.files)
+        if len(jobs) == 1:
+            job, program = jobs[0], programs[0]
+            return [experiment.train(program.config, job.folder, job.settings, resumes, program).status]
         orders = [experiment.Order(config, job.folder, job.settings) for job, config in zip(jobs, configs, strict=True)]
         return [finished.status for finished in experiment.train_many(orders, resumes)]
 

@@ -19,7 +19,9 @@ class Cluster:
     def __init__(self):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("ray_nodes.py"))], **pipes)
-        self.words = ("hydra/launcher=ray", f"hydra.launcher.address={self.process.stdout.readline().strip()}")
+        address = self.process.stdout.readline().strip()
+        assert address, "Ray did not start"
+        self.words = ("hydra/launcher=ray", f"hydra.launcher.address={address}")
 
     def replace_last_node(self) -> None:
         """Let it die, and start another one."""

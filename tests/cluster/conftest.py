@@ -23,16 +23,16 @@ class Sweep:
 
     def __init__(self, folder: Path, environment: dict[str, str], *words: str):
         self.folder, self._log = folder, folder.with_suffix(".log")
-        self._words, self._environment = words, {"PYTHONPATH": str(Path(__file__).parents[2]), **environment}
+        own = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+        self._words, self._environment = words, {**os.environ, **own, **environment}
         self.start()
 
     def start(self) -> None:
         """Start the same line, again where it ran before."""
         command = [sys.executable, "-m", "qmix_jax", "train", "-m", *TINY, *self._words]
-        environment = {**os.environ, **self._environment}
         with self._log.open("w") as log:
             command.append(f"hydra.sweep.dir={self.folder}")
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
 
     @property
     def said(self) -> str:

@@ -37,8 +37,8 @@ def draw_history(trials: Sequence[Trial], ranking: Sequence[Trial], metric: str,
         )
         for state, mark in {"PRUNED": "|", "FAIL": "x"}.items():
             numbers = [trial.number for trial in trials if trial.state.name == state]
-            bottom = axes.get_xaxis_transform()
-            axes.plot(numbers, [0.02] * len(numbers), mark, color=FAINT, transform=bottom, label=state.lower())
+            place, label = axes.get_xaxis_transform(), state.lower() if numbers else None
+            axes.plot(numbers, [0.02] * len(numbers), mark, color=FAINT, transform=place, label=label)
         axes.set_xlabel("trial", color=INK)
         axes.legend(frameon=False, fontsize=PANEL_TITLE - 2)
 

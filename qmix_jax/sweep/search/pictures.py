@@ -1,11 +1,17 @@
 """The pictures of a search: its history, and how much each setting matters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmix_jax.analysis.drawing import COLOURS, FAINT, INK, MAIN, PANEL_TITLE, style
+from qmix_jax.analysis.drawing import COLOURS
+from qmix_jax.analysis.drawing import FAINT
+from qmix_jax.analysis.drawing import INK
+from qmix_jax.analysis.drawing import MAIN
+from qmix_jax.analysis.drawing import PANEL_TITLE
+from qmix_jax.analysis.drawing import style
 from qmix_jax.files import write_figure
 from qmix_jax.records import is_share
 from qmix_jax.sweep.search.study import Trial
@@ -37,8 +43,8 @@ def draw_history(trials: Sequence[Trial], ranking: Sequence[Trial], metric: str,
         )
         for state, mark in {"PRUNED": "|", "FAIL": "x"}.items():
             numbers = [trial.number for trial in trials if trial.state.name == state]
-            bottom = axes.get_xaxis_transform()
-            axes.plot(numbers, [0.02] * len(numbers), mark, color=FAINT, transform=bottom, label=state.lower())
+            place, label = axes.get_xaxis_transform(), state.lower() if numbers else None
+            axes.plot(numbers, [0.02] * len(numbers), mark, color=FAINT, transform=place, label=label)
         axes.set_xlabel("trial", color=INK)
         axes.legend(frameon=False, fontsize=PANEL_TITLE - 2)
 

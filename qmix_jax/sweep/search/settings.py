@@ -30,7 +30,7 @@ class SearchSettings:
     sampler_seed: Steps = 0
     """The seed of the sampler."""
     startup_trials: Count = 10
-    """Trials with random settings, which no pruner stops, before the first that follow from earlier ones."""
+    """Trials with random settings before the first that follow from earlier ones; the median pruner waits as long."""
     at_once: Count | None = None
     """Trials at once; null: as many as the launcher runs, and 8 where it has no limit."""
     study: str = "search"

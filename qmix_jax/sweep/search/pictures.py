@@ -1,17 +1,11 @@
 """The pictures of a search: its history, and how much each setting matters."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmix_jax.analysis.drawing import COLOURS
-from qmix_jax.analysis.drawing import FAINT
-from qmix_jax.analysis.drawing import INK
-from qmix_jax.analysis.drawing import MAIN
-from qmix_jax.analysis.drawing import PANEL_TITLE
-from qmix_jax.analysis.drawing import style
+from qmix_jax.analysis.drawing import COLOURS, FAINT, INK, MAIN, PANEL_TITLE, style
 from qmix_jax.files import write_figure
 from qmix_jax.records import is_share
 from qmix_jax.sweep.search.study import Trial

@@ -56,7 +56,12 @@ Examples
   qmix-jax train env=smax env.map=3m total_env_steps=1e6
   qmix-jax train env=mpe algorithm=vdn num_seeds=4
   qmix-jax train env=matrix 'env.payoff=[[1,0],[0,2]]'
-  qmix-jax train -m algorithm=qmix,vdn seed=0,1     a sweep: every combination, one after the other
+  qmix-jax train -m algorithm=qmix,vdn seed=0,1     a sweep: every combination, as many at once as fill the machine
+
+Sweeps (docs/sweeps.md; the same line with the same hydra.sweep.dir=FOLDER goes on, retry=failed repeats what failed)
+  hydra.launcher.jobs=4               jobs at once
+  hydra/launcher=together             jobs that differ only in numbers and seeds as one program; slurm, ray: a cluster
+  hydra/sweeper=optuna                search: learner.gamma='interval(0.9,0.999)'; +search=smax, mpe, games: ready spaces
 
 Results go to runs/MAP-ALGORITHM/TIME_seedN below the current folder, those of a sweep to multirun/TIME/;
 hydra.run.dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER) sets another place. Time is counted in environment steps.

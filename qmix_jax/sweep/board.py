@@ -121,6 +121,17 @@ class Board:
             self._live.stop()
 
 
+class NoBoard(Board):
+    """Shows nothing, where the only job shows itself."""
+
+    def __init__(self):
+        super().__init__(list, None)
+        self._live = None
+
+    def update(self, is_forced: bool = False) -> None:
+        """Nothing."""
+
+
 def show(parts: Sequence[RenderableType]) -> None:
     """Print lines and tables; a line is not broken, so that what it names can be copied."""
     console = Console()

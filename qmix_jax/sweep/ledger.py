@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,21 @@ def state_of(plan: JobPlan) -> JobState:
         seconds += max(0.0, time.time() - record.began)
     env_steps = rows[-1]["env_steps"] if rows else 0
     return JobState(plan, state, env_steps, metric, score, seconds, error, record.starts if record else 0)
+
+
+class Watch:
+    """The states of jobs, looked at again and again; that of one that is over is read once."""
+
+    def __init__(self, plans: Collection[JobPlan]):
+        """`plans` may grow."""
+        self._plans = plans
+        self._over: dict[Path, JobState] = {}
+
+    def states(self) -> list[JobState]:
+        """The state of each job."""
+        found = [self._over.get(plan.folder) or state_of(plan) for plan in self._plans]
+        self._over |= {each.plan.folder: each for each in found if each.state in ("done", "failed", "pruned")}
+        return found
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

@@ -12,12 +12,12 @@ from qmix_jax.run import exits
 from qmix_jax.run.lock import locked
 from qmix_jax.settings import make_settings, require
 from qmix_jax.sweep import record
-from qmix_jax.sweep.board import Board, closing, show
+from qmix_jax.sweep.board import Board, NoBoard, closing, show
 from qmix_jax.sweep.jobs import Job, JobList, check, run_here, write
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.launchers.base import Ended, Launcher
 from qmix_jax.sweep.ledger import NAME as SWEEP
-from qmix_jax.sweep.ledger import JobPlan, plans_of, read_sweep, state_of, write_sweep
+from qmix_jax.sweep.ledger import JobPlan, Watch, plans_of, read_sweep, state_of, write_sweep
 from qmix_jax.sweep.worker import Task
 
 PREFIX = "hydra.launcher."
@@ -77,7 +77,7 @@ def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
         write(job_list.files)
         write_sweep(job_list.folder, plans, {"command": sys.argv})
         tasks = [Task.of(job, again.resumes, is_logged=len(job_list.jobs) > 1) for job in left]
-        board = Board(lambda: [state_of(plan) for plan in plans], launcher.at_once)
+        board = Board(Watch(plans).states, launcher.at_once) if len(plans) > 1 else NoBoard()
         return run_all(launcher, board, once(tasks), note_end) if tasks else exits.DONE
 
 

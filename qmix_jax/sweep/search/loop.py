@@ -22,7 +22,7 @@ from qmix_jax.sweep.board import Board
 from qmix_jax.sweep.jobs import Job, JobList, check, check_settings, write
 from qmix_jax.sweep.launchers.base import Ended, Launcher
 from qmix_jax.sweep.ledger import NAME as SWEEP
-from qmix_jax.sweep.ledger import JobPlan, JobState, plan_of, read_sweep, state_of, write_sweep
+from qmix_jax.sweep.ledger import JobPlan, JobState, Watch, plan_of, read_sweep, state_of, write_sweep
 from qmix_jax.sweep.runner import Again, is_over, make_launcher, note_end, run_all
 from qmix_jax.sweep.search.results import results
 from qmix_jax.sweep.search.settings import PREFIX, SearchSettings
@@ -102,7 +102,7 @@ class _Loop:
         self._plans = {plan.folder: plan for plan in read_sweep(search.folder)} if has_plans else {}
         is_own = bool(study.trials) or not self._plans
         require(is_own, f"{search.folder} holds another sweep: name another folder, hydra.sweep.dir=FOLDER")
-        self._over: dict[Path, JobState] = {}
+        self._watch = Watch(self._plans.values())
         self._running: dict[int, Task] = {}
         self._left: list[Trial] = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
         self._next_look = 0.0
@@ -197,10 +197,8 @@ class _Loop:
 
     @property
     def states(self) -> list[JobState]:
-        """The state of each trial's job; that of one that is over is read once."""
-        found = [self._over.get(plan.folder) or state_of(plan) for plan in self._plans.values()]
-        self._over |= {each.plan.folder: each for each in found if each.state in ("done", "failed", "pruned")}
-        return found
+        """The state of each trial's job."""
+        return self._watch.states()
 
     def _states_with_those_to_come(self) -> list[JobState]:
         known = self.states

@@ -1,7 +1,7 @@
-"""How long a sweep of equal jobs takes by each launcher of one machine: `python experiments/sweeps.py [SETTING=VALUE ...]`.
+"""How long a sweep of equal jobs takes by each launcher: `python experiments/sweeps.py [SETTING=VALUE ...]`.
 
-Eight learning rates of one seed each: in one process after the other on all cores, in processes side by side, and as
-one program. Every way begins without compiled programs; the ways take turns, and the table has the fastest turn of each.
+Eight learning rates of one seed each: one process after the other on all cores, processes side by side, and one
+program. Every way begins without compiled programs; they take turns, and the table has the fastest turn of each.
 """
 
 import argparse

@@ -53,7 +53,9 @@ def program_key(config: Config) -> str:
     """Equal for configs that need the same program on the same devices: they differ in their numbers, the first seed,
     what is written, and callbacks, on which no compiled code depends.
     """
-    plain = replace(config, seed=0, logging=LoggingConfig(), checkpoint=CheckpointConfig(), callbacks=())
+    evaluation = replace(config.evaluation, score="last")
+    nothing: dict[str, Any] = {"logging": LoggingConfig(), "checkpoint": CheckpointConfig(), "callbacks": ()}
+    plain = replace(config, seed=0, evaluation=evaluation, **nothing)
     given = [id(source_of(part.given)) for part in (config.env, config.algorithm, config.agent)]
     return f"{by_name(plain) | dict.fromkeys(settings(config), TRACED)} {given}"
 

@@ -61,7 +61,7 @@ Examples
 Sweeps (docs/sweeps.md; the same line with the same hydra.sweep.dir=FOLDER goes on, retry=failed repeats what failed)
   hydra.launcher.jobs=4               jobs at once
   hydra/launcher=together             jobs that differ only in numbers and seeds as one program; slurm, ray: a cluster
-  hydra/sweeper=optuna                search: learner.gamma='interval(0.9,0.999)'; +search=smax, mpe, games: ready spaces
+  hydra/sweeper=optuna                search, such as learner.gamma='interval(0.9,1)'; +search=smax, mpe, games: ready
 
 Results go to runs/MAP-ALGORITHM/TIME_seedN below the current folder, those of a sweep to multirun/TIME/;
 hydra.run.dir=FOLDER (a sweep: hydra.sweep.dir=FOLDER) sets another place. Time is counted in environment steps.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from commands import carry_out
 from pictures import colourful, near, pixels
 
+from qmix_jax.cli.compose import compose_work
+from qmix_jax.cli.flags import parse_flags
 from qmix_jax.film.canvas import BLUE, GOLD
 from qmix_jax.records import read_metrics
+from qmix_jax.sweep.jobs import JobList, check_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,3 +136,27 @@ def test_every_cell_of_the_notebook_runs(tmp_path, monkeypatch):
         exec(source, names)
     assert names["run"].folder is None and names["scores"]["return"].mean == 7.0
     assert names["output"].q.shape == (1, 2, 2)
+
+
+# --- sweeps.md, clusters.md, search.md ---------------------------------------------------------------------------
+
+
+def sweep_lines():
+    """The command lines of sweeps on the pages, each as one line."""
+    pages = [text for page in ("sweeps.md", "clusters.md", "search.md") for text in blocks(page, "sh")]
+    lines = [line for text in pages for line in re.sub(r"\\\n\s*", "", text).splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.startswith("qmix-jax train -m")]
+
+
+@pytest.mark.parametrize("line", sweep_lines())
+def test_the_lines_of_sweeps_compose(line, tmp_path):
+    """Their jobs, or the corners of their search, are composed and can work; none is run."""
+    words = [word for word in shlex.split(line)[2:] if not word.startswith("hydra.sweep.dir=")]
+    work = compose_work(parse_flags([*words, f"hydra.sweep.dir={tmp_path}"]).options)
+    if isinstance(work, JobList):
+        jobs = work.jobs
+    else:
+        jobs = [work.job(0, [*work.shared, *work.space.lines(values)]) for values in work.space.extremes]
+    for job in jobs:
+        check_settings(job)
+    assert len(jobs) > 1

@@ -16,6 +16,7 @@ from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.records import read_metrics
 from qmix_jax.run import startup
 from qmix_jax.run.exits import FAILED, INTERRUPTED, STOP_SIGNALS
+from qmix_jax.settings import flatten
 from qmix_jax.sweep import record
 from qmix_jax.sweep.jobs import Job, run_here
 
@@ -114,7 +115,8 @@ def _score(job: Job) -> float | None:
         rows = read_metrics(job.folder / "metrics.jsonl")
     except ArtifactError:
         return None
-    return record.score_of(rows, job.settings["checkpoint"]["metric"], job.settings["evaluation"]["score"])
+    named = flatten(job.settings)
+    return record.score_of(rows, named.get("checkpoint.metric", "auto"), named.get("evaluation.score", "last"))
 
 
 def _log_to(job: Job) -> None:

@@ -104,7 +104,7 @@ def test_the_compiled_program_multiplies_in_bfloat16_only_if_set(train):
 def test_on_a_gpu_every_product_with_parameters_is_of_bfloat16_and_mixing_of_float32(probe):
     """Lowered for a GPU, which the tests do not have."""
     program = Program.make(tiny(devices=1, matmul_dtype="bfloat16"), probe)
-    lowered = jax.jit(program.chunk).trace(program.shapes).lower(lowering_platforms=("cuda",))
+    lowered = jax.jit(program.chunk).trace(program.shapes, program.numbers).lower(lowering_platforms=("cuda",))
     products = [line for line in lowered.as_text().splitlines() if "stablehlo.dot_general" in line]
     casts, algorithms = "xbf16>", "algorithm = <lhs_precision_type = bf16, rhs_precision_type = bf16"
     mixing = [line for line in products if "batching_dims" in line]  # a matrix of its own for every state

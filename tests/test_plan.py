@@ -8,7 +8,7 @@ from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
 from qmix_jax.cli.conf import choices
 from qmix_jax.learning.trainer import multiples_passed
-from qmix_jax.run import experiment, plan
+from qmix_jax.run import experiment, host_loop, plan
 from qmix_jax.settings import ConfigError
 
 
@@ -116,7 +116,7 @@ def test_warnings_come_before_training(tmp_path, monkeypatch, capsys):
     def train(*args):
         raise ConfigError("begun")
 
-    monkeypatch.setattr(experiment.Run, "train", train)
+    monkeypatch.setattr(host_loop, "train", train)
     config = tiny(total_env_steps=160, exploration={"decay_env_steps": 200}, logging={"display": "plain"})
     with pytest.raises(ConfigError, match="begun"):
         experiment.train(config, tmp_path, {})

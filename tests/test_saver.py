@@ -14,7 +14,7 @@ from resuming import LONG, a_snapshot, assert_same_end, numbers, train
 from qmix_jax.config import CheckpointConfig
 from qmix_jax.records import read_metrics
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits, experiment
+from qmix_jax.run import exits, host_loop
 from qmix_jax.run import saver as saver_module
 from qmix_jax.run.checkpoint import checkpoints, find, retain, write
 from qmix_jax.run.metrics import BestScores
@@ -70,18 +70,18 @@ def test_of_parameters_that_wait_to_be_written_only_the_best_are(tmp_path, monke
 def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, monkeypatch, keep_best, capsys):
     """Win rates of the eight evaluations as given here; only the end falls due by itself."""
     scores = dict(zip(range(32, 257, 32), (0.1, 0.5, 0.2, 0.5, 0.4, 0.7, 0.6, 0.0), strict=True))
-    parameters, make_row, save = {}, experiment.make_row, experiment.Run._save
+    parameters, make_row, save = {}, host_loop.make_row, host_loop.Run._save
 
     def with_score(*args):
         row = make_row(*args)
         return {**row, "eval/win_rate": [scores[row["env_steps"]]]}
 
-    def remember(self, saver, state):
+    def remember(self, state, seeds):
         parameters[self.env_steps] = self.params
-        save(self, saver, state)
+        save(self, state, seeds)
 
-    monkeypatch.setattr(experiment, "make_row", with_score)
-    monkeypatch.setattr(experiment.Run, "_save", remember)
+    monkeypatch.setattr(host_loop, "make_row", with_score)
+    monkeypatch.setattr(host_loop.Run, "_save", remember)
     once = {"checkpoint": {"every_env_steps": None, "keep_best": keep_best}, "logging": {"display": "plain"}}
     assert train(tmp_path, LONG, **once) == exits.DONE
     best_line = "  best: win rate 70.0% at step 192 (--checkpoint best)\n"

@@ -3,10 +3,8 @@
 import csv
 import json
 import math
-import os
 import shlex
 import signal
-import subprocess
 import sys
 import types
 from contextlib import suppress
@@ -416,16 +414,16 @@ def test_another_sweeper_of_hydra_gets_the_scores_of_its_jobs(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_real_search(tmp_path):
+def test_a_real_search(tmp_path, monkeypatch, capsys):
     line = (
         "train -m env=probe hydra/sweeper=optuna hydra.sweeper.trials=1 learner.learning_rate=interval(0.001,0.01) "
-        "total_env_steps=6400 evaluation.every_env_steps=3200 evaluation.episodes=8 devices=1 logging.film=false "
-        "hydra.sweep.dir=many"
+        "agent.hidden_size=8 algorithm.embed_size=4 algorithm.hypernet_size=8 rollout.num_envs=8 rollout.num_steps=8 "
+        "learner.batch_size=8 learner.start_env_steps=64 total_env_steps=640 evaluation.every_env_steps=320 "
+        "evaluation.episodes=8 devices=1 logging.film=false hydra.sweep.dir=many"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "qmix_jax", *line.split()]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(line.split()) == 0
     (trial,) = trials_in(tmp_path / "many")
     assert trial["state"] == "done" and math.isfinite(float(trial["score"]))
-    assert "Best: qmix-jax train env=probe" in done.stdout and "learner.learning_rate=0.00" in done.stdout
+    said = capsys.readouterr().out
+    assert "Best: qmix-jax train env=probe" in said and "learner.learning_rate=0.00" in said

@@ -71,14 +71,13 @@ def suite(load, monkeypatch):
     monkeypatch.setattr(load("plan"), "PLAN", tiny_jobs(load("plan")))
     script, trained, statuses = load("run"), [], {}
 
-    def train(job, resumes):
-        assert resumes
+    def train(job):
         trained.append(job.folder.name)
         if job.folder.name not in statuses:
             leave_run(job.folder, [0.5], steps=(64, 128, 192))
         return statuses.get(job.folder.name, exits.DONE)
 
-    monkeypatch.setattr(script, "run_in_own_process", train)
+    monkeypatch.setattr(script, "run_alone", train)
     monkeypatch.setattr(sys, "argv", ["run.py"])
     return script, trained, statuses
 

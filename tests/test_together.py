@@ -30,6 +30,14 @@ from qmix_jax.traced import settings as traced_settings
 from qmix_jax.traced import with_numbers
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fused():
+    """As where users train: without fusion, which other tests do not need, XLA's last bits depend on a loop around."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "FOR_CPU_CORES", {**parallel.FOR_CPU_CORES, "xla_cpu_use_fusion_emitters": True})
+        yield
+
+
 class Bonus(Probe):
     """The probe world with a number: what every step's reward is more; infinity where it is 1000."""
 

@@ -22,7 +22,11 @@ from qmix_jax.console import duration, say
 from qmix_jax.records import read_metrics
 from qmix_jax.run.exits import STOPPED
 from qmix_jax.settings import ConfigError
-from qmix_jax.sweep.worker import run_in_own_process
+from qmix_jax.sweep.board import NoBoard
+from qmix_jax.sweep.jobs import Job
+from qmix_jax.sweep.launchers.processes import Processes
+from qmix_jax.sweep.runner import note_end, once, run_all
+from qmix_jax.sweep.worker import Task
 
 RUNS = Path("runs/suite")
 
@@ -33,7 +37,14 @@ def train(job: plan.Job, folder: Path, overrides: Sequence[str]) -> int:
     sys.argv = ["qmix-jax", "train", *words]  # what run.json records as the command
     say(f"{folder}: {' '.join(sys.argv)}")
     options = parse_flags([*words, f"hydra.run.dir={folder}"]).options
-    return run_in_own_process(compose_jobs(options).jobs[0], resumes=True)
+    return run_alone(compose_jobs(options).jobs[0])
+
+
+def run_alone(job: Job) -> int:
+    """Run a job in a process of its own, on every device; returns the exit status."""
+    with Processes(Processes.Settings(jobs=1)) as launcher:
+        launcher.plan([job.config])
+        return run_all(launcher, NoBoard(), once([Task.of(job, resumes=True, is_logged=False)]), note_end)
 
 
 def last_row(folder: Path) -> dict:

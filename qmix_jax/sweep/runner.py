@@ -76,8 +76,9 @@ def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
         say(_first_line(len(job_list.jobs), len(left), plan))
         write(job_list.files)
         write_sweep(job_list.folder, plans, {"command": sys.argv})
-        tasks = [Task.of(job, again.resumes, is_logged=len(job_list.jobs) > 1) for job in left]
-        board = Board(Watch(plans).states, launcher.at_once) if len(plans) > 1 else NoBoard()
+        is_shown = len(plans) == 1 and launcher.is_on_terminal
+        tasks = [Task.of(job, again.resumes, is_logged=not is_shown) for job in left]
+        board = NoBoard() if is_shown else Board(Watch(plans).states, launcher.at_once)
         return run_all(launcher, board, once(tasks), note_end) if tasks else exits.DONE
 
 

@@ -27,6 +27,8 @@ class Launcher(ABC):
 
     Settings: ClassVar[type]
     """A frozen dataclass of the launcher: its settings, `hydra.launcher.NAME`."""
+    is_on_terminal: ClassVar[bool] = False
+    """Whether a job can print on the terminal of this process."""
     interval: ClassVar[float] = 0.1
     """Seconds between two calls of `poll`."""
 

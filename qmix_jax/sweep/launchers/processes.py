@@ -18,6 +18,8 @@ from qmix_jax.sweep.worker import Task, exit_status, start
 class OwnProcesses(Launcher):
     """Processes of this machine, each with one task or several that train together; `plan` says how many at once."""
 
+    is_on_terminal = True
+
     def __init__(self, settings: Any):
         super().__init__(settings)
         self._free: list[Share] = []

@@ -4,10 +4,12 @@ import gc
 import itertools
 import os
 import tempfile
+from importlib.metadata import version
 
-QUICK_COMPILE = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-)
+QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+WITHOUT_FUSION = "--xla_cpu_use_fusion_emitters=false"
+if version("jaxlib") < "0.11":  # later ones have no such flag
+    QUICK_COMPILE += f" {WITHOUT_FUSION}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILE}"  # the tests are all compilation
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all processes of a test run
     CACHE = tempfile.TemporaryDirectory(prefix="qmix-jax-tests-")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import merge
+from conftest import QUICK_COMPILE, WITHOUT_FUSION, merge
 from jax.interpreters.partial_eval import dce_jaxpr
 from resuming import LONG, assert_same_end, compiled_once_each, executables, numbers, stopped_after, train
 
@@ -33,8 +33,9 @@ from qmix_jax.traced import with_numbers
 @pytest.fixture(scope="module", autouse=True)
 def fused():
     """As where users train: without fusion, which other tests do not need, XLA's last bits depend on a loop around."""
+    fused = {"xla_cpu_use_fusion_emitters": True} if WITHOUT_FUSION in QUICK_COMPILE else {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "FOR_CPU_CORES", {**parallel.FOR_CPU_CORES, "xla_cpu_use_fusion_emitters": True})
+        patch.setattr(parallel, "FOR_CPU_CORES", {**parallel.FOR_CPU_CORES, **fused})
         yield
 
 

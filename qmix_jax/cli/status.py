@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qmix_jax.cli.arguments import Parser
@@ -27,14 +27,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--watch", action="store_true", help="repeat it every two seconds until no job runs or waits")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     options = parser.parse_args(arguments)
-    from qmix_jax.sweep.ledger import JobState, read_sweep, state_of
+    from qmix_jax.sweep.ledger import Watch, read_sweep
 
-    plans = read_sweep(options.folder)
-
-    def look() -> list[JobState]:
-        return [state_of(plan) for plan in plans]
-
-    states = _watch(look) if options.watch else look()
+    watch = Watch(read_sweep(options.folder))
+    states = _watch(watch.states) if options.watch else watch.states()
     if options.json:
         print(to_json([dataclasses.asdict(job) for job in states], indent=1))
     elif not options.watch:
@@ -48,7 +44,7 @@ def _print(states: Sequence) -> None:
     show([headline(states, None), table(states)])
 
 
-def _watch(look) -> list:
+def _watch(look: Callable[[], list]) -> list:
     from rich.console import Console, Group
     from rich.live import Live
 

@@ -58,8 +58,7 @@ def run(job_list: JobList, again: Again) -> int:
         return run_here(job_list.jobs, again.resumes)[0]
     left = [job for job in job_list.jobs if not is_over(job, again)]
     worst = run_jobs(job_list, left, again)
-    plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
-    show(closing([state_of(plan) for plan in plans], job_list.folder))
+    show(closing([state_of(plan) for plan in read_sweep(job_list.folder)], job_list.folder))
     over = [found for job in job_list.jobs if job not in left and (found := record.read_record(job.folder))]
     return max([worst, *(each.status or 0 for each in over)])
 

@@ -1,5 +1,6 @@
 """Jobs in processes of this machine, as many at once as fill it: `hydra/launcher=processes`, the default."""
 
+import signal
 import subprocess
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -42,7 +43,7 @@ class OwnProcesses(Launcher):
 
     def stop(self, number: int, tasks: Collection[Task] | None = None) -> None:
         """Send the signal to processes; tasks that wait end with its status."""
-        status = next((known for each, known in STOP_SIGNALS.items() if each == number), INTERRUPTED)
+        status = STOP_SIGNALS.get(signal.Signals(number), INTERRUPTED)
         stopped = [each for each in self._waiting if tasks is None or set(each) <= set(tasks)]
         self._waiting = deque(each for each in self._waiting if each not in stopped)
         self._ended += [Ended(task, status) for each in stopped for task in each]

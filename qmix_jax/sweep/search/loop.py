@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.trial import TrialState
-from rich.console import Console
 
 from qmix_jax.console import say, warn
 from qmix_jax.deployed_agent import ArtifactError
@@ -18,7 +17,7 @@ from qmix_jax.run import exits
 from qmix_jax.run.lock import locked
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep import record
-from qmix_jax.sweep.board import Board
+from qmix_jax.sweep.board import Board, show
 from qmix_jax.sweep.jobs import Job, JobList, check, check_settings, write
 from qmix_jax.sweep.launchers.base import Ended, Launcher
 from qmix_jax.sweep.ledger import NAME as SWEEP
@@ -81,7 +80,7 @@ class Search:
             say(f"{most} trials, {len(study.trials)} of them begun before: {words}")
             write(self.common.files)
             status = loop.run()
-            Console().print(*results(self.folder, study, loop.states), sep="\n")
+            show(results(self.folder, study, loop.states))
             if study.best is not None:
                 say(f"Best: {shlex.join([*self.command, *self.space.lines(study.best.values)])}")
         return status

@@ -121,9 +121,7 @@ class _Composer:
         """Every job, or what makes them one by one."""
         lines = self._options.overrides
         overrides = self._checker.parse(lines)
-        for override in overrides:
-            if override.key_or_group == "hydra/sweeper":
-                self._require_sweeper(str(override.value()))
+        self._checker.check_many(overrides)
         swept = [line for line, override in zip(lines, overrides, strict=True) if override.is_sweep_override()]
         shared = [line for line in lines if line not in swept]
         self._checker.check(self._checker.parse(shared))  # what the jobs share must be right by itself
@@ -137,10 +135,6 @@ class _Composer:
         sweeper = common.hydra.runtime.choices["hydra/sweeper"]
         require(self._options.cfg or sweeper == BASIC, f"hydra/sweeper={sweeper} makes many jobs: add -m")
         return JobList((_job(self._compose(lines)),))
-
-    def _require_sweeper(self, name: str) -> None:
-        known = self._loader.get_group_options("hydra/sweeper")
-        require(name in known, f"hydra/sweeper={name} is not installed; choose one of {', '.join(known)}")
 
     def as_yaml(self) -> str:
         """The settings of a single job, as Hydra's own --cfg prints them."""
@@ -235,7 +229,7 @@ def _combinations(overrides: list[Override]) -> list[list[str]]:
     for override in overrides:
         key, is_swept = override.get_key_element(), override.is_sweep_override()
         is_list = not is_swept or override.is_discrete_sweep()
-        require(is_list, f"{override.input_line}: a sweep takes a list of values")
+        require(is_list, f"{override.input_line}: a sweep takes a list; hydra/sweeper=optuna searches a range")
         values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
         lines[key] = [f"{key}={value}" for value in values]
     return [list(combination) for combination in itertools.product(*lines.values())]

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 from qmix_jax.build import REGISTRIES, environments
 from qmix_jax.import_path import is_import_path
-from qmix_jax.settings import ConfigError, require, require_one_of
+from qmix_jax.settings import ConfigError, field_names, nearest, require, require_one_of
+from qmix_jax.sweep.launchers import LAUNCHERS
 
 OTHER_NAMES = {
     "alg": "algorithm",
@@ -64,6 +65,10 @@ OTHER_NAMES = {
     "use_tensorboard": "logging.tensorboard",
 }
 """Names of settings in other programs (PyMARL, JaxMARL, ...), in lower case -> ours."""
+
+
+MANY = {"hydra.launcher": "hydra/launcher", "hydra.sweeper": "hydra/sweeper"}
+"""The sections of settings about many jobs, and their groups."""
 
 
 def environment_of(name: str) -> str:
@@ -132,6 +137,28 @@ class OverrideChecker:
         for override in overrides:
             if override not in chosen and not override.is_hydra_override():
                 self._check_keys(override, known)
+
+    def check_many(self, overrides: list[Override]) -> None:
+        """Raise ConfigError for the first unknown launcher or sweeper, or setting of the chosen one."""
+        for override in overrides:
+            if (group := override.key_or_group) in MANY.values():
+                require_one_of(group, str(override.value()), self._loader.get_group_options(group))
+        groups = {*self.groups, *MANY.values()}
+        chosen = [each for each in overrides if each.key_or_group in groups and not each.is_sweep_override()]
+        for override in overrides:
+            section, _, name = override.key_or_group.rpartition(".")
+            if section in MANY and not _prefix(override):
+                self._check_key_of_many(section, name, tuple(each.input_line or "" for each in chosen))
+
+    def _check_key_of_many(self, section: str, name: str, chosen: tuple[str, ...]) -> None:
+        config = self._compose(list(chosen)).hydra
+        known = [f"{section}.{each}" for each in config[section.removeprefix("hydra.")]]
+        owners = [each for each in LAUNCHERS.names if name in field_names(LAUNCHERS[each].Settings)]
+        choice = f"{MANY[section]}={config.runtime.choices[MANY[section]]}"
+        if f"{section}.{name}" not in known and section == "hydra.launcher" and owners:
+            raise ConfigError(f"{choice} has no setting '{name}'; it belongs to {MANY[section]}={'|'.join(owners)}")
+        hint = nearest(f"{section}.{name}", known) or f"; {choice} has {', '.join(known)}"
+        require(f"{section}.{name}" in known, f"unknown setting '{section}.{name}'{hint}")
 
     def _check_choice(self, override: Override) -> None:
         group, value = override.key_or_group, override.value()

@@ -37,10 +37,8 @@ class Again:
         """As the command line says; a sweep in a folder that is the same at every start always resumes."""
         dated = next((job.dated for job in job_list.jobs if job.dated), "")
         is_same = job_list.folder is not None and not dated
-        require(
-            is_same or not retries,
-            f"retry=failed is for a sweep that ran before: add {dated or 'hydra.sweep.dir'}=FOLDER",
-        )
+        require(job_list.folder is not None or not retries, "retry=failed is for sweeps: resume=auto tries a run again")
+        require(is_same or not retries, f"retry=failed is for a sweep that ran before: add {dated}=FOLDER")
         return cls(resumes or is_same, retries)
 
 

@@ -477,7 +477,7 @@ def test_two_processes_cannot_run_one_sweep(experiment, capsys, tmp_path):
             "-m seed=0,1 hydra.launcher.partition=gpu",
             "hydra/launcher=processes has no setting 'partition'",
         ),
-        ("-m learner.gamma=interval(0.9,1)", "a sweep takes a list; hydra/sweeper=optuna searches a range"),
+        ("-m learner.gamma=interval(0.9,1)", "a sweep takes a list of values; hydra/sweeper=optuna searches a range"),
         ("-m seed=0,1 retry=all hydra.sweep.dir=many", "retry=all is not known: it can be failed"),
         ("-m seed=0,1 hydra/launcher=joblib", "joblib"),
         ("-m seed=0,1 hydra/launcher=basic", "choose one of processes"),

@@ -229,7 +229,8 @@ def _combinations(overrides: list[Override]) -> list[list[str]]:
     for override in overrides:
         key, is_swept = override.get_key_element(), override.is_sweep_override()
         is_list = not is_swept or override.is_discrete_sweep()
-        require(is_list, f"{override.input_line}: a sweep takes a list; hydra/sweeper=optuna searches a range")
+        why = "a sweep takes a list of values; hydra/sweeper=optuna searches a range"
+        require(is_list, f"{override.input_line}: {why}")
         values = override.sweep_string_iterator() if is_swept else [override.get_value_element_as_str()]
         lines[key] = [f"{key}={value}" for value in values]
     return [list(combination) for combination in itertools.product(*lines.values())]

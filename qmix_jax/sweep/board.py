@@ -16,7 +16,7 @@ from rich.text import Text
 from qmix_jax.console import duration, say, short
 from qmix_jax.records import is_share
 from qmix_jax.statistics import seeds_interval
-from qmix_jax.sweep.ledger import JobState, best, seconds_left
+from qmix_jax.sweep.ledger import OVER, JobState, best, seconds_left
 
 STYLES = {
     "waiting": "dim",
@@ -75,7 +75,7 @@ class Board:
         self._console = Console()
         is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = Live(console=self._console, auto_refresh=False) if is_live else None
-        self._before: dict[Path, str] = {}
+        self._before: dict[Path, str] = {job.plan.folder: job.state for job in states() if job.state in OVER}
         self._next = 0.0
 
     def update(self, is_forced: bool = False) -> None:

@@ -19,6 +19,8 @@ from qmix_jax.sweep.record import YOUNG, JobRecord, State, metric_of, read_recor
 from qmix_jax.untrusted import read_settings
 
 NAME = "sweep.json"
+OVER = ("done", "failed", "pruned")
+"""States of jobs that do not go on."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def read_sweep(folder: Path) -> list[JobPlan]:
             for job in found["jobs"]
         ]
     except (TypeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{folder / NAME} is damaged") from error
+        raise ConfigError(f"{folder / NAME} is damaged: delete it, and the sweep's own line writes it again") from error
 
 
 def _numbers(job: dict[str, Any]) -> tuple[int, str, str, str, str]:
@@ -149,7 +151,7 @@ class Watch:
     def states(self) -> list[JobState]:
         """The state of each job."""
         found = [self._over.get(plan.folder) or state_of(plan) for plan in self._plans]
-        self._over |= {each.plan.folder: each for each in found if each.state in ("done", "failed", "pruned")}
+        self._over |= {each.plan.folder: each for each in found if each.state in OVER}
         return found
 
 
@@ -164,7 +166,7 @@ def _state(plan: JobPlan, record: JobRecord | None, rows: list[dict[str, Any]]) 
     """By the lock on the folder and its rows where no record tells more: a job that was killed leaves its record as it
     was, and a run may have been resumed by itself.
     """
-    if record and record.state in ("done", "failed", "pruned"):
+    if record and record.state in OVER:
         return record.state
     if (record and record.is_running_here) or is_held(plan.folder) or (record and _may_start_elsewhere(record)):
         return "running"

@@ -65,11 +65,12 @@ def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
     """Check those of a sweep's jobs that are left to run, then run them; returns their worst exit status."""
     assert job_list.folder
     launcher = make_launcher(job_list.launcher)
-    configs = check(JobList(tuple(job for job in left if not launcher.holds(job))), again.resumes)
-    plans = plans_of(job_list.jobs, [job.config for job in job_list.jobs])
+    check(JobList(tuple(job for job in left if not launcher.holds(job))), again.resumes)
+    configs = [job.config for job in job_list.jobs]
+    plans = plans_of(job_list.jobs, configs)
     _refuse_other_jobs(job_list.folder, plans)
-    plan = launcher.plan(configs) if left else ""
-    with locked(job_list.folder), launcher:
+    plan = launcher.plan(configs) if left else ""  # of all jobs: one that is resumed gets what it had
+    with locked(short(job_list.folder)), launcher:
         say(_first_line(len(job_list.jobs), len(left), plan))
         write(job_list.files)
         write_sweep(job_list.folder, plans, {"command": sys.argv})

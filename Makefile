@@ -27,6 +27,8 @@ train: $(ENV)/installed ## train; settings in ARGS, e.g. make train ARGS="env=sm
 bench: $(ENV)/installed ## measure throughput, a few minutes; settings in ARGS, e.g. make bench ARGS="--quick env.map=3m"
 	@$(ENV)/bin/qmix-jax bench $(ARGS)
 
+test test-cluster: export PYTHONDONTWRITEBYTECODE = # tests start many processes: with bytecode each imports in a third of the time
+
 test: $(TEST_ENV)/installed ## every test; FAST=1 leaves out the slow ones; LATEST=1 takes the newest releases; some: make test ARGS="tests/test_cli.py -k help"
 	@$(TEST_ENV)/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
 

@@ -32,22 +32,27 @@ def test_the_two_step_game_separates_qmix_from_vdn(algorithm, expected):
 
 @pytest.mark.parametrize("algorithm", ["qmix", "vdn"])
 def test_monotonic_mixers_miss_the_non_monotonic_optimum_under_uniform_data(algorithm):
-    assert (greedy_returns(f"env=matrix algorithm={algorithm}") < 8.0).all()
+    assert (greedy_returns(f"env=matrix algorithm={algorithm} total_env_steps=10_000") < 8.0).all()
 
 
-@pytest.mark.parametrize("algorithm", ["qtran", "cw_qmix", "ow_qmix", "joint"])
+SMALL = "algorithm.central_size=64 total_env_steps=24_000"
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["qtran total_env_steps=48_000", "cw_qmix " + SMALL, "ow_qmix " + SMALL, "joint total_env_steps=24_000"],
+)
 def test_the_others_find_it(algorithm):
-    small = "algorithm.central_size=64 total_env_steps=24_000" if algorithm in ("cw_qmix", "ow_qmix") else ""
-    np.testing.assert_array_equal(greedy_returns(f"+preset=games algorithm={algorithm} {small}"), 8.0)
+    np.testing.assert_array_equal(greedy_returns(f"+preset=games algorithm={algorithm}"), 8.0)
 
 
 def test_qplex_finds_it_on_most_seeds():
-    qplex = "qplex algorithm.num_heads=10 algorithm.num_layers=2 algorithm.init_scale=1"
+    qplex = "qplex algorithm.num_heads=10 algorithm.num_layers=2 algorithm.init_scale=1 total_env_steps=48_000"
     assert (greedy_returns(f"+preset=games algorithm={qplex}") == 8.0).mean() >= 0.5
 
 
 def test_pqn_learns_without_replay_and_target():
     games = "env=two_step rollout.num_steps=2 exploration.finish=1.0"
     one_step = "learner.td_lambda=0 learner.env_steps_per_update=64"  # what follows under uniform play is not optimal
-    line = f"+preset=pqn algorithm=qmix {games} {one_step} total_env_steps=320_000"
+    line = f"+preset=pqn algorithm=qmix {games} {one_step} total_env_steps=160_000"
     np.testing.assert_array_equal(greedy_returns(line), 8.0)

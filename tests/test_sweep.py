@@ -120,7 +120,7 @@ def test_a_sweep_of_24_jobs_killed_three_times_loses_nothing_and_does_nothing_tw
 @pytest.mark.slow
 def test_a_signal_saves_the_running_job_starts_no_other_and_the_same_line_goes_on(tmp_path):
     line = (
-        "train -m env=probe total_env_steps=640,64_000 devices=1 evaluation.every_env_steps=320 evaluation.episodes=8 "
+        "train -m env=probe total_env_steps=640,16_000 devices=1 evaluation.every_env_steps=320 evaluation.episodes=8 "
         "agent.hidden_size=8 algorithm.embed_size=4 algorithm.hypernet_size=8 rollout.num_envs=8 rollout.num_steps=8 "
         "learner.batch_size=8 learner.start_env_steps=64 logging.film=false hydra.launcher.jobs=1 hydra.sweep.dir=many"
     )
@@ -136,10 +136,10 @@ def test_a_signal_saves_the_running_job_starts_no_other_and_the_same_line_goes_o
     out, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == exits.TERMINATED and "2 jobs: 1 done, 1 stopped" in out
     assert find(first).env_steps == 640 and find(second).is_whole_state
-    assert "total_env_steps=640,64_000" in json.loads((first / "run.json").read_text())["command"]
+    assert "total_env_steps=640,16_000" in json.loads((first / "run.json").read_text())["command"]
     again = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
     assert "2 jobs, 1 of them done or failed before: on 1 job" not in again.stdout and "2 jobs: 2 done" in again.stdout
-    assert find(second).env_steps == 64_000 and read_record(second).starts == 2 and read_record(first).starts == 1
+    assert find(second).env_steps == 16_000 and read_record(second).starts == 2 and read_record(first).starts == 1
 
 
 # --- the division of a machine -----------------------------------------------------------------------------------

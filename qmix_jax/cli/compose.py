@@ -128,13 +128,13 @@ class _Composer:
         common = self._compose(shared)
         _refuse_what_has_no_effect(common)
         mode = RunMode.MULTIRUN if self._options.multirun else common.hydra.mode or RunMode.RUN
-        lines = [*lines, *([f"hydra.mode={mode.name}"] if mode != common.hydra.mode else [])]
         if mode == RunMode.MULTIRUN:
-            return self._sweep(lines)
+            return self._sweep([*lines, *([f"hydra.mode={mode.name}"] if mode != common.hydra.mode else [])])
         require(not swept, f"{' '.join(swept)} has several values: add -m to run each, or put a list in [ ]")
         sweeper = common.hydra.runtime.choices["hydra/sweeper"]
         require(self._options.cfg or sweeper == BASIC, f"hydra/sweeper={sweeper} makes many jobs: add -m")
-        return JobList((_job(self._compose(lines)),))
+        common.hydra.mode = mode
+        return JobList((_job(common),))
 
     def as_yaml(self) -> str:
         """The settings of a single job, as Hydra's own --cfg prints them."""

@@ -90,19 +90,19 @@ class OverrideChecker:
 
     def __init__(self, loader: Any, compose: Callable[[list[str]], DictConfig]):
         self._loader = loader
-        self._compose = compose
+        self._compose = cache(lambda lines: compose([*lines]))
         self._settings = cache(self._settings_of)
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Group -> its choices."""
         names = [group for group in self._loader.list_groups("") if group != "hydra"]
-        return {name: self._loader.get_group_options(name) for name in names}
+        return {name: self._loader.repository.get_group_options(name) for name in names}
 
     @cached_property
     def default_groups(self) -> list[str]:
         """The groups of which one choice is always made; the others need a `+`."""
-        chosen = self._compose([]).hydra.runtime.choices
+        chosen = self._compose(()).hydra.runtime.choices
         return [group for group in self.groups if group in chosen]
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
@@ -151,7 +151,7 @@ class OverrideChecker:
                 self._check_key_of_many(section, name, tuple(each.input_line or "" for each in chosen))
 
     def _check_key_of_many(self, section: str, name: str, chosen: tuple[str, ...]) -> None:
-        config = self._compose(list(chosen)).hydra
+        config = self._compose(chosen).hydra
         known = [f"{section}.{each}" for each in config[section.removeprefix("hydra.")]]
         owners = [each for each in LAUNCHERS.names if name in field_names(LAUNCHERS[each].Settings)]
         choice = f"{MANY[section]}={config.runtime.choices[MANY[section]]}"
@@ -190,7 +190,7 @@ class OverrideChecker:
 
     def _settings_of(self, chosen: tuple[str, ...]) -> dict[str, Any]:
         """Every dotted name under the chosen groups, sections too, with its value."""
-        return dict(_flatten(self._compose(list(chosen))))
+        return dict(_flatten(self._compose(chosen)))
 
     def _has(self, group: str, choice: str, key: str) -> bool:
         """Whether there is a setting with a choice; False where the choice does not work at all."""

@@ -161,6 +161,7 @@ def best_legal(q, available):
     return -max(values)[1]
 
 
+@partial(jax.jit, static_argnums=2)
 def shaken(key, params, size):
     """Parameters away from where they start, biases included."""
     leaves, tree = jax.tree.flatten(params)

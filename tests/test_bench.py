@@ -281,7 +281,7 @@ def test_mistakes_are_one_clear_line(capsys, tmp_path, monkeypatch, line, mistak
 def test_another_checkout_is_timed_alternately(capfd, monkeypatch):
     checkout = f"{ROOT}@--xla_cpu_enable_fast_math=true"
     monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)
-    options = ["--against", checkout, "--iterations", "2", "--rounds", "3", "--part", "learner"]
+    options = ["--against", checkout, "--iterations", "2", "--rounds", "3", "--starts", "2", "--part", "learner"]
     assert cli.main(["bench", *options, *SMALL.split()]) == 0
     _, _, ours, theirs = capfd.readouterr().out.splitlines()
     assert ours.startswith("| this code") and theirs.split()[1] == checkout

@@ -1,7 +1,8 @@
 """This code against other checkouts of it, on a machine whose speed varies.
 
-Each checkout gets a process, which compiles a part of training once (`qmix_jax.bench.probe`). Then they are timed
-alternately, in random order within a round; the result is the ratio within a round.
+Each checkout gets a process, which compiles a part of training (`qmix_jax.bench.probe`). Then they are timed
+alternately, in random order within a round; the result is the ratio within a round. Two processes of equal code differ
+for as long as they run, so that they are started anew several times.
 """
 
 import os
@@ -30,6 +31,8 @@ class Timing(NamedTuple):
     iterations: int
     """Iterations (updates, rollouts, evaluations) that are timed together."""
     rounds: int
+    starts: int
+    """How many processes of each checkout share the rounds."""
     overrides: Sequence[str]
     """Settings of the run, NAME=VALUE."""
 
@@ -45,12 +48,13 @@ def measure(checkouts: Sequence[str], timing: Timing) -> list[list[float]]:
     for checkout in checkouts:
         folder = checkout.partition("@")[0]
         require((Path(folder) / "qmix_jax").is_dir(), f"--against {folder}: no checkout of qmix_jax")
-    with ExitStack() as stack:
-        processes = [stack.enter_context(_started(checkout, timing)) for checkout in (str(HERE), *checkouts)]
-        times: list[list[float]] = [[] for _ in processes]
-        for _ in range(timing.rounds):
-            for i in random.sample(range(len(processes)), len(processes)):
-                times[i].append(_time(processes[i]))
+    times: list[list[float]] = [[] for _ in (HERE, *checkouts)]
+    for start in range(min(timing.starts, timing.rounds)):
+        with ExitStack() as stack:
+            processes = [stack.enter_context(_started(checkout, timing)) for checkout in (str(HERE), *checkouts)]
+            for _ in range(start, timing.rounds, timing.starts):
+                for i in random.sample(range(len(processes)), len(processes)):
+                    times[i].append(_time(processes[i]))
     return times
 
 

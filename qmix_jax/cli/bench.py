@@ -88,6 +88,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     group.add_argument(
         "--rounds", type=count_from(1), default=40, metavar="N", help="times that each checkout is timed (default 40)"
     )
+    group.add_argument(
+        "--starts", type=count_from(1), default=4, metavar="N", help="processes that share these times (default 4)"
+    )
     return parser.parse_intermixed_args(arguments)
 
 
@@ -97,6 +100,6 @@ def compare_checkouts(options: argparse.Namespace) -> int:
 
     unused = ["--" + name for name in OPTIONS_OF_ONE if getattr(options, name)]
     require(not unused, f"--against does not go with {', '.join(unused)}")
-    timing = against.Timing(options.part, options.iterations, options.rounds, options.overrides)
+    timing = against.Timing(options.part, options.iterations, options.rounds, options.starts, options.overrides)
     print(against.markdown(options.against, against.measure(options.against, timing)))
     return 0

@@ -7,6 +7,7 @@ import tempfile
 from importlib.metadata import version
 
 QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK_COMPILE += " --xla_cpu_parallel_codegen_split_count=1"
 WITHOUT_FUSION = "--xla_cpu_use_fusion_emitters=false"
 if version("jaxlib") < "0.11":  # later ones have no such flag
     QUICK_COMPILE += f" {WITHOUT_FUSION}"

@@ -193,11 +193,12 @@ class OverrideChecker:
         return dict(_flatten(self._compose(chosen)))
 
     def _has(self, group: str, choice: str, key: str) -> bool:
-        """Whether there is a setting with a choice; False where the choice does not work at all."""
+        """Whether a choice has a setting of its own; False where the choice does not work at all."""
         try:
-            return key in self._settings((f"{group}={choice}",))
+            own = self._loader.repository.load_config(f"{group}/{choice}")
         except ConfigError:
             return False
+        return own is not None and key in dict(_flatten(own.config))
 
     def _refuse_key(self, key: str, known: dict[str, Any]) -> None:
         section = key.split(".")[0]

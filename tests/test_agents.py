@@ -131,29 +131,29 @@ def inputs():
 
 
 def step_by_step(agents, params, inputs, hidden):
-    outputs = []
+    step, outputs = jax.jit(agents.step), []
     for t in range(inputs.first.shape[0]):
-        hidden, output = agents.step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
+        hidden, output = step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
         outputs.append(output)
     return hidden, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
 def q_of(agents, params, inputs, hidden=None):
     """Q at every time, from a recurrent state or from the start of an episode."""
-    return agents.unroll(params, agents.initial_state(B) if hidden is None else hidden, inputs)[1].q
+    return jax.jit(agents.unroll)(params, agents.initial_state(B) if hidden is None else hidden, inputs)[1].q
 
 
 def test_unrolling_equals_stepping(agents, inputs):
-    params = agents.init(jax.random.key(3))
+    params = jax.jit(agents.init)(jax.random.key(3))
     hidden = jax.random.normal(jax.random.key(4), (B, N, H))
-    whole = agents.unroll(params, hidden, inputs)
+    whole = jax.jit(agents.unroll)(params, hidden, inputs)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, step_by_step(agents, params, inputs, hidden)
     )
 
 
 def test_an_episodes_start_forgets_everything_before_it(agents, inputs):
-    params = agents.init(jax.random.key(3))
+    params = jax.jit(agents.init)(jax.random.key(3))
     since = jax.tree.map(lambda leaf: leaf[3:], inputs)
     since = since._replace(last_action=since.last_action.at[0].set(A), first=since.first.at[0].set(True))
     hidden = jax.random.normal(jax.random.key(4), (B, N, H))
@@ -167,16 +167,16 @@ def test_agents_differ_by_id_and_by_last_action_only_if_asked(inputs):
     same_obs = inputs._replace(obs=jnp.broadcast_to(inputs.obs[:, :, :1], inputs.obs.shape))
     for config, differs in [(GruConfig(hidden_size=H), True), (GruConfig(H, use_agent_id=False), True)]:
         agents = RecurrentAgents(config, SPEC)
-        q = q_of(agents, agents.init(jax.random.key(5)), same_obs)
+        q = q_of(agents, jax.jit(agents.init)(jax.random.key(5)), same_obs)
         assert np.allclose(q[:, :, 0], q[:, :, 1]) != differs
     bare = RecurrentAgents(GruConfig(H, use_agent_id=False, use_last_action=False), SPEC)
-    q = q_of(bare, bare.init(jax.random.key(5)), same_obs)
+    q = q_of(bare, jax.jit(bare.init)(jax.random.key(5)), same_obs)
     np.testing.assert_allclose(q[:, :, 0], q[:, :, 1], atol=1e-6)
 
 
 def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_recurrent_state(inputs):
     agents = RecurrentAgents(GruConfig(hidden_size=H, layer_norm=True), SPEC)
-    params = agents.init(jax.random.key(5))
+    params = jax.jit(agents.init)(jax.random.key(5))
     q = q_of(agents, params, inputs)
     first_layer = {name: 10 * params[name] for name in ("obs", "bias", "agent_id", "last_action")}
     np.testing.assert_allclose(q_of(agents, params | first_layer, inputs), q, atol=1e-3)
@@ -185,7 +185,7 @@ def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_r
 
 def test_separate_parameters_are_independent(inputs):
     agents = RecurrentAgents(GruConfig(H, share_parameters=False), SPEC)
-    params = agents.init(jax.random.key(6))
+    params = jax.jit(agents.init)(jax.random.key(6))
     changed = jax.tree.map(lambda leaf: leaf.at[1].add(1.0), params)
     before = q_of(agents, params, inputs)
     after = q_of(agents, changed, inputs)

@@ -7,6 +7,7 @@ Each rebuild follows the public module's own order of layers and concatenations;
 import dataclasses
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def test_qmix():
     mixer = QMIX(embed_size=8, hypernet_size=16, state_norm="none")
     params, weights, joint, seen = weights_and_situations(mixer)
     expected = pymarl_qmix(weights, seen.chosen_q, seen.state, 8)
-    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
 def qplex_dmaqer(weights, q, max_q, state, action, num_heads):
@@ -99,7 +100,7 @@ def test_qplex(num_heads, num_layers):
     params, weights, joint, seen = weights_and_situations(mixer)
     assert len(weights["key"]["head"]) == num_layers
     expected = qplex_dmaqer(weights, seen.chosen_q, seen.greedy_q, seen.state, seen.action, num_heads)
-    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
 def qplex_dmaq_qatten(weights, q, max_q, unit_states, state, action, weighted):
@@ -132,8 +133,8 @@ def test_qplex_with_qattens_attention(weighted):
     expected, cost = qplex_dmaq_qatten(
         weights, seen.chosen_q, seen.greedy_q, seen.hidden, seen.state, seen.action, weighted
     )
-    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
-    penalty = mixer.apply(params, joint, joint, method="penalty")
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    penalty = jax.jit(partial(mixer.apply, method="penalty"))(params, joint, joint)
     np.testing.assert_allclose(penalty, 0.1 * cost, rtol=1e-4, atol=1e-5)
 
 
@@ -141,7 +142,7 @@ def test_qplex_learns_advantages_through_the_first_sum_alone():
     """d Q_tot / d Q_i is w_i(s), whatever lambda is: the advantage's own gradient is stopped."""
     mixer = QPLEX(state_norm="none")
     params, weights, joint, seen = weights_and_situations(mixer)
-    by_q = jax.grad(lambda q: mixer.apply(params, joint._replace(chosen_q=q)).sum())(joint.chosen_q)
+    by_q = jax.jit(jax.grad(lambda q: mixer.apply(params, joint._replace(chosen_q=q)).sum()))(joint.chosen_q)
     w = np.abs(sequential(weights["weight"], seen.state)) + 1e-10
     np.testing.assert_allclose(by_q, w, rtol=1e-4, atol=1e-5)
 
@@ -165,7 +166,7 @@ def test_qatten(weighted):
     mixer = Qatten(embed_size=6, hypernet_size=8, num_heads=3, weighted_heads=weighted, state_norm="none")
     params, weights, joint, seen = weights_and_situations(mixer)
     expected = qatten_mixer(weights, seen.chosen_q, seen.hidden, seen.state, 3, 6, weighted)
-    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_qattens_penalty_is_the_logits_mean_square():
@@ -176,7 +177,7 @@ def test_qattens_penalty_is_the_logits_mean_square():
         query = sequential(head(weights["query"], h), seen.state)
         logits = np.einsum("be,bne->bn", query, seen.hidden @ weights["key"]["kernel"][:, h])
         expected += 0.1 * (logits**2).mean(-1)
-    penalty = mixer.apply(params, joint, joint, method="penalty")
+    penalty = jax.jit(partial(mixer.apply, method="penalty"))(params, joint, joint)
     np.testing.assert_allclose(penalty, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -193,12 +194,12 @@ def test_qtran_and_its_penalties():
     mixer = QTRAN(embed_size=8, opt_loss=0.7, nopt_loss=0.3, state_norm="none")
     params, weights, chosen, seen = weights_and_situations(mixer)
     q, v = pymarl_qtran(weights, seen.hidden, seen.action, seen.state)
-    np.testing.assert_allclose(mixer.apply(params, chosen)[:, 0], q, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, chosen)[:, 0], q, rtol=1e-5, atol=1e-5)
     best = chosen._replace(action=jnp.roll(chosen.action, 1, axis=-1), chosen_q=chosen.greedy_q)
     best_q, _ = pymarl_qtran(weights, seen.hidden, np.asarray(best.action), seen.state)
     opt = (seen.greedy_q.sum(-1) - best_q + v) ** 2
     nopt = np.minimum(seen.chosen_q.sum(-1) - q + v, 0) ** 2
-    penalty = mixer.apply(params, chosen, best, method="penalty")
+    penalty = jax.jit(partial(mixer.apply, method="penalty"))(params, chosen, best)
     assert (nopt > 0).any() and (nopt == 0).any()
     np.testing.assert_allclose(penalty, 0.7 * opt + 0.3 * nopt, rtol=1e-4, atol=1e-4)
 
@@ -207,9 +208,9 @@ def test_qtrans_joint_value_learns_from_the_squared_error_alone():
     """The penalties hold Q_jt fixed: no gradient reaches its layers through them."""
     mixer = QTRAN(state_norm="none")
     params, _, joint, _ = weights_and_situations(mixer)
-    gradient = jax.grad(lambda p: mixer.apply(p, joint, joint, method="penalty").sum())(params)["params"]
-    for name, part in gradient.items():
-        assert (max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(part)) > 0) == (name == "v")
+    gradient = jax.jit(jax.grad(lambda p: mixer.apply(p, joint, joint, method="penalty").sum()))(params)["params"]
+    for name, part in jax.device_get(gradient).items():
+        assert (max(np.abs(leaf).max() for leaf in jax.tree.leaves(part)) > 0) == (name == "v")
 
 
 def shaq_weights(weights, q, coalition_q, state, embed):
@@ -249,9 +250,9 @@ def test_shaq(num_orders):
     max_filter = seen.is_greedy.astype(float)
     assert 0 < max_filter.mean() < 1 and (alpha > 1).all()
     expected = ((alpha * (1 - max_filter) + max_filter) * seen.chosen_q).sum(-1)
-    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
     target = joint._replace(is_greedy=jnp.ones_like(joint.is_greedy))
-    np.testing.assert_allclose(mixer.apply(params, target)[:, 0], seen.chosen_q.sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, target)[:, 0], seen.chosen_q.sum(-1), rtol=1e-5)
 
 
 def test_shaqs_weights_are_shapley_means_where_there_are_orders_enough():
@@ -267,7 +268,7 @@ def test_shaqs_weights_are_shapley_means_where_there_are_orders_enough():
                 mean = seen.chosen_q[:, list(members)].mean(1) if members else np.zeros(B)
                 means = np.tile(mean[:, None, None], (1, 1, N))
                 alpha[:, agent] += share * shaq_weights(weights, seen.chosen_q, means, seen.state, 6)[:, agent]
-    q_tot = mixer.apply(params, joint._replace(is_greedy=jnp.zeros_like(joint.is_greedy)))[:, 0]
+    q_tot = jax.jit(mixer.apply)(params, joint._replace(is_greedy=jnp.zeros_like(joint.is_greedy)))[:, 0]
     np.testing.assert_allclose(q_tot, (alpha * seen.chosen_q).sum(-1), rtol=1e-5, atol=1e-5)
 
 

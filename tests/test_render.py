@@ -1,6 +1,7 @@
 """Films and figures with the team's values: the numbers drawn are the mixer's, and every kind of file is written."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,12 +64,12 @@ def test_credit_is_the_mixers_slope_in_each_agents_value():
     """Finite differences of QMIX, with parameters away from where they start."""
     q, width = jax.random.normal(jax.random.key(7), (4, 2)), 1e-2
     mixer = MIXERS["qmix"](embed_size=4, hypernet_size=8, init_scale=1.0)
-    params = mixer.init(jax.random.key(9), input_of(q))
-    values = credit_assignment(mixer, params, input_of(q))
-    np.testing.assert_allclose(values.q_tot, mixer.apply(params, input_of(q))[:, 0], rtol=1e-6)
+    params, apply = jax.jit(mixer.init)(jax.random.key(9), input_of(q)), jax.jit(mixer.apply)
+    values = jax.jit(partial(credit_assignment, mixer))(params, input_of(q))
+    np.testing.assert_allclose(values.q_tot, apply(params, input_of(q))[:, 0], rtol=1e-6)
     for agent in range(2):
         step = width * jnp.eye(2)[agent]
-        up, down = (mixer.apply(params, input_of(q)._replace(chosen_q=q + sign * step)) for sign in (1, -1))
+        up, down = (apply(params, input_of(q)._replace(chosen_q=q + sign * step)) for sign in (1, -1))
         np.testing.assert_allclose(values.credit[:, agent], (up - down)[:, 0] / (2 * width), rtol=0.02, atol=1e-3)
     assert np.ptp(values.credit) > 0.05
 

@@ -129,7 +129,7 @@ def test_mixer():
     inputs = np.concatenate([np.asarray(state).reshape(B, K, F), marks], axis=-1)
     tokens = np.tile(weights["tokens"], (B, 1, 1))
     expected = public_mixer(weights, np.asarray(joint.chosen_q), inputs, np.asarray(hidden), tokens)
-    np.testing.assert_allclose(mixer.apply(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(mixer.apply)(params, joint)[:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
 # --- entities ----------------------------------------------------------------------------------------------------
@@ -186,17 +186,17 @@ def test_a_states_entities_are_the_units_with_their_places_sides_and_types():
 def test_an_unroll_is_its_steps_and_an_episodes_start_forgets():
     env = make_env(from_mapping(settings_of({"name": "two_step"})).env)
     agents = TransformerAgents.make(TransformerConfig(**SIZES), env)
-    params = agents.init(jax.random.key(0))
+    params, step = jax.jit(agents.init)(jax.random.key(0)), jax.jit(agents.step)
     obs = jax.random.normal(jax.random.key(1), (3, B, 2, 4))
     first = jnp.zeros((3, B), bool).at[1, 0].set(True)
     inputs, hidden = AgentInput(obs, jnp.zeros((3, B, 2), int), first), jnp.ones((B, 2, E))
     last, (q, features) = jax.jit(agents.unroll)(params, hidden, inputs)
     for t in range(3):
-        hidden, now = agents.step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
+        hidden, now = step(params, hidden, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
         np.testing.assert_allclose(features[t], hidden, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(q[t], now.q, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(last, features[-1])
-    fresh = agents.step(params, agents.initial_state(B), jax.tree.map(lambda leaf: leaf[1], inputs))[1].q
+    fresh = step(params, agents.initial_state(B), jax.tree.map(lambda leaf: leaf[1], inputs))[1].q
     np.testing.assert_allclose(q[1, 0], fresh[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(q[1, 1], fresh[1], atol=1e-3)
 
@@ -206,7 +206,7 @@ def test_a_team_of_three_plays_as_eight():
     """Trained on 3m, tested on 8m: the parameters are the same, and every number of agents acts by them."""
     config = from_mapping(settings_of({"name": "smax", "map": "3m"}))
     env = make_env(config.env)
-    params = make_agents(config.agent, env).init(jax.random.key(0))
+    params = jax.jit(make_agents(config.agent, env).init)(jax.random.key(0))
     run = TrainedRun(config, env, {"agent": jax.tree.map(lambda leaf: leaf[None], params)})
     larger, agents = on_map(run, "8m")
     assert (larger.spec.num_agents, agents.spec.num_actions) == (8, 13)

@@ -1,8 +1,7 @@
-"""Many devices: what they exchange and keep, how training learns on them, and what is possible on two CPU cores.
+"""Many devices: what they exchange and keep, what that would cost elsewhere, and how training learns on them.
 
     python experiments/scaling.py counts       # from compiled programs: bytes of an update, replay of a device
     python experiments/scaling.py curves       # learning curves on 1, 2, 4 and 8 simulated devices
-    python experiments/scaling.py cores        # two devices beside independent processes, by turns
 
 Prints tables for docs/scaling.md, and writes the numbers to NAME.json in the folder `--out`. `--case` chooses tasks.
 """
@@ -10,18 +9,13 @@ Prints tables for docs/scaling.md, and writes the numbers to NAME.json in the fo
 import argparse
 import itertools
 import math
-import os
-import random
 import re
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
-from qmix_jax.bench import probe
+import numpy as np
+
 from qmix_jax.bench.report import table
 from qmix_jax.build import from_mapping, make_env
 from qmix_jax.cli.compose import compose
@@ -38,13 +32,11 @@ CASES = {
     "simple_spread": ["+preset=jaxmarl_mpe"],
     "27m_vs_30m": ["env.map=27m_vs_30m"],
 }
-
-
 DEVICES = (1, 8, 256)
 """For which the tables say what a device keeps and exchanges."""
 
 
-def from_overrides(overrides: Sequence[str]) -> Config:
+def from_overrides(overrides: list[str]) -> Config:
     """The settings as the command line composes them."""
     return from_mapping(compose(overrides))
 
@@ -138,6 +130,53 @@ def show_counts(counts: dict[str, Counts]) -> str:
     return table(head, rows)
 
 
+# --- what that would cost elsewhere: a projection --------------------------------------------------------------------
+
+KERNELS = {"simple_spread": (1_206, 208), "2s3z": (3_558, 1_024)}
+"""Kernels and environment steps of an iteration on an H100, counted by `gpu_kernels.py`."""
+KERNEL_SECONDS = 2e-6
+"""Assumed, from one kernel's start to the next one's."""
+GPUS_OF_HOST, CORES_OF_HOST = 8, 2
+
+
+def nccl_seconds(size: int, gpus: int) -> float:
+    """An all-reduce of `size` bytes among H100s, eight a host, by the model that NCCL itself chooses algorithms by
+    (src/graph/tuning.cc, commit b647562): a tree with the protocol LL, 0.6 us a step of NVLink, 5 us one of the
+    network, 6.8 us in any case; 87.7 GB/s within a host and 20.4 GB/s between hosts, in both directions together.
+    """
+    hosts = math.ceil(gpus / GPUS_OF_HOST)
+    steps = (math.ceil(gpus / hosts) - 1) * 0.6 + math.log2(hosts) * 5.0
+    return (6.8 + 2 * steps) * 1e-6 + size / ((87.7e9 if hosts == 1 else 20.4e9) / 2)
+
+
+def ring_seconds(size: int, hosts: int, latency: float = 50e-6, bandwidth: float = 1.25e9) -> float:
+    """An all-reduce of `size` bytes in a ring of hosts (Gloo's), by default with 10-gigabit Ethernet and an assumed 50
+    us a message.
+    """
+    return 2 * (hosts - 1) * (latency + size / hosts / bandwidth)
+
+
+def hosts_until(size: int, seconds: float) -> int:
+    """The number of hosts from which a ring all-reduce takes longer than `seconds` of work that they share."""
+    return next(hosts for hosts in itertools.count(2) if ring_seconds(size, hosts) > seconds / hosts)
+
+
+def show_projection(counts: dict[str, Counts]) -> str:
+    """Of each task whose kernels are known: an all-reduce, its share, and all GPUs' speed if each has a run's work."""
+    rows = []
+    for case in filter(KERNELS.get, counts):
+        each, (kernels, env_steps) = counts[case], KERNELS[case]
+        compute = kernels * KERNEL_SECONDS
+        for gpus in DEVICES[1:]:
+            seconds = nccl_seconds(each.update_bytes, gpus)
+            exchange = seconds * env_steps / each.env_steps_per_update
+            speed = gpus * env_steps / (compute + exchange)
+            cells = f"{seconds * 1e6:.0f}", f"{compute * 1e3:.1f}", f"{exchange / (compute + exchange):.1%}"
+            rows.append([f"{case}, {gpus} GPUs", *cells, f"{speed:,.0f}"])
+    head = ["", "an all-reduce, us", "an iteration's kernels, ms", "share of all-reduces", "env steps/s"]
+    return table(head, rows)
+
+
 # --- learning curves ------------------------------------------------------------------------------------------------
 
 LEARNING = {
@@ -185,164 +224,26 @@ def show_curves(case: str, curves: dict[int, list[list[float]]]) -> str:
     return table(["return of greedy play", "after a quarter", "half", "all", "agrees with one device"], rows)
 
 
-# --- what two cores can do -------------------------------------------------------------------------------------------
-
-TICKS = os.sysconf("SC_CLK_TCK")
-WAYS = {
-    "one device": (1, "", [{0}]),
-    "two processes, each with a whole run": (1, "", [{0}, {1}]),
-    "two processes, each with half a run": (1, "half", [{0}, {1}]),
-    "two devices of one process": (2, "", [{0, 1}]),
-}
-"""How cores are used: devices of a process, "half" for half of the environments and batch, the cores of each process.
-"""
-
-
-class Turn(NamedTuple):
-    """One way, measured once."""
-
-    env_steps_per_second: float
-    """Of all processes together."""
-    cpu_seconds_per_thousand_env_steps: float
-    cores_used: float
-    """CPU seconds per second."""
-
-
-class Worker(NamedTuple):
-    """A process that trains on request (`qmix_jax.bench.probe`), with a full replay buffer."""
-
-    process: subprocess.Popen[str]
-    iterations: int
-    """Of a request."""
-    env_steps: int
-    """Of a request."""
-
-    def wait_until_ready(self) -> None:
-        """Until everything is compiled."""
-        assert self.process.stdout and self.process.stdout.readline().strip() == probe.READY
-
-    def answer(self) -> float:
-        """The seconds that the request took."""
-        assert self.process.stdout
-        return float(self.process.stdout.readline()) * self.iterations / 1e3
-
-    def cpu_seconds(self) -> float:
-        """User and system time of all threads so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def halves(config: Config) -> list[str]:
-    """The settings of half a run: its share of the environments and of every batch."""
-    learner, rollout = config.learner, config.rollout
-    return [
-        f"rollout.num_envs={rollout.num_envs // 2}",
-        f"learner.batch_size={learner.batch_size // 2}",
-        f"learner.env_steps_per_update={learner.env_steps_per_update / 2:g}",
-        f"replay.capacity={config.replay.capacity // 2}",
-    ]
-
-
-@contextmanager
-def started(case: str, devices: int, share: str, cores: set[int], iterations: int) -> Iterator[Worker]:
-    """A process that runs on these cores only."""
-    overrides = [*CASES[case], f"devices={devices}", *(halves(from_overrides(CASES[case])) if share else [])]
-    config = from_overrides(overrides)
-    all_cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)  # the process inherits it
-    try:
-        command = [sys.executable, "-P", probe.__file__, "training", str(iterations), *overrides]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    finally:
-        os.sched_setaffinity(0, all_cores)
-    try:
-        yield Worker(process, iterations, config.iteration_env_steps * iterations)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def take_turn(workers: Sequence[Worker]) -> Turn:
-    """All of these processes train at once."""
-    before = [worker.cpu_seconds() for worker in workers]
-    for worker in workers:
-        print(file=worker.process.stdin, flush=True)
-    seconds = [worker.answer() for worker in workers]
-    cpu = [worker.cpu_seconds() - earlier for worker, earlier in zip(workers, before, strict=True)]
-    steps = [worker.env_steps for worker in workers]
-    rate = sum(n / each for n, each in zip(steps, seconds, strict=True))
-    return Turn(rate, sum(cpu) / sum(steps) * 1e3, sum(c / s for c, s in zip(cpu, seconds, strict=True)))
-
-
-def measure_cores(case: str, rounds: int, iterations: int) -> dict[str, list[Turn]]:
-    """Every way in random order, round by round."""
-    turns: dict[str, list[Turn]] = {name: [] for name in WAYS}
-    with ExitStack() as stack:
-        workers = {
-            name: [stack.enter_context(started(case, devices, share, cores, iterations)) for cores in of_each]
-            for name, (devices, share, of_each) in WAYS.items()
-        }
-        for worker in itertools.chain(*workers.values()):
-            worker.wait_until_ready()
-        for _ in range(rounds):
-            for name in random.sample(list(WAYS), len(WAYS)):
-                turns[name].append(take_turn(workers[name]))
-    return turns
-
-
-def show_cores(case: str, turns: dict[str, list[Turn]]) -> str:
-    """Medians, and medians of the rounds' ratios to one device."""
-    alone = turns["one device"]
-    rows = []
-    for name, own in turns.items():
-        ratios = sorted(
-            each.env_steps_per_second / one.env_steps_per_second for each, one in zip(own, alone, strict=True)
-        )
-        quarter = len(ratios) // 4
-        cost, one_cost = (median(turn.cpu_seconds_per_thousand_env_steps for turn in each) for each in (own, alone))
-        rows.append(
-            [
-                f"{case}, {name}",
-                f"{median(turn.env_steps_per_second for turn in own):,.0f}",
-                f"{median(ratios):.2f} [{ratios[quarter]:.2f}, {ratios[-1 - quarter]:.2f}]",
-                f"{cost * 1e3:.1f}",
-                f"{cost / one_cost:.2f}",
-                f"{median(turn.cores_used for turn in own):.2f}",
-            ]
-        )
-    head = ["", "env steps/s", "times one device [middle half]", "CPU ms of 1,000 steps", "times", "cores used"]
-    return table(head, rows)
-
-
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["counts", "curves", "cores"])
+    parser.add_argument("what", choices=["counts", "curves"])
     parser.add_argument("--case", nargs="+", help=f"of {', '.join(CASES)}; for curves of {', '.join(LEARNING)}")
     parser.add_argument("--out", type=Path, default=Path("scaling"), metavar="DIR", help="default: scaling")
     parser.add_argument("--seeds", type=int, default=5, help="of the curves (default 5)")
-    parser.add_argument("--rounds", type=int, default=15, help="in which each way of using cores has a turn (15)")
-    parser.add_argument("--iterations", type=int, default=20, help="of a turn (20)")
     arguments = parser.parse_args()
-    if arguments.what == "cores":
-        cases = arguments.case or ["simple_spread", "2s3z", "3m"]
-        results = {case: measure_cores(case, arguments.rounds, arguments.iterations) for case in cases}
-        shown = "\n\n".join(show_cores(case, turns) for case, turns in results.items())
-        results = {
-            case: {way: [turn._asdict() for turn in own] for way, own in results[case].items()} for case in cases
-        }
-    elif arguments.what == "curves":
-        start_jax(["8"])
+    start_jax(["8"])
+    if arguments.what == "curves":
         cases = arguments.case or list(LEARNING)
         results = {case: {devices: learn(case, devices, arguments.seeds) for devices in (1, 2, 4, 8)} for case in cases}
         shown = "\n\n".join(show_curves(case, curves) for case, curves in results.items())
     else:
-        start_jax(["8"])
         counts = {case: count(case) for case in arguments.case or ["simple_spread", "2s3z", "27m_vs_30m"]}
-        shown, results = show_counts(counts), {case: each._asdict() for case, each in counts.items()}
+        shown = f"{show_counts(counts)}\n\n{show_projection(counts)}"
+        results = {case: each._asdict() for case, each in counts.items()}
     print(shown)
     write_json(arguments.out / f"{arguments.what}.json", results)
 

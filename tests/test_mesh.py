@@ -104,3 +104,21 @@ def test_a_gather_is_found_in_a_programs_text():
         ("all-gather", 4 * 12 + 2 * 2, "{{0,1}}", ""),
         ("all-to-all", 5, "[2,4]<=[8]", "jit(f)/all_to_all"),
     ]
+
+
+# --- experiments/scaling.py ------------------------------------------------------------------------------------------
+
+
+def test_learning_curves_agree_where_the_intervals_of_their_means_overlap_at_every_evaluation():
+    """Three seeds of 1, 2 and 3: Student's interval is 2 +- 4.303 / sqrt(3) = 2 +- 2.48."""
+    seeds = np.array([[1.0], [2.0], [3.0]])
+    assert scaling.agree(seeds, seeds + 4.9) and not scaling.agree(seeds, seeds + 5)
+    assert not scaling.agree(np.hstack([seeds, seeds]), np.hstack([seeds, seeds + 5]))
+
+
+def test_what_an_all_reduce_takes():
+    """A tree over 2 hosts of 8 GPUs has 7 steps inside and 1 between, there and back; a ring of 3 hosts 4 messages."""
+    assert scaling.nccl_seconds(0, 8) == pytest.approx((6.8 + 2 * 7 * 0.6) * 1e-6)
+    assert scaling.nccl_seconds(10_200, 16) == pytest.approx((6.8 + 2 * (7 * 0.6 + 5) + 1) * 1e-6)
+    assert scaling.ring_seconds(30_000, 3, latency=1e-6, bandwidth=1e10) == pytest.approx(4 * (1e-6 + 1e-6))
+    assert scaling.hosts_until(0, 300e-6) == 3  # 2 hosts: 100 us of 150; 3 hosts: 200 us of 100

@@ -1,23 +1,17 @@
-"""One program on one, two and four devices, for one seed and for many."""
-
-import dataclasses
+"""One program on one and two devices, for one seed and for many; `test_mesh.py` has eight devices."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import Trained, tiny
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run import memory
 from qmix_jax.run import program as parallel
 from qmix_jax.run.compilation import compile_with
-from qmix_jax.run.devices import DATA, describe_idle, split_devices
+from qmix_jax.run.devices import describe_idle, split_devices
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
-from qmix_jax.types import Clock
 
 
 def test_the_state_keeps_its_shape_on_any_number_of_devices(trained):
@@ -72,43 +66,18 @@ def test_parameters_stay_equal_on_all_devices_that_share_a_seed(trained):
                 np.testing.assert_array_equal(copies[0], copy)
 
 
-@pytest.fixture(scope="module")
-def alone(probe):
-    """Seeds 5 and 6, each trained by itself."""
-    return [Trained(probe, 1, seed=seed) for seed in (5, 6)]
-
-
-@pytest.mark.parametrize("few", [0, 10**9], ids=["in turn", "vmapped"])
-def test_seeds_together_equal_seeds_alone(probe, alone, few, monkeypatch):
-    monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", few)
-    together = Trained(probe, 1, num_seeds=2, seed=5)
-    for i, one in enumerate(alone):
+def test_vmapped_seeds_equal_seeds_alone(probe, train, monkeypatch):
+    """A scan over seeds gives the same bits: see `test_mesh.py`."""
+    monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", 10**9)
+    together, alone = Trained(probe, 1, num_seeds=2), train(devices=1)
+    for i in range(2):
+        state, metrics = alone.run([i])
         jax.tree.map(
             lambda ours, theirs, i=i: np.testing.assert_allclose(ours[i], theirs[0], rtol=1e-4, atol=1e-5),
             together.state.seeds.learner.params,
-            one.state.seeds.learner.params,
+            state.seeds.learner.params,
         )
-        np.testing.assert_allclose(together.metrics[-1].training.episodes[i], one.metrics[-1].training.episodes[0])
-
-
-def test_a_batch_split_over_devices_gives_the_update_of_the_whole_batch(probe):
-    config = tiny()
-    trainer = Trainer(config, probe)
-    state = jax.jit(trainer.init)(jnp.array(0))
-    play = jax.jit(lambda s: trainer.play(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(1))[1])
-    batch = play(state)
-    whole, whole_metrics = jax.jit(trainer.learner.update)(state.learner, batch, jnp.array(0))
-    mesh = Mesh(np.array(jax.devices()[:4]), (DATA,))
-    learner = dataclasses.replace(trainer.learner, axis=DATA)
-    rows_last = batch._replace(hidden=P(DATA), last_action=P(DATA))
-    specs = jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf, P) else P(None, DATA), rows_last, is_leaf=lambda leaf: isinstance(leaf, P)
-    )
-    update = jax.shard_map(learner.update, mesh=mesh, in_specs=(P(), specs, P()), out_specs=P(), check_vma=False)
-    split, split_metrics = jax.jit(update)(state.learner, batch, jnp.array(0))
-    np.testing.assert_allclose(split_metrics.loss, whole_metrics.loss, rtol=1e-5)
-    np.testing.assert_allclose(split_metrics.grad_norm, whole_metrics.grad_norm, rtol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), split.params, whole.params)
+        np.testing.assert_allclose(together.metrics[-1].training.episodes[i], metrics[-1].training.episodes[0])
 
 
 def test_without_replay_every_device_learns_from_its_own_share_of_the_rollout(probe):

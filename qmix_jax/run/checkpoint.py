@@ -8,6 +8,9 @@
         about.json      score, settings, seconds, how devices shared the replay, versions
         manifest.json   size and CRC-32 of every file above
 
+Of several processes each writes its share of the seeds and of their data: the one numbered i > 0 as state-i/ and
+replay-i/, and process 0 everything else.
+
 A checkpoint that is kept for its score alone has parameters only. A checkpoint is written under a hidden name, the
 manifest last, and then renamed. So every one with a proper name was complete when it was written; the manifest tells
 whether it still is.
@@ -20,11 +23,13 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import jax
 import numpy as np
@@ -33,6 +38,7 @@ from qmix_jax.console import reason, warn
 from qmix_jax.files import read_json, write_file, write_json
 from qmix_jax.learning import replay
 from qmix_jax.records import known, versions
+from qmix_jax.run import hosts
 from qmix_jax.run.program import DATA, Program, TrainState
 from qmix_jax.run.snapshot import PARAMS, REPLAY, STATE, Snapshot, state_from_host
 from qmix_jax.settings import ConfigError, require
@@ -73,6 +79,13 @@ class Checkpoint:
     def is_whole_state(self) -> bool:
         """Whether it holds the whole training state, so that a run can resume from it; others have parameters only."""
         return STATE in self.items
+
+    @property
+    def shares(self) -> tuple[int, int]:
+        """How many processes wrote it, and how many of these split the data of the same seeds."""
+        found = self.about.get("shares")
+        is_pair = isinstance(found, list) and len(found) == 2 and all(type(n) is int and 0 < n < 10_000 for n in found)
+        return (found[0], found[1]) if is_pair else (1, 1)
 
     @property
     def has_replay(self) -> bool:
@@ -125,14 +138,14 @@ class Checkpoint:
         for name in (METRICS, ABOUT):
             if name not in files:
                 return f"{MANIFEST} does not list {name}"
-        for item in dict.fromkeys((PARAMS, *self.items)):
-            if not any(name.startswith(f"{item}/") for name in files):
-                return f"{MANIFEST} lists nothing of {item}"
+        for folder in [PARAMS, *(folder for item in self.items for folder in self._folders(item))]:
+            if not any(name.startswith(f"{folder}/") for name in files):
+                return f"{MANIFEST} lists nothing of {folder}"
         return ""
 
     def _changed(self, files: Mapping[str, Any], to_resume: bool) -> str:
         """The first file, of those to be read, that differs from the manifest."""
-        unread = () if to_resume else (f"{STATE}/", f"{REPLAY}/")
+        unread = () if to_resume else (STATE, REPLAY)
         for name, expected in files.items():
             if name.startswith(unread):
                 continue
@@ -150,13 +163,20 @@ class Checkpoint:
             return f"{ABOUT} is damaged"
         return "it has parameters only" if to_resume and not self.is_whole_state else ""
 
+    def _folders(self, item: str) -> list[str]:
+        """Where an item is, share by share."""
+        return [_folder(item, i) for i in range(1 if item == PARAMS else self.shares[0])]
+
     def read(self, item: str) -> Any:
         """An item's pytree of NumPy arrays."""
+        shares = [self._read(folder) for folder in self._folders(item)]
+        return shares[0] if len(shares) == 1 else hosts.join(shares, self.shares[1])
+
+    def _read(self, folder: str) -> Any:
         import orbax.checkpoint as ocp
 
-        _hush_orbax()
-        path = (self.path / item).resolve()
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        path = (self.path / folder).resolve()
+        with _checkpointer() as checkpointer:
             structure = checkpointer.metadata(path).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
             return checkpointer.restore(path, restore_args=as_numpy)
@@ -198,6 +218,26 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
         while block := file.read(1 << 20):
             size, crc = size + len(block), zlib.crc32(block, crc)
     return size, crc
+
+
+def _folder(item: str, share: int) -> str:
+    return f"{item}-{share}" if share and item != PARAMS else item
+
+
+@contextmanager
+def _checkpointer() -> Iterator[Any]:
+    """Orbax for this process alone: it waits for no other, and writes NumPy arrays also where this is not process 0."""
+    import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved or read
+    from orbax.checkpoint._src.multihost import multihost
+
+    _hush_orbax()
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+    options: Any = {"multiprocessing_options": alone} if hosts.count() > 1 else {}
+    with ExitStack() as stack:
+        if hosts.count() > 1:
+            stack.enter_context(mock.patch.object(multihost, "process_index", lambda: 0))
+        handler = ocp.PyTreeCheckpointHandler(use_zarr3=True, **options)
+        yield stack.enter_context(ocp.Checkpointer(handler, **options))
 
 
 def _hush_orbax() -> None:
@@ -276,33 +316,70 @@ def find(folder: Path, which: str | int = "last") -> Checkpoint:
     return usable[0]
 
 
-def write(folder: Path, snapshot: Snapshot) -> None:
-    """Write a checkpoint, completely or not at all."""
-    import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved
-
-    _hush_orbax()
+def write(folder: Path, snapshot: Snapshot, channel: hosts.Channel | None = None) -> None:
+    """Write a checkpoint, completely or not at all. Of several processes each writes its share of it; they meet in the
+    channel. Only parameters are process 0's matter alone.
+    """
     place = folder.resolve() / "checkpoints"
     path = place / str(snapshot.env_steps)
     draft = _hidden(path, "draft")
     try:
-        draft.mkdir(parents=True)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
-            for item, tree in snapshot.items.items():
-                checkpointer.save(draft / item, args=ocp.args.PyTreeSave(tree))
-        write_file(draft / METRICS, snapshot.metrics)
-        about = {"env_steps": snapshot.env_steps, "items": list(snapshot.items), **snapshot.about}
-        write_json(draft / ABOUT, {**about, "saved": time.time(), "versions": versions()}, indent=2)
-        files = sorted(file for file in draft.rglob("*") if file.is_file())
-        listed = {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
-        write_json(draft / MANIFEST, {"format": FORMAT, "files": listed}, indent=2)
-        _sync(draft)
-        if path.exists():  # broken, or from a run that NaN ended
-            Checkpoint(path).remove()
-        draft.replace(path)
-        _sync(place)
+        draft = Path(_agreed(channel, lambda: _make(draft)))
+        _agreed(channel, lambda: _write_share(draft, snapshot))
+        _agreed(channel, lambda: _complete(draft, snapshot, path) if hosts.is_first() else "")
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        if hosts.is_first():
+            shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _agreed(channel: hosts.Channel | None, step: Callable[[], T]) -> T:
+    """Do a step in every process; raises in all where it fails in one. Returns what it returns in process 0."""
+    if channel is None:
+        return step()
+    failure, done = None, None
+    try:
+        done = step()
+    except Exception as error:  # whatever Orbax and its stores raise
+        failure = error
+    ends = channel.all([done, failure and reason(failure)])
+    if failure is not None:
+        raise failure
+    why = next((why for _, why in ends if why), None)
+    if why is not None:
+        raise OSError(why)
+    return ends[0][0]
+
+
+def _make(draft: Path) -> str:
+    if hosts.is_first():
+        draft.mkdir(parents=True)
+    return str(draft)
+
+
+def _write_share(draft: Path, snapshot: Snapshot) -> None:
+    import orbax.checkpoint as ocp
+
+    own = {item: tree for item, tree in snapshot.items.items() if hosts.is_first() or item != PARAMS}
+    with _checkpointer() as checkpointer:
+        for item, tree in own.items():
+            checkpointer.save(draft / _folder(item, snapshot.share), args=ocp.args.PyTreeSave(tree))
+
+
+def _complete(draft: Path, snapshot: Snapshot, path: Path) -> str:
+    """Write the rest and the manifest of all, and give the checkpoint its name."""
+    write_file(draft / METRICS, snapshot.metrics)
+    about = {"env_steps": snapshot.env_steps, "items": list(snapshot.items), **snapshot.about}
+    write_json(draft / ABOUT, {**about, "saved": time.time(), "versions": versions()}, indent=2)
+    files = sorted(file for file in draft.rglob("*") if file.is_file())
+    listed = {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
+    write_json(draft / MANIFEST, {"format": FORMAT, "files": listed}, indent=2)
+    _sync(draft)
+    if path.exists():  # broken, or from a run that NaN ended
+        Checkpoint(path).remove()
+    draft.replace(path)
+    _sync(path.parent)
+    return ""
 
 
 def _sync(folder: Path) -> None:

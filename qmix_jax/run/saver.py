@@ -12,6 +12,7 @@ from threading import Event, Thread
 
 from qmix_jax.config import CheckpointConfig
 from qmix_jax.console import reason
+from qmix_jax.run import hosts
 from qmix_jax.run.checkpoint import Checkpoint, retain, write
 from qmix_jax.run.snapshot import Snapshot
 
@@ -24,6 +25,9 @@ class Saver:
 
     The thread starts at once, since none can be started when memory has run out, and it does not keep the process
     alive. `wait` and `close` give up after `PATIENCE` seconds without progress.
+
+    Of several processes each has a saver, with the same calls of `save`: they write one checkpoint together. Process 0
+    alone deletes, and saves for the score.
     """
 
     def __init__(
@@ -45,7 +49,8 @@ class Saver:
         self._is_idle, self._is_closed = Event(), Event()
         self._is_idle.set()
         self._is_stuck = self._has_warned = False
-        for leftover in (folder / "checkpoints").glob(".*"):
+        self._channel, self._count = hosts.Channel(), 0
+        for leftover in (folder / "checkpoints").glob(".*") if hosts.is_first() else ():
             shutil.rmtree(leftover, ignore_errors=True)
         Thread(target=self._serve, name="checkpoint", daemon=True).start()
 
@@ -62,15 +67,18 @@ class Saver:
     def save(self, snapshot: Snapshot) -> None:
         """Start writing as soon as the checkpoint before is written."""
         self.wait()
-        self._newest = snapshot.env_steps
+        self._newest, self._count = snapshot.env_steps, self._count + 1
         if self._is_stuck:
             self._fail(snapshot.env_steps, self.failure)
             return
         self._is_idle.clear()
-        self._queue.put(partial(self._write_newest, snapshot))
+        channel = hosts.Channel(f"{self._channel.name}/{self._count}", 2 * PATIENCE) if hosts.count() > 1 else None
+        self._queue.put(partial(self._write_newest, snapshot, channel))
 
     def save_for_score(self, snapshot: Snapshot) -> None:
         """Queue parameters that are kept for their score; not written if `keep_best` better ones follow before that."""
+        if not hosts.is_first():
+            return
         self._scores.append(snapshot.about["score"])
         about = {**snapshot.about, "saved_for": "score"}
         self._queue.put(partial(self._write_best, snapshot._replace(about=about), len(self._scores)))
@@ -109,9 +117,9 @@ class Saver:
             del write_it  # the snapshot's memory
         self._is_closed.set()
 
-    def _write_newest(self, snapshot: Snapshot) -> None:
+    def _write_newest(self, snapshot: Snapshot, channel: hosts.Channel | None) -> None:
         try:
-            if self._write(snapshot):
+            if self._write(snapshot, channel):
                 self._saved = snapshot.env_steps
                 for listener in self.listeners:
                     listener(self._folder / "checkpoints" / str(snapshot.env_steps))
@@ -123,17 +131,18 @@ class Saver:
         if better < self._config.keep_best:
             self._write(snapshot)
 
-    def _write(self, snapshot: Snapshot) -> bool:
+    def _write(self, snapshot: Snapshot, channel: hosts.Channel | None = None) -> bool:
         """Write a checkpoint and delete those no longer kept; returns whether it was written."""
         try:
-            write(self._folder, snapshot)
+            write(self._folder, snapshot, channel)
         except Exception as error:  # whatever Orbax and its stores raise
             self._fail(snapshot.env_steps, reason(error))
             return False
         if not self._is_stuck:
             self.failure = ""
-        with suppress(OSError):  # one too many is no harm
-            retain(self._folder, self._config.keep_last, self._config.keep_best)
+        if hosts.is_first():
+            with suppress(OSError):  # one too many is no harm
+                retain(self._folder, self._config.keep_last, self._config.keep_best)
         return True
 
     def _fail(self, env_steps: int, why: str) -> None:

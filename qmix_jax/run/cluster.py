@@ -1,0 +1,232 @@
+"""Joining the processes of a run on several hosts, and ending them all when one of them fails or dies.
+
+JAX's coordination service runs in process 0. Where it misses a process, or a process misses it, JAX aborts (SIGABRT),
+with a stack trace unless its log is off; here the abort becomes one line and an exit status. An exception in one
+process is passed on by a key, which a thread of each process looks for.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from qmix_jax.run import startup
+from qmix_jax.run.exits import FAILED, REQUEUE, USAGE_ERROR
+from qmix_jax.settings import LARGEST_INT, ConfigError, Count, Range, Steps, check_ranges, make_settings, require
+
+WORD = "distributed"
+HEARTBEAT = 25
+"""Seconds without a sign of life after which a process counts as dead."""
+POLL = 1.0
+"""Seconds between two looks for the end of another process."""
+SHUTDOWN = 3600
+"""Seconds that a process waits at the end for the others, such as for process 0, which paints the film."""
+KEY = "qmix_jax/end"
+"""Where the first process that fails leaves the exit status of all."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a process finds the others: the words `distributed=...` and `distributed.NAME=...` of a command line.
+
+    They are no settings of the run, which goes on with other hosts as well.
+    """
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    """Whether this is one process of several: auto: where JAX sees that Slurm, Open MPI, Kubernetes or a TPU pod
+    started several, or where a setting below is given."""
+    coordinator_address: str | None = None
+    """HOST:PORT of process 0, with a free port."""
+    num_processes: Count | None = None
+    """How many there are."""
+    process_id: Steps | None = None
+    """Which of them this is."""
+    initialization_timeout: Annotated[int, Range(1, 86_400, "must be from 1 to 86400 seconds")] = 300
+    """Seconds to wait until all are there."""
+
+    def __post_init__(self):
+        check_ranges(f"{WORD}.", self)
+        host, _, port = (self.coordinator_address or "host:1").rpartition(":")
+        require(bool(host) and port.isdigit(), f"{WORD}.coordinator_address={self.coordinator_address} is no HOST:PORT")
+        number, of = self.process_id or 0, self.num_processes or LARGEST_INT
+        require(number < of, f"{WORD}.process_id={number} is none of {of}: they are counted from 0")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether a setting names this process."""
+        return any(each is not None for each in (self.coordinator_address, self.num_processes, self.process_id))
+
+
+def take_words(arguments: list[str]) -> tuple[Settings, list[str]]:
+    """The settings on a command line, and the rest of it; raises ConfigError where they are wrong."""
+    rest, values = [], {}
+    for each in arguments:
+        name, equals, value = each.lstrip("+").partition("=")
+        group, _, setting = name.partition(".")
+        if group == WORD and equals:
+            values[setting or "mode"] = int(value) if value.isdigit() else value
+        else:
+            rest.append(each)
+    return make_settings(Settings, values, f"{WORD}."), rest
+
+
+@contextmanager
+def joined(settings: Settings, on_end: Callable[[int], None] = lambda status: None) -> Iterator[None]:
+    """Be one of several processes while the block runs, where the settings say so; else nothing happens.
+
+    The first exception in any process ends all, with its exit status. `on_end` is called with the status before this
+    process is ended from outside.
+
+    Raises:
+        ConfigError: the processes do not find each other.
+    """
+    if not _is_wanted(settings):
+        yield
+        return
+    ending = Ending(on_end)
+    _initialize(settings, ending)
+    from jax._src.distributed import global_state
+
+    if global_state.process_id:  # messages are those of process 0; errors are everybody's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    with ending.watched(global_state.client):
+        yield
+    global_state.shutdown()
+
+
+def _is_wanted(settings: Settings) -> bool:
+    if settings.mode == "off" or settings.num_processes == 1:
+        return False
+    if settings.mode == "on" or settings.is_given:
+        return True
+    startup.import_jax()
+    with warnings.catch_warnings(), suppress(Exception):  # such as a Kubernetes that answers no questions
+        warnings.simplefilter("ignore")
+        from jax._src.clusters import ClusterEnv
+
+        kinds = [each for each in ClusterEnv._cluster_types if not each.opt_in_only_method]
+        found = next((each for each in kinds if each.is_env_present()), None)
+        return found is not None and found.get_process_count() > 1
+    return False
+
+
+def _initialize(settings: Settings, ending: "Ending") -> None:
+    """Wait for all processes; raises ConfigError where something is missing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before JAX is imported: its log of an abort
+    startup.import_jax()
+    import jax
+
+    logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
+    address, seconds = settings.coordinator_address, settings.initialization_timeout
+    if address:
+        host = address.rpartition(":")[0]
+        try:
+            socket.getaddrinfo(host.strip("[]"), None)
+        except OSError as error:
+            raise ConfigError(f"{WORD}.coordinator_address={address}: there is no host {host}") from error
+    ending.line = (
+        f"{address or 'the first process'} did not bring all processes together within {seconds} s: is this its "
+        f"address, and does every process run with the same {WORD}.num_processes? "
+        f"{WORD}.initialization_timeout=SECONDS waits longer, {WORD}=off trains without others"
+    )
+    is_whole = None not in (address, settings.num_processes, settings.process_id)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    ending.catch_aborts()
+    try:
+        jax.distributed.initialize(
+            address,
+            settings.num_processes,
+            settings.process_id,
+            cluster_detection_method="deactivate" if is_whole else None,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
+        )
+    except Exception as error:  # of many types, by what is missing
+        names = f"{WORD}.coordinator_address, {WORD}.num_processes and {WORD}.process_id"
+        raise ConfigError(f"this is no process of several: {startup.first_line(error)}; set {names}") from error
+    ending.status, ending.line = (
+        REQUEUE,
+        (
+            "another process of this run died, or cannot be reached; the same command resumes from the last checkpoint "
+            "(with resume=auto, on fewer hosts too)"
+        ),
+    )
+
+
+class Ending:
+    """The end of this process when another one fails or dies."""
+
+    def __init__(self, on_end: Callable[[int], None]):
+        self._on_end = on_end
+        self.line, self.status = "", USAGE_ERROR
+        """What is said when JAX aborts, and the exit status then."""
+        self._is_told = False
+        self._lock = threading.Lock()
+
+    def catch_aborts(self) -> None:
+        """Turn an abort of JAX into the line and the status. Python's own handlers of signals would never run."""
+        if sys.platform == "win32":
+            return
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+        self._handler = kind(lambda number: self._exit(self.status, self.line))  # kept: C has only its address
+        install = ctypes.CDLL(None).signal
+        install.argtypes, install.restype = [ctypes.c_int, kind], ctypes.c_void_p
+        install(signal.SIGABRT, self._handler)
+
+    def _exit(self, status: int, line: str = "") -> None:
+        """End the process at once, whatever its other threads wait for."""
+        self._lock.acquire()  # for good: only one thread ends it
+        if line:
+            os.write(2, f"qmix-jax: error: {line}\n".encode())
+        with suppress(Exception):
+            self._on_end(status)
+        os._exit(status)
+
+    @contextmanager
+    def watched(self, client: Any) -> Iterator[None]:
+        """Look for the end of other processes while the block runs."""
+        self._client, is_over = client, threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(POLL):
+                status = self._found()
+                if status is not None and not self._is_told:
+                    self._exit(status)
+
+        thread = threading.Thread(target=watch, name="end", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException as error:
+            self._tell(error)
+            raise
+        finally:
+            is_over.set()
+            thread.join()
+
+    def _found(self) -> int | None:
+        """The exit status that a process left for all."""
+        with suppress(Exception):  # there is none
+            return int(self._client.key_value_try_get(KEY))
+        return None
+
+    def _tell(self, error: BaseException) -> None:
+        """Leave the exit status of an error for the other processes. Where one of them is the cause, this one ends."""
+        status = startup.status_of(error)
+        if status is None:
+            time.sleep(HEARTBEAT + 10)  # a computation fails when another process dies, before that is known
+            status = FAILED
+        with suppress(Exception):
+            self._client.key_value_set(KEY, str(status))
+            self._is_told, self.line, self.status = True, "", status
+        time.sleep(3 * POLL)  # the others see it; or, if another was faster, this process ends here

@@ -16,29 +16,24 @@ manifest last, and then renamed. So every one with a proper name was complete wh
 whether it still is.
 """
 
-import logging
 import os
 import shutil
 import socket
-import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest import mock
 
-import jax
 import numpy as np
 
 from qmix_jax.console import reason, warn
 from qmix_jax.files import read_json, write_file, write_json
 from qmix_jax.learning import replay
 from qmix_jax.records import known, versions
-from qmix_jax.run import hosts
+from qmix_jax.run import hosts, orbax
 from qmix_jax.run.program import DATA, Program, TrainState
 from qmix_jax.run.snapshot import PARAMS, REPLAY, STATE, Snapshot, state_from_host
 from qmix_jax.settings import ConfigError, require
@@ -83,9 +78,10 @@ class Checkpoint:
     @property
     def shares(self) -> tuple[int, int]:
         """How many processes wrote it, and how many of these split the data of the same seeds."""
-        found = self.about.get("shares")
-        is_pair = isinstance(found, list) and len(found) == 2 and all(type(n) is int and 0 < n < 10_000 for n in found)
-        return (found[0], found[1]) if is_pair else (1, 1)
+        match self.about.get("shares"):
+            case [int(count), int(columns)] if 0 < columns <= count < 10_000:
+                return count, columns
+        return 1, 1
 
     @property
     def has_replay(self) -> bool:
@@ -169,17 +165,8 @@ class Checkpoint:
 
     def read(self, item: str) -> Any:
         """An item's pytree of NumPy arrays."""
-        shares = [self._read(folder) for folder in self._folders(item)]
+        shares = [orbax.read(self.path / folder) for folder in self._folders(item)]
         return shares[0] if len(shares) == 1 else hosts.join(shares, self.shares[1])
-
-    def _read(self, folder: str) -> Any:
-        import orbax.checkpoint as ocp
-
-        path = (self.path / folder).resolve()
-        with _checkpointer() as checkpointer:
-            structure = checkpointer.metadata(path).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
-            return checkpointer.restore(path, restore_args=as_numpy)
 
     @cached_property
     def params(self) -> Params:
@@ -222,40 +209,6 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
 
 def _folder(item: str, share: int) -> str:
     return f"{item}-{share}" if share and item != PARAMS else item
-
-
-@contextmanager
-def _checkpointer() -> Iterator[Any]:
-    """Orbax for this process alone: it waits for no other, and writes NumPy arrays also where this is not process 0."""
-    import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved or read
-    from orbax.checkpoint._src.multihost import multihost
-
-    _hush_orbax()
-    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-    options: Any = {"multiprocessing_options": alone} if hosts.count() > 1 else {}
-    with ExitStack() as stack:
-        if hosts.count() > 1:
-            stack.enter_context(mock.patch.object(multihost, "process_index", lambda: 0))
-        handler = ocp.PyTreeCheckpointHandler(use_zarr3=True, **options)
-        yield stack.enter_context(ocp.Checkpointer(handler, **options))
-
-
-def _hush_orbax() -> None:
-    """Keep Orbax from printing the further errors of a write whose first error it raises."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    if sys.excepthook is not _drop_late_errors:
-        global _excepthook
-        _excepthook, sys.excepthook = sys.excepthook, _drop_late_errors
-
-
-_excepthook = sys.excepthook
-
-
-def _drop_late_errors(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """Python's hook for unhandled errors, except those of stores that answer after Orbax has given up."""
-    if str(error) != "Event loop is closed":
-        _excepthook(kind, error, traceback)
 
 
 # --- all checkpoints of a run ------------------------------------------------------------------------------------
@@ -316,10 +269,9 @@ def find(folder: Path, which: str | int = "last") -> Checkpoint:
     return usable[0]
 
 
-def write(folder: Path, snapshot: Snapshot, channel: hosts.Channel | None = None) -> None:
-    """Write a checkpoint, completely or not at all. Of several processes each writes its share of it; they meet in the
-    channel. Only parameters are process 0's matter alone.
-    """
+def write(folder: Path, snapshot: Snapshot) -> None:
+    """Write a checkpoint, completely or not at all; of several processes each its share, and process 0 the rest."""
+    channel = snapshot.channel
     place = folder.resolve() / "checkpoints"
     path = place / str(snapshot.env_steps)
     draft = _hidden(path, "draft")
@@ -358,12 +310,8 @@ def _make(draft: Path) -> str:
 
 
 def _write_share(draft: Path, snapshot: Snapshot) -> None:
-    import orbax.checkpoint as ocp
-
     own = {item: tree for item, tree in snapshot.items.items() if hosts.is_first() or item != PARAMS}
-    with _checkpointer() as checkpointer:
-        for item, tree in own.items():
-            checkpointer.save(draft / _folder(item, snapshot.share), args=ocp.args.PyTreeSave(tree))
+    orbax.write({draft / _folder(item, snapshot.share): tree for item, tree in own.items()})
 
 
 def _complete(draft: Path, snapshot: Snapshot, path: Path) -> str:

@@ -72,8 +72,10 @@ class Saver:
             self._fail(snapshot.env_steps, self.failure)
             return
         self._is_idle.clear()
-        channel = hosts.Channel(f"{self._channel.name}/{self._count}", 2 * PATIENCE) if hosts.count() > 1 else None
-        self._queue.put(partial(self._write_newest, snapshot, channel))
+        if hosts.count() > 1:
+            channel = hosts.Channel(f"{self._channel.name}/{self._count}", 2 * PATIENCE)
+            snapshot = snapshot._replace(channel=channel)
+        self._queue.put(partial(self._write_newest, snapshot))
 
     def save_for_score(self, snapshot: Snapshot) -> None:
         """Queue parameters that are kept for their score; not written if `keep_best` better ones follow before that."""
@@ -117,9 +119,9 @@ class Saver:
             del write_it  # the snapshot's memory
         self._is_closed.set()
 
-    def _write_newest(self, snapshot: Snapshot, channel: hosts.Channel | None) -> None:
+    def _write_newest(self, snapshot: Snapshot) -> None:
         try:
-            if self._write(snapshot, channel):
+            if self._write(snapshot):
                 self._saved = snapshot.env_steps
                 for listener in self.listeners:
                     listener(self._folder / "checkpoints" / str(snapshot.env_steps))
@@ -131,10 +133,10 @@ class Saver:
         if better < self._config.keep_best:
             self._write(snapshot)
 
-    def _write(self, snapshot: Snapshot, channel: hosts.Channel | None = None) -> bool:
+    def _write(self, snapshot: Snapshot) -> bool:
         """Write a checkpoint and delete those no longer kept; returns whether it was written."""
         try:
-            write(self._folder, snapshot, channel)
+            write(self._folder, snapshot)
         except Exception as error:  # whatever Orbax and its stores raise
             self._fail(snapshot.env_steps, reason(error))
             return False

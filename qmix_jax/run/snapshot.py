@@ -26,7 +26,9 @@ class Snapshot(NamedTuple):
     about: dict[str, Any]
     """What about.json adds: score, settings, seconds."""
     share: int = 0
-    """Of several processes' snapshots the number of this one (`devices.Shares`)."""
+    """Of the snapshots of several processes the number of this one (`devices.share_of`)."""
+    channel: hosts.Channel | None = None
+    """Where these processes meet while they write one checkpoint."""
 
 
 def to_host(tree: Any, seeds: slice | None = None) -> Any:

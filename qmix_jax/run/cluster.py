@@ -1,8 +1,8 @@
 """Joining the processes of a run on several hosts, and ending them all when one of them fails or dies.
 
-JAX's coordination service runs in process 0. Where it misses a process, or a process misses it, JAX aborts (SIGABRT),
-with a stack trace unless its log is off; here the abort becomes one line and an exit status. An exception in one
-process is passed on by a key, which a thread of each process looks for.
+JAX's coordination service runs in process 0. Where it misses a process, or a process misses it, JAX logs a stack trace
+and aborts (SIGABRT); here that becomes one line and an exit status. An exception in one process is passed on by a key,
+which a thread of each process looks for.
 """
 
 import ctypes
@@ -13,12 +13,14 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
+from qmix_jax.console import say
 from qmix_jax.run import startup
 from qmix_jax.run.exits import FAILED, REQUEUE, USAGE_ERROR
 from qmix_jax.settings import LARGEST_INT, ConfigError, Count, Range, Steps, check_ranges, make_settings, require
@@ -30,8 +32,20 @@ POLL = 1.0
 """Seconds between two looks for the end of another process."""
 SHUTDOWN = 3600
 """Seconds that a process waits at the end for the others, such as for process 0, which paints the film."""
+LOG_LEVEL, JAX_DEFAULT = "TF_CPP_MIN_LOG_LEVEL", "1"
+"""The environment variable that says what JAX's C++ code logs: all with 0, what ends the process with 3."""
+FATAL = b"Terminating process because the JAX distributed service detected fatal errors"
+"""In JAX's log, before it aborts."""
 KEY = "qmix_jax/end"
 """Where the first process that fails leaves the exit status of all."""
+
+
+DIED = (
+    "another process of this run died, or cannot be reached; the same command with resume=auto goes on from the last "
+    "checkpoint, on fewer hosts too"
+)
+OnEnd: TypeAlias = Callable[[int, str], None]
+"""(exit status, error in one line, '' where it is another process's)."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +94,11 @@ def take_words(arguments: list[str]) -> tuple[Settings, list[str]]:
 
 
 @contextmanager
-def joined(settings: Settings, on_end: Callable[[int], None] = lambda status: None) -> Iterator[None]:
+def joined(settings: Settings, on_end: OnEnd = lambda status, error: None) -> Iterator[None]:
     """Be one of several processes while the block runs, where the settings say so; else nothing happens.
 
-    The first exception in any process ends all, with its exit status. `on_end` is called with the status before this
-    process is ended from outside.
+    The first exception in any process is reported by that process and ends all, with its exit status. `on_end` is
+    called before this process ends so, or because another one died.
 
     Raises:
         ConfigError: the processes do not find each other.
@@ -93,14 +107,17 @@ def joined(settings: Settings, on_end: Callable[[int], None] = lambda status: No
         yield
         return
     ending = Ending(on_end)
-    _initialize(settings, ending)
-    from jax._src.distributed import global_state
+    try:
+        _initialize(settings, ending)
+        from jax._src.distributed import global_state
 
-    if global_state.process_id:  # messages are those of process 0; errors are everybody's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    with ending.watched(global_state.client):
-        yield
-    global_state.shutdown()
+        if global_state.process_id:  # messages are those of process 0; errors are everybody's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with ending.watched(global_state.client):
+            yield
+        global_state.shutdown()
+    finally:
+        ending.log.close()
 
 
 def _is_wanted(settings: Settings) -> bool:
@@ -121,23 +138,19 @@ def _is_wanted(settings: Settings) -> bool:
 
 def _initialize(settings: Settings, ending: "Ending") -> None:
     """Wait for all processes; raises ConfigError where something is missing."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before JAX is imported: its log of an abort
+    if os.environ.get(LOG_LEVEL, JAX_DEFAULT) == JAX_DEFAULT:  # before JAX is imported here, which may set the default
+        os.environ[LOG_LEVEL] = "3"
     startup.import_jax()
     import jax
 
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
     address, seconds = settings.coordinator_address, settings.initialization_timeout
-    if address:
-        host = address.rpartition(":")[0]
-        try:
-            socket.getaddrinfo(host.strip("[]"), None)
-        except OSError as error:
-            raise ConfigError(f"{WORD}.coordinator_address={address}: there is no host {host}") from error
+    _require_host(address)
     ending.line = (
-        f"{address or 'the first process'} did not bring all processes together within {seconds} s: is this its "
-        f"address, and does every process run with the same {WORD}.num_processes? "
-        f"{WORD}.initialization_timeout=SECONDS waits longer, {WORD}=off trains without others"
-    )
+        f"{address or 'the first process'} did not bring all {settings.num_processes or ''} processes together within "
+        f"{seconds} s: is this its address, and did every one start? {WORD}.initialization_timeout=SECONDS waits "
+        f"longer, {WORD}=off trains without others"
+    ).replace("  ", " ")
     is_whole = None not in (address, settings.num_processes, settings.process_id)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     ending.catch_aborts()
@@ -154,79 +167,116 @@ def _initialize(settings: Settings, ending: "Ending") -> None:
     except Exception as error:  # of many types, by what is missing
         names = f"{WORD}.coordinator_address, {WORD}.num_processes and {WORD}.process_id"
         raise ConfigError(f"this is no process of several: {startup.first_line(error)}; set {names}") from error
-    ending.status, ending.line = (
-        REQUEUE,
-        (
-            "another process of this run died, or cannot be reached; the same command resumes from the last checkpoint "
-            "(with resume=auto, on fewer hosts too)"
-        ),
-    )
+    ending.line, ending.status = DIED, REQUEUE
+
+
+def _require_host(address: str | None) -> None:
+    """Raise ConfigError where there is no host of this address."""
+    host = (address or "localhost:1").rpartition(":")[0]
+    try:
+        socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise ConfigError(f"{WORD}.coordinator_address={address}: there is no host {host}") from error
+
+
+class Log(threading.Thread):
+    """Passes on what the process writes to stderr, but for JAX's report that another process is lost."""
+
+    def __init__(self):
+        super().__init__(name="log", daemon=True)
+        self.has_lost = threading.Event()
+        self._stderr = os.dup(2)
+        read, write = os.pipe()
+        os.dup2(write, 2)
+        os.close(write)
+        self._lines = os.fdopen(read, "rb")
+        self.start()
+
+    def run(self) -> None:
+        """Until `close`."""
+        for line in self._lines:
+            if FATAL in line:
+                self.has_lost.set()
+            if not self.has_lost.is_set():
+                os.write(self._stderr, line)
+
+    def close(self) -> None:
+        """Let stderr be as before."""
+        if self.is_alive():
+            os.dup2(self._stderr, 2)
+            self.join(1)
 
 
 class Ending:
-    """The end of this process when another one fails or dies."""
+    """The end of this process when it, or another one, fails or dies."""
 
-    def __init__(self, on_end: Callable[[int], None]):
-        self._on_end = on_end
+    def __init__(self, on_end: OnEnd):
+        self._on_end, self._lock = on_end, threading.Lock()
         self.line, self.status = "", USAGE_ERROR
-        """What is said when JAX aborts, and the exit status then."""
-        self._is_told = False
-        self._lock = threading.Lock()
+        """What is said when JAX loses another process, and the exit status then."""
+        self.log = Log()
 
     def catch_aborts(self) -> None:
-        """Turn an abort of JAX into the line and the status. Python's own handlers of signals would never run."""
-        if sys.platform == "win32":
-            return
+        """Let JAX's abort end the process with the line and the status. Python's own handlers of signals never run
+        then.
+        """
+
+        def end(number: int) -> None:
+            del number
+            if self.log.has_lost.wait(2):  # else it is a defect, and the abort goes on
+                self.log.close()
+                say(f"qmix-jax: error: {self.line}", sys.stderr)
+                self._exit(self.status, self.line)
+
         kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-        self._handler = kind(lambda number: self._exit(self.status, self.line))  # kept: C has only its address
+        self._handler = kind(end)  # kept: C has only its address
         install = ctypes.CDLL(None).signal
         install.argtypes, install.restype = [ctypes.c_int, kind], ctypes.c_void_p
         install(signal.SIGABRT, self._handler)
 
-    def _exit(self, status: int, line: str = "") -> None:
+    def _exit(self, status: int, error: str = "") -> None:
         """End the process at once, whatever its other threads wait for."""
-        self._lock.acquire()  # for good: only one thread ends it
-        if line:
-            os.write(2, f"qmix-jax: error: {line}\n".encode())
+        self._lock.acquire()  # for good: one thread ends the process
         with suppress(Exception):
-            self._on_end(status)
+            self._on_end(status, error)
         os._exit(status)
 
     @contextmanager
     def watched(self, client: Any) -> Iterator[None]:
-        """Look for the end of other processes while the block runs."""
-        self._client, is_over = client, threading.Event()
+        """Look for the end of other processes while the block runs, and tell them of its exception."""
+        is_over = threading.Event()
 
         def watch() -> None:
             while not is_over.wait(POLL):
-                status = self._found()
-                if status is not None and not self._is_told:
-                    self._exit(status)
+                with suppress(jax.errors.JaxRuntimeError):  # no process has left its status
+                    self._exit(int(client.key_value_try_get(KEY)))
+
+        import jax
 
         thread = threading.Thread(target=watch, name="end", daemon=True)
         thread.start()
         try:
             yield
         except BaseException as error:
-            self._tell(error)
+            status = startup.status_of(error)
+            if status is None:
+                time.sleep(HEARTBEAT + 10)  # a computation fails when another process dies, before that is known
+            with suppress(jax.errors.JaxRuntimeError):  # another process was faster, and its status ends this one
+                client.key_value_set(KEY, str(FAILED if status is None else status))
+                is_over.set()
+                self._fail(error, status)
+            time.sleep(3 * POLL)
             raise
         finally:
             is_over.set()
             thread.join()
 
-    def _found(self) -> int | None:
-        """The exit status that a process left for all."""
-        with suppress(Exception):  # there is none
-            return int(self._client.key_value_try_get(KEY))
-        return None
-
-    def _tell(self, error: BaseException) -> None:
-        """Leave the exit status of an error for the other processes. Where one of them is the cause, this one ends."""
-        status = startup.status_of(error)
+    def _fail(self, error: BaseException, status: int | None) -> None:
+        """End with an error of this process, of which the others know."""
+        self.log.close()
         if status is None:
-            time.sleep(HEARTBEAT + 10)  # a computation fails when another process dies, before that is known
-            status = FAILED
-        with suppress(Exception):
-            self._client.key_value_set(KEY, str(status))
-            self._is_told, self.line, self.status = True, "", status
-        time.sleep(3 * POLL)  # the others see it; or, if another was faster, this process ends here
+            traceback.print_exception(error)
+        elif not isinstance(error, KeyboardInterrupt):
+            startup.report(error)  # pyright: ignore[reportArgumentType]
+        time.sleep(3 * POLL)  # process 0 has what the others look for
+        self._exit(FAILED if status is None else status, startup.first_line(error))

@@ -49,7 +49,7 @@ def status_of(error: BaseException) -> int | None:
     return next((status for kind, status in kinds.items() if isinstance(error, kind)), None)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type where the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 

@@ -113,7 +113,7 @@ def joined(settings: Settings, on_end: OnEnd = lambda status, error: None) -> It
 
         if global_state.process_id:  # messages are those of process 0; errors are everybody's
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        with ending.watched(global_state.client):
+        with ending.watched(global_state.client, not global_state.process_id):
             yield
         global_state.shutdown()
     finally:
@@ -165,8 +165,8 @@ def _initialize(settings: Settings, ending: "Ending") -> None:
             shutdown_timeout_seconds=SHUTDOWN,
         )
     except Exception as error:  # of many types, by what is missing
-        names = f"{WORD}.coordinator_address, {WORD}.num_processes and {WORD}.process_id"
-        raise ConfigError(f"this is no process of several: {startup.first_line(error)}; set {names}") from error
+        names = f"{WORD}.coordinator_address (with a free port), {WORD}.num_processes and {WORD}.process_id"
+        raise ConfigError(f"the processes cannot find each other: {startup.first_line(error)}; set {names}") from error
     ending.line, ending.status = DIED, REQUEUE
 
 
@@ -214,6 +214,8 @@ class Ending:
         self._on_end, self._lock = on_end, threading.Lock()
         self.line, self.status = "", USAGE_ERROR
         """What is said when JAX loses another process, and the exit status then."""
+        self._error = ""  # of this process itself
+        self._is_failing = False
         self.log = Log()
 
     def catch_aborts(self) -> None:
@@ -224,8 +226,6 @@ class Ending:
         def end(number: int) -> None:
             del number
             if self.log.has_lost.wait(2):  # else it is a defect, and the abort goes on
-                self.log.close()
-                say(f"qmix-jax: error: {self.line}", sys.stderr)
                 self._exit(self.status, self.line)
 
         kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -237,21 +237,27 @@ class Ending:
     def _exit(self, status: int, error: str = "") -> None:
         """End the process at once, whatever its other threads wait for."""
         self._lock.acquire()  # for good: one thread ends the process
+        self.log.close()
+        if error:
+            say(f"qmix-jax: error: {error}", sys.stderr)
         with suppress(Exception):
-            self._on_end(status, error)
+            self._on_end(status, error or self._error)
         os._exit(status)
 
     @contextmanager
-    def watched(self, client: Any) -> Iterator[None]:
+    def watched(self, client: Any, is_first: bool) -> Iterator[None]:
         """Look for the end of other processes while the block runs, and tell them of its exception."""
+        import jax
+
         is_over = threading.Event()
 
         def watch() -> None:
             while not is_over.wait(POLL):
                 with suppress(jax.errors.JaxRuntimeError):  # no process has left its status
-                    self._exit(int(client.key_value_try_get(KEY)))
-
-        import jax
+                    status = int(client.key_value_try_get(KEY))
+                    time.sleep(2 * POLL * is_first)  # it has what the others look for
+                    if not self._is_failing:
+                        self._exit(status)
 
         thread = threading.Thread(target=watch, name="end", daemon=True)
         thread.start()
@@ -261,22 +267,25 @@ class Ending:
             status = startup.status_of(error)
             if status is None:
                 time.sleep(HEARTBEAT + 10)  # a computation fails when another process dies, before that is known
-            with suppress(jax.errors.JaxRuntimeError):  # another process was faster, and its status ends this one
-                client.key_value_set(KEY, str(FAILED if status is None else status))
-                is_over.set()
-                self._fail(error, status)
-            time.sleep(3 * POLL)
-            raise
+            self._is_failing = True
+            try:
+                client.key_value_set(KEY, f"{FAILED if status is None else status}")
+            except jax.errors.JaxRuntimeError:  # another process was faster, which ends this one
+                self._is_failing = False
+                time.sleep(HEARTBEAT)
+                raise
+            self._fail(error, status)
         finally:
             is_over.set()
             thread.join()
 
     def _fail(self, error: BaseException, status: int | None) -> None:
         """End with an error of this process, of which the others know."""
-        self.log.close()
+        self.line, self.status = "", FAILED if status is None else status
+        self._error = startup.first_line(error)
         if status is None:
             traceback.print_exception(error)
         elif not isinstance(error, KeyboardInterrupt):
             startup.report(error)  # pyright: ignore[reportArgumentType]
-        time.sleep(3 * POLL)  # process 0 has what the others look for
-        self._exit(FAILED if status is None else status, startup.first_line(error))
+        time.sleep(3 * POLL)
+        self._exit(self.status)

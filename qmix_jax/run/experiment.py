@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from qmix_jax.build import as_algorithm_sees, make_env
-from qmix_jax.config import Config, LoggingConfig
+from qmix_jax.config import Config, LoggingConfig, by_name
 from qmix_jax.console import say, warn
 from qmix_jax.envs.check import refuse_wrong_shapes
 from qmix_jax.files import remove_scratch_files, write_file
@@ -148,8 +148,7 @@ class Member:
 def _train_alike(orders: Sequence[Order], program: Program, resumes: bool) -> list[Finished]:
     """Train runs with one `program_key`; `program` is the first one's, checked."""
     channel = hosts.Channel()
-    folders = channel.first([str(order.folder) for order in orders])  # they may name the time of day
-    orders = [order._replace(folder=Path(folder)) for order, folder in zip(orders, folders, strict=True)]
+    orders = _agreed(orders, channel)
     callbacks = [[*make_callbacks(order.config.callbacks), *order.callbacks] for order in orders]
     with ExitStack() as locks:
         members = []
@@ -168,6 +167,21 @@ def _train_alike(orders: Sequence[Order], program: Program, resumes: bool) -> li
         stopped = _stopped(each.run.status for each in members)
         ends = [(run, stopped if run.status is None else run.status) for run in (each.run for each in members)]
         return [Finished(status, run.rows, run.params) for run, status in ends]  # pyright: ignore  (all have ended)
+
+
+def _agreed(orders: Sequence[Order], channel: hosts.Channel) -> Sequence[Order]:
+    """The orders with the folders of process 0, as their names may hold the time of day; raises ConfigError where the
+    processes have other settings.
+    """
+    plain = [by_name(replace(order.config, logging=LoggingConfig(), callbacks=())) for order in orders]
+    every = channel.all([plain, [str(order.folder) for order in orders]])
+    settings, folders = every[0]
+    for own, *others in zip(settings, *(each[0] for each in every[1:]), strict=True):
+        wrong = [name for name, value in own.items() if any(other.get(name) != value for other in others)]
+        require(
+            not wrong, f"the processes have other values of {', '.join(wrong)}: start the same command on every host"
+        )
+    return [order._replace(folder=Path(folder)) for order, folder in zip(orders, folders, strict=True)]
 
 
 def _like(program: Program, config: Config) -> Program:

@@ -76,8 +76,10 @@ class Settings:
 
     @property
     def is_given(self) -> bool:
-        """Whether a setting names this process."""
-        return any(each is not None for each in (self.coordinator_address, self.num_processes, self.process_id))
+        """Whether a setting says that this is one process of several."""
+        return self.mode == "on" or any(
+            each is not None for each in (self.coordinator_address, self.num_processes, self.process_id)
+        )
 
 
 def take_words(arguments: list[str]) -> tuple[Settings, list[str]]:
@@ -123,7 +125,7 @@ def joined(settings: Settings, on_end: OnEnd = lambda status, error: None) -> It
 def _is_wanted(settings: Settings) -> bool:
     if settings.mode == "off" or settings.num_processes == 1:
         return False
-    if settings.mode == "on" or settings.is_given:
+    if settings.is_given:
         return True
     startup.import_jax()
     with warnings.catch_warnings(), suppress(Exception):  # such as a Kubernetes that answers no questions

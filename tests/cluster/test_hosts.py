@@ -43,7 +43,10 @@ def free_port() -> int:
 class Hosts:
     """Processes that each were started with the same words, but for their own number."""
 
-    def __init__(self, folder: Path, count: int, *words: str, started: int | None = None, before: tuple = ()):
+    def __init__(
+        self, folder: Path, count: int, *words: str, started: int | None = None, before: tuple = (), last: tuple = ()
+    ):
+        """Fewer may be `started`; the last one gets the words `last` too."""
         self.folder, port = folder, free_port()
         self.address = f"127.0.0.1:{port}"
         self.logs = [folder.with_name(f"{folder.name}.{i}.log") for i in range(started or count)]
@@ -55,7 +58,7 @@ class Hosts:
         self.processes = []
         for i, log in enumerate(self.logs):
             with log.open("w") as file:
-                command = [*line, f"distributed.process_id={i}"]
+                command = [*line, *(last if i == count - 1 else ()), f"distributed.process_id={i}"]
                 self.processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
 
     def until(self, is_so, seconds: float = 200) -> None:
@@ -174,6 +177,16 @@ def test_a_missing_process_and_a_wrong_address_are_one_line(place):
         assert said.count("\n") == 1 and f"{missing.address} did not bring all 3 processes together within 3 s" in said
     assert all(said.count("\n") == 1 and "there is no host no-such-host.invalid" in said for said in wrong.said)
     assert not missing.folder.exists()
+
+
+def test_an_error_in_one_process_is_its_line_and_the_status_of_all(place):
+    wrong = Hosts(place / "wrong_one", 2, "devices=2", last=("nonsense=1",))
+    other = Hosts(place / "other", 2, "devices=2", last=("learner.gamma=0.5",))
+    assert wrong.end() + other.end() == [exits.USAGE_ERROR] * 4
+    assert wrong.said[0] == "" and "error: unknown setting 'nonsense'" in wrong.said[1]
+    (line,) = "".join(other.said).splitlines()
+    assert line.endswith("the processes have other values of learner.gamma: start the same command on every host")
+    assert not wrong.folder.exists() and not other.folder.exists()
 
 
 def can_mount() -> bool:

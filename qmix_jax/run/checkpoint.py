@@ -271,36 +271,35 @@ def find(folder: Path, which: str | int = "last") -> Checkpoint:
 
 def write(folder: Path, snapshot: Snapshot) -> None:
     """Write a checkpoint, completely or not at all; of several processes each its share, and process 0 the rest."""
-    channel = snapshot.channel
     place = folder.resolve() / "checkpoints"
     path = place / str(snapshot.env_steps)
     draft = _hidden(path, "draft")
     try:
-        draft = Path(_agreed(channel, lambda: _make(draft)))
-        _agreed(channel, lambda: _write_share(draft, snapshot))
-        _agreed(channel, lambda: _complete(draft, snapshot, path) if hosts.is_first() else "")
+        draft = Path(_agreed(snapshot, lambda: _make(draft))[0])
+        shares = _agreed(snapshot, lambda: _write_share(draft, snapshot))
+        files = {name: listed for share in shares for name, listed in share.items()}
+        _agreed(snapshot, lambda: _complete(draft, snapshot, files, path) if hosts.is_first() else None)
     except BaseException:
         if hosts.is_first():
             shutil.rmtree(draft, ignore_errors=True)
         raise
 
 
-def _agreed(channel: hosts.Channel | None, step: Callable[[], T]) -> T:
-    """Do a step in every process; raises in all where it fails in one. Returns what it returns in process 0."""
-    if channel is None:
-        return step()
-    failure, done = None, None
+def _agreed(snapshot: Snapshot, step: Callable[[], T]) -> list[T]:
+    """Do a step in every process, and return what it returned in each; raises in all where it fails in one."""
+    if snapshot.channel is None:
+        return [step()]
     try:
-        done = step()
+        done, failure = step(), None
     except Exception as error:  # whatever Orbax and its stores raise
-        failure = error
-    ends = channel.all([done, failure and reason(failure)])
+        done, failure = None, error
+    ends = snapshot.channel.all([done, failure and reason(failure)])
     if failure is not None:
         raise failure
     why = next((why for _, why in ends if why), None)
     if why is not None:
         raise OSError(why)
-    return ends[0][0]
+    return [done for done, _ in ends]
 
 
 def _make(draft: Path) -> str:
@@ -309,25 +308,27 @@ def _make(draft: Path) -> str:
     return str(draft)
 
 
-def _write_share(draft: Path, snapshot: Snapshot) -> None:
+def _write_share(draft: Path, snapshot: Snapshot) -> dict[str, tuple[int, int]]:
+    """Write this process's share; returns size and CRC-32 of its files."""
     own = {item: tree for item, tree in snapshot.items.items() if hosts.is_first() or item != PARAMS}
-    orbax.write({draft / _folder(item, snapshot.share): tree for item, tree in own.items()})
+    folders = {draft / _folder(item, snapshot.share): tree for item, tree in own.items()}
+    orbax.write(folders)
+    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
 
 
-def _complete(draft: Path, snapshot: Snapshot, path: Path) -> str:
-    """Write the rest and the manifest of all, and give the checkpoint its name."""
+def _complete(draft: Path, snapshot: Snapshot, files: dict[str, tuple[int, int]], path: Path) -> None:
+    """Write the rest, and the manifest of all files, and give the checkpoint its name."""
     write_file(draft / METRICS, snapshot.metrics)
     about = {"env_steps": snapshot.env_steps, "items": list(snapshot.items), **snapshot.about}
     write_json(draft / ABOUT, {**about, "saved": time.time(), "versions": versions()}, indent=2)
-    files = sorted(file for file in draft.rglob("*") if file.is_file())
-    listed = {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
-    write_json(draft / MANIFEST, {"format": FORMAT, "files": listed}, indent=2)
+    files |= {name: _size_and_crc(draft / name) for name in (METRICS, ABOUT)}
+    write_json(draft / MANIFEST, {"format": FORMAT, "files": dict(sorted(files.items()))}, indent=2)
     _sync(draft)
     if path.exists():  # broken, or from a run that NaN ended
         Checkpoint(path).remove()
     draft.replace(path)
     _sync(path.parent)
-    return ""
 
 
 def _sync(folder: Path) -> None:

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, TypeAlias
 
 from qmix_jax.console import say
@@ -40,6 +41,8 @@ KEY = "qmix_jax/end"
 """Where the first process that fails leaves the exit status of all."""
 
 
+CLUSTERS = ("SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
+"""Environment variables of those that start processes. Without one, and without TPUs, JAX is not asked."""
 DIED = (
     "another process of this run died, or cannot be reached; the same command with resume=auto goes on from the last "
     "checkpoint, on fewer hosts too"
@@ -127,6 +130,8 @@ def _is_wanted(settings: Settings) -> bool:
         return False
     if settings.is_given:
         return True
+    if not any(name in os.environ for name in CLUSTERS) and find_spec("libtpu") is None:
+        return False
     startup.import_jax()
     with warnings.catch_warnings(), suppress(Exception):  # such as a Kubernetes that answers no questions
         warnings.simplefilter("ignore")
@@ -147,7 +152,7 @@ def _initialize(settings: Settings, ending: "Ending") -> None:
 
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
     address, seconds = settings.coordinator_address, settings.initialization_timeout
-    _require_host(address)
+    _require_host(address, seconds)
     ending.line = (
         f"{address or 'the first process'} did not bring all {settings.num_processes or ''} processes together within "
         f"{seconds} s: is this its address, and did every one start? {WORD}.initialization_timeout=SECONDS waits "
@@ -172,13 +177,17 @@ def _initialize(settings: Settings, ending: "Ending") -> None:
     ending.line, ending.status = DIED, REQUEUE
 
 
-def _require_host(address: str | None) -> None:
-    """Raise ConfigError where there is no host of this address."""
-    host = (address or "localhost:1").rpartition(":")[0]
-    try:
-        socket.getaddrinfo(host.strip("[]"), None)
-    except OSError as error:
-        raise ConfigError(f"{WORD}.coordinator_address={address}: there is no host {host}") from error
+def _require_host(address: str | None, seconds: int) -> None:
+    """Raise ConfigError where the host of this address gets no name within `seconds`: it may be starting."""
+    host, deadline = (address or "localhost:1").rpartition(":")[0].strip("[]"), time.monotonic() + seconds
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{WORD}.coordinator_address={address}: there is no host {host}") from error
+        time.sleep(POLL)
 
 
 class Log(threading.Thread):

@@ -198,7 +198,7 @@ def _is_over(run: Run) -> bool:
     if not run.is_complete:
         return False
     run.status = run.end_status
-    has_pictures = pictures.exist(run.folder, run.config.logging.film)
+    has_pictures = run.channel.first(pictures.exist(run.folder, run.config.logging.film))
     if has_pictures:
         say(messages.complete(run.folder, run.env_steps))
     return has_pictures

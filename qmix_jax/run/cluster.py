@@ -258,19 +258,8 @@ class Ending:
     @contextmanager
     def watched(self, client: Any, is_first: bool) -> Iterator[None]:
         """Look for the end of other processes while the block runs, and tell them of its exception."""
-        import jax
-
         is_over = threading.Event()
-
-        def watch() -> None:
-            while not is_over.wait(POLL):
-                with suppress(jax.errors.JaxRuntimeError):  # no process has left its status
-                    status = int(client.key_value_try_get(KEY))
-                    time.sleep(2 * POLL * is_first)  # it has what the others look for
-                    if not self._is_failing:
-                        self._exit(status)
-
-        thread = threading.Thread(target=watch, name="end", daemon=True)
+        thread = threading.Thread(target=self._watch, args=(client, is_first, is_over), name="end", daemon=True)
         thread.start()
         try:
             yield
@@ -279,16 +268,30 @@ class Ending:
             if status is None:
                 time.sleep(HEARTBEAT + 10)  # a computation fails when another process dies, before that is known
             self._is_failing = True
-            try:
-                client.key_value_set(KEY, f"{FAILED if status is None else status}")
-            except jax.errors.JaxRuntimeError:  # another process was faster, which ends this one
-                self._is_failing = False
-                time.sleep(HEARTBEAT)
-                raise
-            self._fail(error, status)
+            if self._tell(client, FAILED if status is None else status):
+                self._fail(error, status)
+            self._is_failing = False  # another process was faster, which ends this one
+            time.sleep(HEARTBEAT)
+            raise
         finally:
             is_over.set()
             thread.join()
+
+    def _watch(self, client: Any, is_first: bool, is_over: threading.Event) -> None:
+        while not is_over.wait(POLL):
+            with suppress(RuntimeError):  # no process has left its status
+                status = int(client.key_value_try_get(KEY))
+                time.sleep(2 * POLL * is_first)  # it has what the others look for
+                if not self._is_failing:
+                    self._exit(status)
+
+    def _tell(self, client: Any, status: int) -> bool:
+        """Leave the status for the other processes; whether this is the first one that does."""
+        try:
+            client.key_value_set(KEY, str(status))
+        except RuntimeError:
+            return False
+        return True
 
     def _fail(self, error: BaseException, status: int | None) -> None:
         """End with an error of this process, of which the others know."""

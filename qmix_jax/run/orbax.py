@@ -28,18 +28,18 @@ def write(trees: Mapping[Path, Any]) -> None:
     """Write pytrees of NumPy arrays, each into its folder."""
     import orbax.checkpoint as ocp
 
-    with _checkpointer() as checkpointer:
+    with _checkpointer(use_zarr3=True) as checkpointer:
         for folder, tree in trees.items():
             checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
 
 
 @contextmanager
-def _checkpointer() -> Iterator[Any]:
-    """An Orbax that waits for no other process, and writes NumPy arrays also where this is not process 0."""
+def _checkpointer(**options: Any) -> Iterator[Any]:
+    """An Orbax with options; it waits for no process, and writes NumPy arrays also where this is not process 0."""
     import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved or read
 
     _hush_orbax()
-    options: Any = {}
+    processes: Any = {}
     with ExitStack() as stack:
         if hosts.count() > 1:
             from unittest import mock
@@ -48,9 +48,9 @@ def _checkpointer() -> Iterator[Any]:
 
             stack.enter_context(mock.patch.object(multihost, "process_index", lambda: 0))
             alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-            options = {"multiprocessing_options": alone}
-        handler = ocp.PyTreeCheckpointHandler(use_zarr3=True, **options)
-        yield stack.enter_context(ocp.Checkpointer(handler, **options))
+            processes = {"multiprocessing_options": alone}
+        handler = ocp.PyTreeCheckpointHandler(**options, **processes)
+        yield stack.enter_context(ocp.Checkpointer(handler, **processes))
 
 
 def _hush_orbax() -> None:

@@ -51,6 +51,11 @@ Resuming (a resumed run gives the numbers of one that never stopped; docs/resume
                                       be changed after it (total_env_steps=5e6)
   resume=auto hydra.run.dir=FOLDER    start in FOLDER, or resume the run it holds: the same command line every time
 
+Several hosts (docs/scaling.md; the same line on each, which Slurm, Open MPI, Kubernetes and TPU pods number)
+  distributed=on                      one process of several; auto: where these started several; off: never
+  distributed.coordinator_address=HOST:PORT distributed.num_processes=2 distributed.process_id=0
+                                      where nothing numbers them: the address of process 0, how many, which one this is
+
 Examples
   qmix-jax train +preset=demo
   qmix-jax train env=smax env.map=3m total_env_steps=1e6

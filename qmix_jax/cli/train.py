@@ -2,13 +2,14 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.conf import conf_dir
 from qmix_jax.cli.help import help_text
-from qmix_jax.run import startup
+from qmix_jax.run import cluster, startup
 from qmix_jax.settings import require
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ def main(arguments: list[str]) -> int:
         return 0
     resumed, arguments = take("resume", "a run's folder, or auto", arguments)
     retried, arguments = take("retry", "failed", arguments)
+    processes, arguments = cluster.take_words(arguments)
     require(retried in ("", "failed"), f"retry={retried} is not known: it can be failed")
     if resumed not in ("", "auto"):
         require(not retried, "retry=failed is for sweeps; --resume RUN_FOLDER tries a single run again")
-        return resume_run(Path(resumed), arguments)
+        with cluster.joined(processes):
+            return resume_run(Path(resumed), arguments)
     from qmix_jax.cli.flags import parse_flags
 
     flags = parse_flags(arguments)
@@ -36,16 +39,19 @@ def main(arguments: list[str]) -> int:
     if flags.options.cfg:
         print(settings_as_yaml(flags.options))
         return 0
-    work = compose_work(flags.options)
-    if not flags.runs:
-        return show(flags)
-    from qmix_jax.sweep import runner
-    from qmix_jax.sweep.jobs import JobList
+    is_single = flags.runs and not flags.options.multirun
+    require(is_single or not processes.is_given, "distributed.* is for a run, whose processes each start the same line")
+    with cluster.joined(processes if is_single else replace(processes, mode="off")):
+        work = compose_work(flags.options)
+        if not flags.runs:
+            return show(flags)
+        from qmix_jax.sweep import runner
+        from qmix_jax.sweep.jobs import JobList
 
-    resumes, retries = resumed == "auto", retried == "failed"
-    if not isinstance(work, JobList):
-        return work.run(resumes, retries)
-    return runner.run(work, runner.Again.of(work, resumes, retries))
+        resumes, retries = resumed == "auto", retried == "failed"
+        if not isinstance(work, JobList):
+            return work.run(resumes, retries)
+        return runner.run(work, runner.Again.of(work, resumes, retries))
 
 
 def take(word: str, values: str, arguments: list[str]) -> tuple[str, list[str]]:

@@ -8,16 +8,17 @@
         about.json      score, settings, seconds, how devices shared the replay, versions
         manifest.json   size and CRC-32 of every file above
 
+Of several processes each writes its share of the seeds and of their data: the one numbered i > 0 as state-i/ and
+replay-i/, and process 0 everything else.
+
 A checkpoint that is kept for its score alone has parameters only. A checkpoint is written under a hidden name, the
 manifest last, and then renamed. So every one with a proper name was complete when it was written; the manifest tells
 whether it still is.
 """
 
-import logging
 import os
 import shutil
 import socket
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -26,13 +27,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from qmix_jax.console import reason, warn
 from qmix_jax.files import read_json, write_file, write_json
 from qmix_jax.learning import replay
 from qmix_jax.records import known, versions
+from qmix_jax.run import hosts, orbax
 from qmix_jax.run.program import DATA, Program, TrainState
 from qmix_jax.run.snapshot import PARAMS, REPLAY, STATE, Snapshot, state_from_host
 from qmix_jax.settings import ConfigError, require
@@ -73,6 +74,14 @@ class Checkpoint:
     def is_whole_state(self) -> bool:
         """Whether it holds the whole training state, so that a run can resume from it; others have parameters only."""
         return STATE in self.items
+
+    @property
+    def shares(self) -> tuple[int, int]:
+        """How many processes wrote it, and how many of these split the data of the same seeds."""
+        match self.about.get("shares"):
+            case [int(count), int(columns)] if 0 < columns <= count < 10_000:
+                return count, columns
+        return 1, 1
 
     @property
     def has_replay(self) -> bool:
@@ -125,14 +134,14 @@ class Checkpoint:
         for name in (METRICS, ABOUT):
             if name not in files:
                 return f"{MANIFEST} does not list {name}"
-        for item in dict.fromkeys((PARAMS, *self.items)):
-            if not any(name.startswith(f"{item}/") for name in files):
-                return f"{MANIFEST} lists nothing of {item}"
+        for folder in [PARAMS, *(folder for item in self.items for folder in self._folders(item))]:
+            if not any(name.startswith(f"{folder}/") for name in files):
+                return f"{MANIFEST} lists nothing of {folder}"
         return ""
 
     def _changed(self, files: Mapping[str, Any], to_resume: bool) -> str:
         """The first file, of those to be read, that differs from the manifest."""
-        unread = () if to_resume else (f"{STATE}/", f"{REPLAY}/")
+        unread = () if to_resume else (STATE, REPLAY)
         for name, expected in files.items():
             if name.startswith(unread):
                 continue
@@ -150,16 +159,14 @@ class Checkpoint:
             return f"{ABOUT} is damaged"
         return "it has parameters only" if to_resume and not self.is_whole_state else ""
 
+    def _folders(self, item: str) -> list[str]:
+        """Where an item is, share by share."""
+        return [_folder(item, i) for i in range(1 if item == PARAMS else self.shares[0])]
+
     def read(self, item: str) -> Any:
         """An item's pytree of NumPy arrays."""
-        import orbax.checkpoint as ocp
-
-        _hush_orbax()
-        path = (self.path / item).resolve()
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            structure = checkpointer.metadata(path).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
-            return checkpointer.restore(path, restore_args=as_numpy)
+        shares = [orbax.read(self.path / folder) for folder in self._folders(item)]
+        return shares[0] if len(shares) == 1 else hosts.join(shares, self.shares[1])
 
     @cached_property
     def params(self) -> Params:
@@ -200,22 +207,8 @@ def _size_and_crc(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-def _hush_orbax() -> None:
-    """Keep Orbax from printing the further errors of a write whose first error it raises."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    if sys.excepthook is not _drop_late_errors:
-        global _excepthook
-        _excepthook, sys.excepthook = sys.excepthook, _drop_late_errors
-
-
-_excepthook = sys.excepthook
-
-
-def _drop_late_errors(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """Python's hook for unhandled errors, except those of stores that answer after Orbax has given up."""
-    if str(error) != "Event loop is closed":
-        _excepthook(kind, error, traceback)
+def _folder(item: str, share: int) -> str:
+    return f"{item}-{share}" if share and item != PARAMS else item
 
 
 # --- all checkpoints of a run ------------------------------------------------------------------------------------
@@ -277,32 +270,65 @@ def find(folder: Path, which: str | int = "last") -> Checkpoint:
 
 
 def write(folder: Path, snapshot: Snapshot) -> None:
-    """Write a checkpoint, completely or not at all."""
-    import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved
-
-    _hush_orbax()
+    """Write a checkpoint, completely or not at all; of several processes each its share, and process 0 the rest."""
     place = folder.resolve() / "checkpoints"
     path = place / str(snapshot.env_steps)
     draft = _hidden(path, "draft")
     try:
-        draft.mkdir(parents=True)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
-            for item, tree in snapshot.items.items():
-                checkpointer.save(draft / item, args=ocp.args.PyTreeSave(tree))
-        write_file(draft / METRICS, snapshot.metrics)
-        about = {"env_steps": snapshot.env_steps, "items": list(snapshot.items), **snapshot.about}
-        write_json(draft / ABOUT, {**about, "saved": time.time(), "versions": versions()}, indent=2)
-        files = sorted(file for file in draft.rglob("*") if file.is_file())
-        listed = {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
-        write_json(draft / MANIFEST, {"format": FORMAT, "files": listed}, indent=2)
-        _sync(draft)
-        if path.exists():  # broken, or from a run that NaN ended
-            Checkpoint(path).remove()
-        draft.replace(path)
-        _sync(place)
+        draft = Path(_agreed(snapshot, lambda: _make(draft))[0])
+        shares = _agreed(snapshot, lambda: _write_share(draft, snapshot))
+        files = {name: listed for share in shares for name, listed in share.items()}
+        _agreed(snapshot, lambda: _complete(draft, snapshot, files, path) if hosts.is_first() else None)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        if hosts.is_first():
+            shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _agreed(snapshot: Snapshot, step: Callable[[], T]) -> list[T]:
+    """Do a step in every process, and return what it returned in each; raises in all where it fails in one."""
+    if snapshot.channel is None:
+        return [step()]
+    try:
+        done, failure = step(), None
+    except Exception as error:  # whatever Orbax and its stores raise
+        done, failure = None, error
+    ends = snapshot.channel.all([done, failure and reason(failure)])
+    if failure is not None:
+        raise failure
+    why = next((why for _, why in ends if why), None)
+    if why is not None:
+        raise OSError(why)
+    return [done for done, _ in ends]
+
+
+def _make(draft: Path) -> str:
+    if hosts.is_first():
+        draft.mkdir(parents=True)
+    return str(draft)
+
+
+def _write_share(draft: Path, snapshot: Snapshot) -> dict[str, tuple[int, int]]:
+    """Write this process's share; returns size and CRC-32 of its files."""
+    own = {item: tree for item, tree in snapshot.items.items() if hosts.is_first() or item != PARAMS}
+    folders = {draft / _folder(item, snapshot.share): tree for item, tree in own.items()}
+    orbax.write(folders)
+    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
+
+
+def _complete(draft: Path, snapshot: Snapshot, files: dict[str, tuple[int, int]], path: Path) -> None:
+    """Write the rest, and the manifest of all files, and give the checkpoint its name."""
+    write_file(draft / METRICS, snapshot.metrics)
+    about = {"env_steps": snapshot.env_steps, "items": list(snapshot.items), **snapshot.about}
+    write_json(draft / ABOUT, {**about, "saved": time.time(), "versions": versions()}, indent=2)
+    files |= {name: _size_and_crc(draft / name) for name in (METRICS, ABOUT)}
+    write_json(draft / MANIFEST, {"format": FORMAT, "files": dict(sorted(files.items()))}, indent=2)
+    _sync(draft)
+    if path.exists():  # broken, or from a run that NaN ended
+        Checkpoint(path).remove()
+    draft.replace(path)
+    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

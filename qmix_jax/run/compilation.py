@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from qmix_jax.console import warn
+from qmix_jax.run import hosts
 from qmix_jax.run.lock import waited_for
 
 
@@ -39,11 +40,12 @@ def compile_with(lowered: Any, options: Mapping[str, Any]) -> Any:
 @contextmanager
 def _equal_programs_in_turn(lowered: Any) -> Iterator[None]:
     """Let processes that compile one program do it one after the other: the first compiles it, the others find it in
-    the compilation cache on disk. Where there is none, or no locks, nobody waits.
+    the compilation cache on disk. Where there is none, or no locks, nobody waits; nor do the processes of one run,
+    which XLA may let compile together.
     """
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     with ExitStack() as stack:
-        if folder and "://" not in folder:
+        if folder and "://" not in folder and hosts.count() == 1:
             program = io.BytesIO()
             lowered.compiler_ir("stablehlo").operation.write_bytecode(program)  # 11 ms; as_text takes 60
             with suppress(OSError):

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from qmix_jax.config import Config
+from qmix_jax.run import hosts
 from qmix_jax.settings import ConfigError
 
 SEED, DATA = "seed", "data"
@@ -26,18 +27,28 @@ def use_cpu_cores(devices: str = "auto") -> int:
     return count
 
 
-def split_devices(config: Config, available: int) -> tuple[int, int]:
+def split_devices(config: Config, available: int, processes: int = 1) -> tuple[int, int]:
     """How many devices share the seeds, and how many share the work of each seed.
 
     `devices=auto` uses the largest number of devices that divides the work; a number of devices is used or refused.
+    Each process has the same number of them: those of whole seeds, or of a part of the work of one seed.
     """
+
+    def is_block(seeds: int, data: int) -> bool:
+        own, rest = divmod(seeds * data, processes)
+        return not rest and (own % data == 0 or data % own == 0)
 
     splits = [
         (seeds, data)
         for seeds in range(1, available + 1)
         for data in range(1, available // seeds + 1)
         if config.num_seeds % seeds == 0 and not any(number % data for number in _of_seed(config).values())
+        if is_block(seeds, data)
     ]
+    together = ", ".join(f"{name}={number}" for name, number in _of_seed(config).items())
+    why = f"num_seeds={config.num_seeds}, or else {together} together, must be multiples of it"
+    if not splits:
+        raise ConfigError(f"{processes} processes cannot share the work: {why}; start fewer processes")
     if config.devices == "auto":
         return max(splits, key=lambda split: (math.prod(split), split[0]))
     wanted = int(config.devices)
@@ -45,11 +56,8 @@ def split_devices(config: Config, available: int) -> tuple[int, int]:
         raise ConfigError(f"devices={wanted}, but only {available} are available; use devices=auto")
     exact = [split for split in splits if math.prod(split) == wanted]
     if not exact:
-        together = ", ".join(f"{name}={number}" for name, number in _of_seed(config).items())
-        raise ConfigError(
-            f"devices={wanted} cannot share the work: num_seeds={config.num_seeds}, or else {together} together, must "
-            "be multiples of it; use devices=auto"
-        )
+        equally = f", and divide over {processes} processes" * (processes > 1)
+        raise ConfigError(f"devices={wanted} cannot share the work: {why}{equally}; use devices=auto")
     return max(exact)
 
 
@@ -67,7 +75,7 @@ def describe_idle(config: Config, available: int) -> str:
 
     Of all ways to share the work over every device, the text proposes the one that changes the fewest settings.
     """
-    used = math.prod(split_devices(config, available))
+    used = math.prod(split_devices(config, available, hosts.count()))
     if config.devices != "auto" or used == available:
         return ""
     ways = [
@@ -83,7 +91,21 @@ def describe_idle(config: Config, available: int) -> str:
 
 
 def make_mesh(config: Config, devices: list | None = None) -> Mesh:
-    """The mesh (seed, data) of the devices that share the run; raises ConfigError where they cannot."""
-    devices = devices or jax.devices()
-    seeds, data = split_devices(config, len(devices))
-    return Mesh(np.array(devices[: seeds * data]).reshape(seeds, data), (SEED, DATA))
+    """The mesh (seed, data) of the devices that share the run, process by process: seeds are split over processes
+    first, which then pass nothing to each other while they train. Raises ConfigError where the devices cannot share it.
+    """
+    by_process: dict[int, list] = {}
+    for device in devices or jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    processes = len(by_process)
+    each = min(map(len, by_process.values()))
+    seeds, data = split_devices(config, each * processes, processes)
+    chosen = [device for _, own in sorted(by_process.items()) for device in own[: seeds * data // processes]]
+    return Mesh(np.array(chosen).reshape(seeds, data), (SEED, DATA))
+
+
+def share_of(mesh: Mesh) -> tuple[int, int]:
+    """Which of the equal blocks of the mesh this process has, and how many blocks split the data of the same seeds."""
+    own = mesh.local_mesh.devices
+    first = mesh.devices.ravel().tolist().index(own.flat[0])
+    return first // own.size, mesh.shape[DATA] // own.shape[1]

@@ -17,7 +17,8 @@ OUT_OF_MEMORY = 71
 NOT_SAVED = 74
 """Something could not be written (EX_IOERR of sysexits.h)."""
 REQUEUE = 75
-"""Stopped by SIGUSR1 or SIGUSR2, which batch systems send before they start a job again (EX_TEMPFAIL of sysexits.h)."""
+"""Stopped by SIGUSR1 or SIGUSR2, which batch systems send before they start a job again, or by the death of another
+process of the run (EX_TEMPFAIL of sysexits.h)."""
 KILLED = 137
 """Ended by SIGKILL, or with its machine."""
 INTERRUPTED, TERMINATED = 130, 143
@@ -73,6 +74,10 @@ def signals_handled_by(handle: Callable[[int, Any], None]) -> Iterator[None]:
 
 def _is_ignored_hangup(number: signal.Signals) -> bool:
     return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
+
+
+class HostLostError(OSError):
+    """Another process of the run did not answer in time."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

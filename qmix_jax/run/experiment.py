@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from qmix_jax.build import as_algorithm_sees, make_env
-from qmix_jax.config import Config
+from qmix_jax.config import Config, LoggingConfig, by_name
 from qmix_jax.console import say, warn
 from qmix_jax.envs.check import refuse_wrong_shapes
 from qmix_jax.files import remove_scratch_files, write_file
@@ -23,7 +23,7 @@ from qmix_jax.reporters.callbacks import Callbacks, make_callbacks
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.reporters.display import make_display
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits, host_loop, messages, pictures, plan, together
+from qmix_jax.run import exits, host_loop, hosts, messages, pictures, plan, together
 from qmix_jax.run.checkpoint import Checkpoint
 from qmix_jax.run.host_loop import Run
 from qmix_jax.run.lock import locked
@@ -31,7 +31,7 @@ from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
 from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.parts import refuse_wrong_parts
 from qmix_jax.run.program import Program
-from qmix_jax.run.resume import find_resume_point, require_place
+from qmix_jax.run.resume import require_place, shared_resume_point
 from qmix_jax.run.saver import Saver
 from qmix_jax.settings import ConfigError, require
 
@@ -62,7 +62,10 @@ class Finished(NamedTuple):
 
 
 def check(config: Config) -> Program:
-    """The run's program, not yet compiled; raises ConfigError where it cannot train here, or would learn nothing."""
+    """The run's program, not yet compiled; raises ConfigError where it cannot train here, or would learn nothing.
+
+    Of several processes, its config lets process 0 alone report.
+    """
     require(jnp.result_type(float) == jnp.float32, "training is in 32 bits: set JAX_ENABLE_X64=0, or unset it")
     plan.check(config)
     env = make_env(config.env)
@@ -73,6 +76,8 @@ def check(config: Config) -> Program:
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
     score_metric(config, env)
+    if not hosts.is_first():
+        config = replace(config, callbacks=(), logging=LoggingConfig(display="none", film=False))
     program = Program.make(config, env)
     refuse_what_cannot_fit(program)
     return program
@@ -96,8 +101,9 @@ def train(
         ConfigError: before anything is written, where the config cannot work on this machine or in this folder.
         OSError: the folder cannot be written to at all.
     """
-    order = Order(config, folder, settings, callbacks, is_kept)
-    return _train_alike([order], program or check(config), resumes)[0]
+    program = program or check(config)
+    own = callbacks if hosts.is_first() else ()
+    return _train_alike([Order(program.config, folder, settings, own, is_kept)], program, resumes)[0]
 
 
 def train_many(orders: Sequence[Order], resumes: bool = False) -> list[Finished]:
@@ -141,15 +147,19 @@ class Member:
 
 def _train_alike(orders: Sequence[Order], program: Program, resumes: bool) -> list[Finished]:
     """Train runs with one `program_key`; `program` is the first one's, checked."""
+    channel = hosts.Channel()
+    orders = _agreed(orders, channel)
     callbacks = [[*make_callbacks(order.config.callbacks), *order.callbacks] for order in orders]
     with ExitStack() as locks:
         members = []
         for order, own in zip(orders, callbacks, strict=True):
-            locks.enter_context(locked(order.folder))
+            if hosts.is_first():
+                locks.enter_context(locked(order.folder))
             start = time.perf_counter()
             require_place(order.folder, resumes)
             its = program if order is orders[0] else _like(program, order.config)
-            members.append(Member(Run(its, order.folder, find_resume_point(order.folder, its), start), order, own))
+            point = shared_resume_point(order.folder, its, channel)
+            members.append(Member(Run(its, order.folder, point, channel, start), order, own))
         left = [each for each in members if not _is_over(each.run)]
         for its, batch in together.batches([each.run for each in left]):
             if _stopped(each.run.status for each in members) is None:
@@ -157,6 +167,21 @@ def _train_alike(orders: Sequence[Order], program: Program, resumes: bool) -> li
         stopped = _stopped(each.run.status for each in members)
         ends = [(run, stopped if run.status is None else run.status) for run in (each.run for each in members)]
         return [Finished(status, run.rows, run.params) for run, status in ends]  # pyright: ignore  (all have ended)
+
+
+def _agreed(orders: Sequence[Order], channel: hosts.Channel) -> Sequence[Order]:
+    """The orders with the folders of process 0, as their names may hold the time of day; raises ConfigError where the
+    processes have other settings.
+    """
+    plain = [by_name(replace(order.config, logging=LoggingConfig(), callbacks=())) for order in orders]
+    every = channel.all([plain, [str(order.folder) for order in orders]])
+    settings, folders = every[0]
+    for own, *others in zip(settings, *(each[0] for each in every[1:]), strict=True):
+        wrong = [name for name, value in own.items() if any(other.get(name) != value for other in others)]
+        require(
+            not wrong, f"the processes have other values of {', '.join(wrong)}: start the same command on every host"
+        )
+    return [order._replace(folder=Path(folder)) for order, folder in zip(orders, folders, strict=True)]
 
 
 def _like(program: Program, config: Config) -> Program:
@@ -173,7 +198,7 @@ def _is_over(run: Run) -> bool:
     if not run.is_complete:
         return False
     run.status = run.end_status
-    has_pictures = pictures.exist(run.folder, run.config.logging.film)
+    has_pictures = run.channel.first(pictures.exist(run.folder, run.config.logging.film))
     if has_pictures:
         say(messages.complete(run.folder, run.env_steps))
     return has_pictures
@@ -181,9 +206,10 @@ def _is_over(run: Run) -> bool:
 
 def _train_batch(program: Program, members: Sequence[Member]) -> None:
     """Train runs that are at one environment step, then draw their pictures."""
-    for each in members:
-        _write_settings(each.run, each.order.settings)
-    _announce(program, members)
+    if hosts.is_first():
+        for each in members:
+            _write_settings(each.run, each.order.settings)
+        _announce(program, members)
     for each in members:
         run, order = each.run, each.order
         each.others = Callbacks([*make_dashboards(run.config, order.settings, run.folder, run.rows), *each.own])
@@ -230,7 +256,7 @@ def _announce(program: Program, members: Sequence[Member]) -> None:
 @contextmanager
 def _outlets(member: Member, label: str) -> Iterator[None]:
     """What reports and saves while the run trains; at the end the pictures."""
-    run, config = member.run, member.run.config
+    run, config, is_first = member.run, member.run.config, hosts.is_first()
     with make_display(
         config.logging.display,
         title=messages.title_with_seeds(config, run.program.env),
@@ -239,19 +265,21 @@ def _outlets(member: Member, label: str) -> Iterator[None]:
         rows=run.rows,
         label=label,
     ) as display:
-        metrics = MetricsFile(run.folder, format_rows(run.rows), display.message)
+        metrics = MetricsFile(run.folder, format_rows(run.rows), display.message) if is_first else None
         run.saver = saver = Saver(run.folder, config.checkpoint, display.message, run.point.checkpoint)
-        saver.listeners += [_note_saved_state, run.written.put]
-        run.callbacks, run.say = [metrics, display, member.others], display.message
-        with closing(metrics), closing(saver):
+        saver.listeners += [_note_saved_state, run.written.put] * is_first
+        run.callbacks = [each for each in (metrics, display, member.others) if each is not None]
+        run.say = display.message
+        with closing(metrics or Callback()), closing(saver):
             yield
         run.report_checkpoints([member.others])
-        member.failure = saver.failure or metrics.failure
+        member.failure = run.channel.first(saver.failure or (metrics.failure if metrics else ""))
         if member.failure and run.status in (exits.DONE, *exits.STOPPED):
             run.status = exits.NOT_SAVED
         member.has_film = config.logging.film and run.status == exits.DONE  # where memory is short, compiling it fails
         params = run.params if member.has_film else None
-        pictures.draw(run.program, run.folder, run.rows, params, display.message)
+        if is_first:
+            pictures.draw(run.program, run.folder, run.rows, params, display.message)
 
 
 def _note_saved_state(path: Path) -> None:
@@ -266,13 +294,15 @@ def _train_within_memory(program: Program, runs: Sequence[Run], received: list[s
     try:
         host_loop.train(program, runs, received)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not exits.is_out_of_memory(error):
+        if not exits.is_out_of_memory(error) or hosts.count() > 1:  # the others wait for this process
             raise
         for run in runs:
             run.status = exits.OUT_OF_MEMORY if run.status is None else run.status
 
 
 def _say_end(member: Member, received: list[signal.Signals], has_next: bool) -> None:
+    if not hosts.is_first():
+        return
     run, config, is_kept = member.run, member.run.config, member.order.is_kept
     if run.status == exits.OUT_OF_MEMORY:
         say(f"qmix-jax: error: out of memory: {what_to_lower(Program.make(config, run.program.env))}", sys.stderr)

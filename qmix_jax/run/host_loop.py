@@ -16,13 +16,14 @@ import numpy as np
 from qmix_jax.config import Config, to_mapping
 from qmix_jax.records import format_rows, mean
 from qmix_jax.reporters.base import STOP, Callback
-from qmix_jax.run import exits, messages
+from qmix_jax.run import exits, hosts, messages
+from qmix_jax.run.devices import share_of
 from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
 from qmix_jax.run.nan_source import NanSource, find_sources
 from qmix_jax.run.program import DATA, ChunkMetrics, Program, TrainState
 from qmix_jax.run.resume import ResumePoint
 from qmix_jax.run.saver import Saver
-from qmix_jax.run.snapshot import PARAMS, Snapshot, join, state_to_host, to_host
+from qmix_jax.run.snapshot import PARAMS, STATE, Snapshot, join, state_to_host, to_host
 from qmix_jax.types import Clock
 
 
@@ -34,6 +35,8 @@ class Run:
     """Of this run alone, on the devices that train it."""
     folder: Path
     point: ResumePoint
+    channel: hosts.Channel = field(default_factory=hosts.Channel)
+    """Where the processes of the run agree on what depends on time."""
     start: float = field(default_factory=time.perf_counter)
     """When this process started the run, by time.perf_counter."""
     written: SimpleQueue[Path] = field(default_factory=SimpleQueue)
@@ -96,7 +99,7 @@ class Run:
 
     def end(self, status: int, state: TrainState, seeds: slice) -> None:
         """End with this status, and with the run's state saved."""
-        if self.rows and not self.saver.is_saved(self.env_steps):
+        if self.rows and not self._is_saved(self.env_steps):
             self.saver.save(self._snapshot(state, seeds))
         self.status = status
 
@@ -110,6 +113,7 @@ class Run:
         metrics = jax.tree.map(lambda leaf: leaf[seeds], chunk.metrics)
         self.rows.append(self.frozen.mask(make_row(self.program, chunk.clock, metrics, seconds)))
         stops = [callback.on_evaluation(self.rows[-1]) == STOP for callback in self.callbacks]
+        is_stopped = self.channel.first(any(stops))
         self.report_checkpoints(self.callbacks)
         if sources:
             self.say(messages.after_nan(self.config, self.rows, sources, self.frozen.since.count(None)))
@@ -119,21 +123,24 @@ class Run:
             return
         self.params = self.frozen.keep(self.params, jax.tree.map(lambda leaf: leaf[seeds], chunk.params))
         self._save(chunk.state, seeds)
-        if self.is_complete or any(stops):
+        if self.is_complete or is_stopped:
             self.end(self.end_status, chunk.state, seeds)
 
     def _save(self, state: TrainState, seeds: slice) -> None:
         """Save the state where it is due, or else the parameters where their score is among the best."""
         is_among_best = self._best.add(mean(self.rows[-1].get(self._metric)))
-        if self.saver.is_due(self.env_steps):
+        if self.channel.first(self.saver.is_due(self.env_steps)):
             self.saver.save(self._snapshot(state, seeds))
         elif is_among_best:
             self.saver.save_for_score(self._snapshot_of(self.rows, {PARAMS: self.params}))
 
+    def _is_saved(self, env_steps: int) -> bool:
+        return self.channel.first(self.saver.is_saved(env_steps))
+
     def _save_finite_params(self) -> None:
         """Save the parameters from before the last seed's NaN, unless a checkpoint has them."""
         rows = self.rows[:-1]
-        if rows and not self.saver.is_saved(rows[-1]["env_steps"]):
+        if rows and not self._is_saved(rows[-1]["env_steps"]):
             self.saver.save(self._snapshot_of(rows, {PARAMS: self.params}))
 
     def _snapshot(self, state: TrainState, seeds: slice) -> Snapshot:
@@ -145,7 +152,10 @@ class Run:
         about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
         about |= {"metric": self._metric, "score": mean(last.get(self._metric))}
         about |= {"data_devices": self.program.mesh.shape[DATA], "settings": to_mapping(self.config)}
-        return Snapshot(last["env_steps"], items, format_rows(rows), about)
+        own, columns = share_of(self.program.mesh)
+        if hosts.count() > 1 and STATE in items:
+            about["shares"] = hosts.count(), columns
+        return Snapshot(last["env_steps"], items, format_rows(rows), about, own)
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------
@@ -173,7 +183,7 @@ def train(program: Program, runs: Sequence[Run], stop_requests: list[signal.Sign
     """
     seeds = _seeds(runs)
     state, execute = _begin(program, runs)
-    while not stop_requests and any(run.status is None for run in runs):
+    while any(run.status is None for run in runs) and not _is_stopped(stop_requests, runs[0].channel):
         chunk = _execute(execute, state, program)
         state = chunk.state
         sources = _sources(program, chunk, runs)
@@ -184,6 +194,14 @@ def train(program: Program, runs: Sequence[Run], stop_requests: list[signal.Sign
     for run, own in zip(runs, seeds, strict=True):
         if run.status is None:
             run.end(exits.STOP_SIGNALS[stop_requests[0]], state, own)
+
+
+def _is_stopped(stop_requests: list[signal.Signals], channel: hosts.Channel) -> bool:
+    """Whether any process got a signal, which then is a request in each of them."""
+    found = next(filter(None, channel.all(stop_requests[0] if stop_requests else None)), None)
+    if found:
+        stop_requests.insert(0, signal.Signals(found))
+    return bool(found)
 
 
 def _seeds(runs: Sequence[Run]) -> list[slice]:
@@ -216,9 +234,9 @@ def _begin(program: Program, runs: Sequence[Run]) -> tuple[TrainState, Callable]
 def _execute(execute: Callable, state: TrainState, program: Program) -> Chunk:
     start = time.perf_counter()
     state, metrics = execute(state, program.numbers)
-    metrics, params = jax.device_get(metrics), to_host(state.seeds.learner.params)
+    clock, metrics, params = to_host((state.clock, metrics, state.seeds.learner.params))
     end = time.perf_counter()
-    return Chunk(state, jax.device_get(state.clock), metrics, params, end - start, end)
+    return Chunk(state, clock, metrics, params, end - start, end)
 
 
 def _sources(program: Program, chunk: Chunk, runs: Sequence[Run]) -> dict[int, NanSource]:

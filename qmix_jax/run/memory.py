@@ -15,6 +15,7 @@ from qmix_jax.agents.gru import GruConfig
 from qmix_jax.agents.transformer import TransformerAgents
 from qmix_jax.build import mixer_class
 from qmix_jax.config import EvaluationConfig, LearnerConfig, ReplayConfig, RolloutConfig, by_name
+from qmix_jax.run import hosts
 from qmix_jax.run.devices import SEED
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
@@ -57,7 +58,7 @@ class Part(NamedTuple):
 
 def memory_at_hand() -> int:
     """Free bytes of one device: of the GPU, or of the machine (or its container)."""
-    stats = jax.devices()[0].memory_stats() or {} if jax.default_backend() != "cpu" else {}
+    stats = jax.local_devices()[0].memory_stats() or {} if jax.default_backend() != "cpu" else {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     available = psutil.virtual_memory().available
@@ -127,7 +128,8 @@ def _total(parts: list[Part], setting: str = "", share: float = 1.0) -> float:
 
 def _room(program: Program) -> float:
     """Bytes of memory that a run can use."""
-    return 0.9 * memory_at_hand() * (1 if jax.default_backend() == "cpu" else program.mesh.size)
+    is_cpu = jax.default_backend() == "cpu"
+    return 0.9 * memory_at_hand() * (hosts.count() if is_cpu else program.mesh.size)
 
 
 def fits(program: Program) -> bool:

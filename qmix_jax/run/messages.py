@@ -20,7 +20,7 @@ from qmix_jax.console import duration, short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.records import FROZEN, is_share, known, mean, metric_names
-from qmix_jax.run import exits
+from qmix_jax.run import exits, hosts
 from qmix_jax.run.devices import DATA, SEED, describe_idle
 from qmix_jax.run.memory import gib
 from qmix_jax.run.metrics import score_metric
@@ -66,7 +66,9 @@ def describe(program: Program) -> str:
     return (
         f"replay {gib(needs['replay'])} · {count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
-        f"({mesh.shape[SEED]} for seeds x {mesh.shape[DATA]} for data)" + f"\n{idle}" * bool(idle)
+        f"({mesh.shape[SEED]} for seeds x {mesh.shape[DATA]} for data)"
+        + f" of {hosts.count()} processes" * (hosts.count() > 1)
+        + f"\n{idle}" * bool(idle)
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from qmix_jax.learning.trainer import SeedState, Trainer
+from qmix_jax.run import hosts
 from qmix_jax.run.program import DATA, ChunkMetrics, Program, TrainState
 from qmix_jax.types import Clock, Params
 from qmix_jax.types import Sequence as Rows
@@ -62,14 +63,14 @@ def find_sources(
     found, where = {}, "in replay"
     if seeds and slots:
         marks = program.compute(lambda trainer, _, seed: _mark(trainer, seed.replay), state)  # pyright: ignore
-        found = _search(program, jax.device_get(marks), state.clock, slots, seeds)
+        found = _search(program, hosts.gather(marks), state.clock, slots, seeds)
     if len(found) < len(seeds) and slots < chunk:
         where = "in rollouts that were played again with the parameters before it"
         learner = state.seeds.learner._replace(params=params)
         before = state._replace(seeds=state.seeds._replace(learner=learner))
         marks = program.compute(_mark_rollouts, before)
         clock = state.clock._replace(replay_start=state.clock.iteration - chunk)
-        found = _search(program, jax.device_get(marks), clock, chunk, seeds) | found
+        found = _search(program, hosts.gather(marks), clock, chunk, seeds) | found
     env_steps = int(state.clock.iteration) * config.iteration_env_steps
     return {i: found.get(i) or _without_place(metrics, i, env_steps, where) for i in seeds}
 

@@ -29,6 +29,7 @@ from qmix_jax.learning.learner import LossMetrics, sum_over_devices
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.learning.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.nn.linear import matmul_dtype
+from qmix_jax.run import hosts
 from qmix_jax.run.compilation import compile_quickly, compile_with
 from qmix_jax.run.devices import DATA, SEED, make_mesh
 from qmix_jax.traced import numbers, program_key
@@ -137,7 +138,7 @@ class Program:
         """The settings' numbers, sharded as the seeds are."""
         each = [numbers(config) for config in self.runs for _ in range(config.num_seeds)]
         arrays = {name: np.array([one[name] for one in each], np.float32) for name in each[0]}
-        return jax.device_put(arrays, NamedSharding(self.mesh, P(SEED)))
+        return hosts.place(arrays, dict.fromkeys(arrays, NamedSharding(self.mesh, P(SEED))))
 
     @property
     def _seeds(self) -> Array:
@@ -164,8 +165,7 @@ class Program:
 
     def place(self, state: TrainState) -> TrainState:
         """A state from the host, sharded over the devices."""
-        is_spec = {"is_leaf": lambda spec: isinstance(spec, P)}
-        return jax.device_put(state, jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self._specs, **is_spec))
+        return hosts.place(state, jax.tree.map(lambda shape: shape.sharding, self.shapes))
 
     def chunk(self, state: TrainState, numbers: Numbers) -> tuple[TrainState, ChunkMetrics]:
         """Iterations of training, then a greedy evaluation; `compile_chunk` compiles it."""

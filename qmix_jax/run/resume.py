@@ -7,6 +7,7 @@ from typing import Any
 from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, HAS_STATE, read_manifest, read_metrics
+from qmix_jax.run import hosts
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
 from qmix_jax.run.program import Program, TrainState
 from qmix_jax.run.trained import read_config, read_config_of
@@ -143,8 +144,24 @@ def _is_one_of(name: str, settings: tuple[str, ...]) -> bool:
 # --- the point to resume from ------------------------------------------------------------------------------------
 
 
-def find_resume_point(folder: Path, program: Program) -> ResumePoint:
+def shared_resume_point(folder: Path, program: Program, channel: hosts.Channel) -> ResumePoint:
+    """Where the run in a folder can resume, with its state: in every process where process 0 found it. No process
+    returns, and may then write, before all have read.
+
+    Raises as `find_resume_point`.
+    """
+    point = find_resume_point(folder, program) if hosts.is_first() else ResumePoint()
+    env_steps = channel.first(point.env_steps)
+    if not hosts.is_first():
+        point = find_resume_point(folder, program, env_steps)
+    channel.all(None)
+    return point
+
+
+def find_resume_point(folder: Path, program: Program, env_steps: int | None = None) -> ResumePoint:
     """Where the run in a folder can resume, with its state. Skips damaged checkpoints with a warning; writes nothing.
+
+    With `env_steps`, only that checkpoint counts, or with 0 none.
 
     Raises:
         ConfigError: a setting changed that may not, there are checkpoints and no usable one, or there are rows and no
@@ -166,12 +183,13 @@ def find_resume_point(folder: Path, program: Program) -> ResumePoint:
         end = None if is_cured else met_nan
         return ResumePoint(checkpoint, state, saved_rows, changed, assumed, later, end, is_environments)
 
-    usable = first_usable(_whole(folder), use, to_resume=True)
+    candidates = [each for each in _whole(folder) if env_steps in (None, each.env_steps)]
+    usable = first_usable(candidates, use, to_resume=True)
     if usable is not None:
         return usable[1]
     if met_nan is not None:
         return ResumePoint(met_nan=met_nan, is_environments_nan=is_environments)
-    require(not _whole(folder), f"{folder} cannot be resumed: none of its checkpoints is whole; start a new run")
+    require(not candidates, f"{folder} cannot be resumed: none of its checkpoints is whole; start a new run")
     changes(folder, config)
     may_restart = not rows or read_manifest(folder).get(HAS_STATE) is False
     require(

@@ -12,6 +12,7 @@ from threading import Event, Thread
 
 from qmix_jax.config import CheckpointConfig
 from qmix_jax.console import reason
+from qmix_jax.run import hosts
 from qmix_jax.run.checkpoint import Checkpoint, retain, write
 from qmix_jax.run.snapshot import Snapshot
 
@@ -24,6 +25,9 @@ class Saver:
 
     The thread starts at once, since none can be started when memory has run out, and it does not keep the process
     alive. `wait` and `close` give up after `PATIENCE` seconds without progress.
+
+    Of several processes each has a saver, with the same calls of `save`: they write one checkpoint together. Process 0
+    alone deletes, and saves for the score.
     """
 
     def __init__(
@@ -45,7 +49,8 @@ class Saver:
         self._is_idle, self._is_closed = Event(), Event()
         self._is_idle.set()
         self._is_stuck = self._has_warned = False
-        for leftover in (folder / "checkpoints").glob(".*"):
+        self._channel, self._count = hosts.Channel(), 0
+        for leftover in (folder / "checkpoints").glob(".*") if hosts.is_first() else ():
             shutil.rmtree(leftover, ignore_errors=True)
         Thread(target=self._serve, name="checkpoint", daemon=True).start()
 
@@ -62,15 +67,20 @@ class Saver:
     def save(self, snapshot: Snapshot) -> None:
         """Start writing as soon as the checkpoint before is written."""
         self.wait()
-        self._newest = snapshot.env_steps
+        self._newest, self._count = snapshot.env_steps, self._count + 1
         if self._is_stuck:
             self._fail(snapshot.env_steps, self.failure)
             return
         self._is_idle.clear()
+        if hosts.count() > 1:
+            channel = hosts.Channel(f"{self._channel.name}/{self._count}", 2 * PATIENCE)
+            snapshot = snapshot._replace(channel=channel)
         self._queue.put(partial(self._write_newest, snapshot))
 
     def save_for_score(self, snapshot: Snapshot) -> None:
         """Queue parameters that are kept for their score; not written if `keep_best` better ones follow before that."""
+        if not hosts.is_first():
+            return
         self._scores.append(snapshot.about["score"])
         about = {**snapshot.about, "saved_for": "score"}
         self._queue.put(partial(self._write_best, snapshot._replace(about=about), len(self._scores)))
@@ -132,8 +142,9 @@ class Saver:
             return False
         if not self._is_stuck:
             self.failure = ""
-        with suppress(OSError):  # one too many is no harm
-            retain(self._folder, self._config.keep_last, self._config.keep_best)
+        if hosts.is_first():
+            with suppress(OSError):  # one too many is no harm
+                retain(self._folder, self._config.keep_last, self._config.keep_best)
         return True
 
     def _fail(self, env_steps: int, why: str) -> None:

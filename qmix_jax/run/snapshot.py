@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qmix_jax.run import hosts
 from qmix_jax.run.program import TrainState
 from qmix_jax.settings import require
 
@@ -24,10 +25,14 @@ class Snapshot(NamedTuple):
     """The text of metrics.jsonl."""
     about: dict[str, Any]
     """What about.json adds: score, settings, seconds."""
+    share: int = 0
+    """Of the snapshots of several processes the number of this one (`devices.share_of`)."""
+    channel: hosts.Channel | None = None
+    """Where these processes meet while they write one checkpoint."""
 
 
 def to_host(tree: Any, seeds: slice | None = None) -> Any:
-    """A pytree as NumPy arrays that own their memory: on a CPU, `device_get` may return views of device buffers.
+    """A pytree of all hosts as NumPy arrays that own their memory: on a CPU, they may be views of device buffers.
 
     With `seeds`, only theirs of arrays (S, ...); scalars belong to all.
     """
@@ -37,16 +42,21 @@ def to_host(tree: Any, seeds: slice | None = None) -> Any:
         part = array if is_whole else array[seeds]
         return part if part.flags.owndata else part.copy()
 
-    return jax.tree.map(own, jax.device_get(tree))
+    return jax.tree.map(own, hosts.gather(tree))
 
 
 def state_to_host(state: TrainState, with_replay: bool, own: slice | None = None) -> dict[str, Any]:
-    """The items of a training state, of all seeds or of `own`, copied: the next chunk may overwrite its buffers."""
+    """The items of a training state, of all seeds or of `own`, copied: the next chunk may overwrite its buffers.
+
+    Of several processes each gets its share of them, but for the parameters, which all get.
+    """
     seeds = state.seeds
     rest = state._replace(seeds=seeds._replace(learner=seeds.learner._replace(params=None), replay=None))
     items = {PARAMS: seeds.learner.params, STATE: leaves_by_path(rest)}
     if with_replay and seeds.replay is not None:
         items[REPLAY] = leaves_by_path(seeds.replay)
+    if hosts.count() > 1:
+        items = {item: leaves if item == PARAMS else hosts.shares(leaves) for item, leaves in items.items()}
     return to_host(items, own)
 
 

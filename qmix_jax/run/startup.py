@@ -1,6 +1,7 @@
 """How JAX is started, and how an error becomes one line and an exit status."""
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from functools import cache
 from pathlib import Path
 
 from qmix_jax.console import say, warn
-from qmix_jax.run.exits import NOT_SAVED, OUT_OF_MEMORY, USAGE_ERROR, is_out_of_memory
+from qmix_jax.run.exits import (
+    INTERRUPTED,
+    NOT_SAVED,
+    OUT_OF_MEMORY,
+    REQUEUE,
+    USAGE_ERROR,
+    HostLostError,
+    is_out_of_memory,
+)
 from qmix_jax.settings import ConfigError, require
 
 AUTO = "auto"
@@ -23,19 +32,24 @@ def report(error: Exception) -> int:
     Raises:
         Exception: the error itself, where neither the settings nor the machine are its cause.
     """
-    if is_out_of_memory(error):
-        status, text = OUT_OF_MEMORY, f"out of memory: {first_line(error)}; take fewer episodes or smaller settings"
-    elif isinstance(error, ConfigError):
-        status, text = USAGE_ERROR, str(error)
-    elif isinstance(error, OSError):
-        status, text = NOT_SAVED, str(error)
-    else:
+    status = status_of(error)
+    if status is None:
         raise error
+    is_memory = status == OUT_OF_MEMORY
+    text = f"out of memory: {first_line(error)}; take fewer episodes or smaller settings" if is_memory else error
     say(f"qmix-jax: error: {text}", sys.stderr)
     return status
 
 
-def first_line(error: Exception) -> str:
+def status_of(error: BaseException) -> int | None:
+    """The exit status for an error; None where neither the settings nor the machine are its cause."""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    kinds = {ConfigError: USAGE_ERROR, HostLostError: REQUEUE, OSError: NOT_SAVED, KeyboardInterrupt: INTERRUPTED}
+    return next((status for kind, status in kinds.items() if isinstance(error, kind)), None)
+
+
+def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type where the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
@@ -73,7 +87,8 @@ def leave_accelerators_free() -> None:
 
 
 def start_jax(devices: Iterable[str]) -> None:
-    """Start JAX with 32-bit numbers, and with enough CPU cores as devices for each of the settings `devices`.
+    """Start JAX with 32-bit numbers, and with enough CPU cores as devices for each of the settings `devices`, of which
+    each process of a run on several hosts has its part.
 
     Compiled programs are kept on disk.
 
@@ -84,13 +99,14 @@ def start_jax(devices: Iterable[str]) -> None:
     import_jax()
     import jax
 
+    from qmix_jax.run import hosts
     from qmix_jax.run.devices import use_cpu_cores
 
     jax.config.update("jax_enable_x64", False)
     is_disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
     require(not is_disabled, "JAX_DISABLE_JIT is set, but everything here is compiled; unset it")
     wanted = set(devices)
-    count = use_cpu_cores(AUTO if AUTO in wanted else max(wanted, key=int))
+    count = use_cpu_cores(AUTO if AUTO in wanted else str(math.ceil(max(map(int, wanted)) / hosts.count())))
     keep_compiled_programs()
     try:
         jax.devices()
@@ -100,8 +116,8 @@ def start_jax(devices: Iterable[str]) -> None:
         raise ConfigError(
             f"JAX finds no device with JAX_PLATFORMS={platforms}{reason}; unset it, or set it to cpu"
         ) from error
-    if jax.default_backend() == "cpu" and jax.device_count() < count:
-        _warn_of_idle_cores(jax.device_count(), count)
+    if jax.default_backend() == "cpu" and jax.local_device_count() < count:
+        _warn_of_idle_cores(jax.local_device_count(), count)
 
 
 @cache

@@ -97,10 +97,10 @@ def run_here(jobs: Sequence[Job], resumes: bool = False) -> list[int]:
     with env_override(dict(jobs[0].environment)):
         configs = [job.config for job in jobs]
         startup.start_jax({config.devices for config in configs})
-        from qmix_jax.run import experiment
+        from qmix_jax.run import experiment, hosts
 
         programs = [experiment.check(config) for config in configs]
-        for job in jobs:
+        for job in jobs if hosts.is_first() else ():
             write(job.files)
         if len(jobs) == 1:
             job, program = jobs[0], programs[0]

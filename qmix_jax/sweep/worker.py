@@ -10,11 +10,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.records import read_metrics
 from qmix_jax.run import startup
+from qmix_jax.run.cluster import OnEnd, Settings, joined
 from qmix_jax.run.exits import FAILED, INTERRUPTED, STOP_SIGNALS
 from qmix_jax.settings import flatten
 from qmix_jax.sweep import record
@@ -39,6 +40,8 @@ class Task:
     """The CPU cores it may use; empty: all."""
     is_logged: bool = True
     """Whether what it prints goes to job.log in its folder."""
+    hosts: Literal["on", "off"] = "off"
+    """Whether several processes run it together, which JAX finds (`qmix_jax.run.cluster`)."""
 
     @classmethod
     def of(cls, job: Job, resumes: bool, **others: Any) -> "Task":
@@ -73,11 +76,12 @@ def main() -> int:
     return run(*pickle.load(sys.stdin.buffer))
 
 
-def run(task: Task, *others: Task) -> int:
+def run(task: Task, *others: Task, is_first: bool = True) -> int:
     """Run the task in this process, which should do nothing else; returns its exit status. With `others` it trains
     together, and the status is the worst one.
 
-    The folder's job.json records the beginning and the end; job.log of the first what is printed.
+    The folder's job.json records the beginning and the end; job.log of the first what is printed. Of several processes
+    of one task only the first records.
     """
     sys.argv = list(task.argv)
     sys.path += [folder for folder in task.search_path if folder not in sys.path]
@@ -87,19 +91,24 @@ def run(task: Task, *others: Task) -> int:
     if task.is_logged:
         _log_to(task.job)
     jobs = [task.job, *(each.job for each in others)]
-    noted = [record.begin(job.folder, job.digest) for job in jobs]
-    ends = run_reported(jobs, task.resumes)
-    for job, own, (status, error) in zip(jobs, noted, ends, strict=True):
-        record.end(job.folder, own, status, error, _score(job))
+    noted = [record.begin(job.folder, job.digest) for job in jobs if is_first]
+
+    def end(*ends: tuple[int, str]) -> None:
+        for job, own, (status, error) in zip(jobs, noted, ends, strict=is_first):
+            record.end(job.folder, own, status, error, _score(job))
+
+    ends = run_reported(jobs, task.resumes, Settings(task.hosts), lambda *ended: end(ended))
+    end(*ends)
     return max(status for status, _ in ends)
 
 
-def run_reported(jobs: Sequence[Job], resumes: bool) -> list[tuple[int, str]]:
+def run_reported(jobs: Sequence[Job], resumes: bool, hosts: Settings, on_end: OnEnd) -> list[tuple[int, str]]:
     """Run the jobs; an error becomes one line on stderr, an unforeseen one a traceback. Returns the exit status of
-    each, and its error in one line.
+    each, and its error in one line; where several processes run a job, an error ends this one after `on_end`.
     """
     try:
-        return [(status, "") for status in run_here(jobs, resumes)]
+        with joined(hosts, on_end):
+            return [(status, "") for status in run_here(jobs, resumes)]
     except KeyboardInterrupt:
         return [(INTERRUPTED, "")] * len(jobs)
     except Exception as error:

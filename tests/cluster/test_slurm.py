@@ -108,3 +108,18 @@ def test_a_partition_that_does_not_exist_is_one_line(slurm, start_sweep):
     status, said = start_sweep(slurm, *SLURM, "hydra.launcher.partition=nowhere", ENDLESS).end()
     assert status == exits.USAGE_ERROR
     assert "error: sbatch refuses the jobs: sbatch: error: Batch job submission failed: Invalid partition" in said
+
+
+def test_a_job_of_two_tasks_is_one_run_which_one_of_them_records_and_both_requeue(slurm, start_sweep):
+    hosts = ("hydra.launcher.tasks_per_node=2", "devices=2", "num_seeds=2", "logging.display=plain")
+    sweep = start_sweep(slurm, *SLURM, *hosts, "hydra.launcher.time=60", "total_env_steps=1e9")
+    sweep.trains(0, starts=1)
+    (job,) = states(slurm)
+    log = (sweep.job(0) / "job.log").read_text()
+    assert log.count("2 x cpu (2 for seeds x 1 for data) of 2 processes") == 1
+    ask(slurm, "scancel", "--signal=USR2", job)
+    goes_on(slurm, sweep, 0, job, starts=2)
+    assert find(sweep.job(0)).shares == (2, 1)
+    sweep.process.send_signal(signal.SIGINT)
+    status, said = sweep.end()
+    assert status == exits.INTERRUPTED and sweep.record(0).status == exits.INTERRUPTED, said

@@ -56,12 +56,16 @@ class Slurm(Launcher):
         """The quality of service."""
         time: str = "4:00:00"
         """The time limit: minutes, hours:minutes:seconds or days-hours:minutes:seconds; in YAML in quotes."""
+        nodes: Count = 1
+        """Nodes, which train a job together (docs/scaling.md)."""
+        tasks_per_node: Count = 1
+        """Processes on each of them: one for each of its GPUs, which JAX gives one to each."""
         gpus: Count | None = None
-        """GPUs."""
+        """GPUs of a node."""
         cpus: Count | None = None
-        """CPU cores."""
+        """CPU cores of a process."""
         memory: str | None = None
-        """Memory, such as 16GB."""
+        """Memory of a node, such as 16GB."""
         jobs: Count | None = None
         """Jobs at once."""
         comment: str | None = None
@@ -96,9 +100,12 @@ class Slurm(Launcher):
             return "all at once on this machine, through submitit"
         own = self.settings
         asked = {"partition": own.partition, "GPUs": own.gpus, "CPU cores": own.cpus, "memory": own.memory}
+        together = f", {own.nodes} nodes x {own.tasks_per_node} processes each" * (own.nodes * own.tasks_per_node > 1)
         words = [f"{name} {value}" for name, value in asked.items() if value is not None]
         at_once = f", {own.jobs} at once" * bool(own.jobs)
-        return ", ".join([f"an array of Slurm{at_once}, each job for {duration(60 * minutes(own.time))}", *words])
+        return ", ".join(
+            [f"an array of Slurm{at_once}, each job for {duration(60 * minutes(own.time))}{together}", *words]
+        )
 
     @property
     def at_once(self) -> int | None:
@@ -134,8 +141,10 @@ class Slurm(Launcher):
         search_path = {"PYTHONPATH": os.pathsep.join(new[0].search_path)}
         try:
             executor = self._executor(folder)
+            hosts = "on" if self.settings.nodes * self.settings.tasks_per_node > 1 else "off"
             with env_override(search_path), _interrupts_ignored(self._is_local), executor.batch():
-                jobs = [executor.submit(Submission(replace(task, resumes=True, is_logged=True))) for task in new]
+                tasks = [replace(task, resumes=True, is_logged=True, hosts=hosts) for task in new]
+                jobs = [executor.submit(Submission(task)) for task in tasks]
         except self._submitit.core.utils.FailedJobError as error:
             raise ConfigError(f"sbatch refuses the jobs: {_last(str(error))}") from error
         self._jobs |= dict(zip(new, jobs, strict=True))
@@ -149,6 +158,8 @@ class Slurm(Launcher):
         executor.update_parameters(
             name="qmix-jax",
             timeout_min=minutes(own.time),
+            nodes=own.nodes,
+            tasks_per_node=own.tasks_per_node,
             gpus_per_node=own.gpus,
             cpus_per_task=own.cpus,
             slurm_partition=own.partition,
@@ -226,7 +237,7 @@ class Submission:
         """
         from submitit import JobEnvironment
 
-        status = run(self._task)
+        status = run(self._task, is_first=JobEnvironment().global_rank == 0)
         if status == REQUEUE or (status == TERMINATED and _is_let_run(JobEnvironment())):
             signal.raise_signal(getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))  # submitit's handler requeues
         sys.exit(status)

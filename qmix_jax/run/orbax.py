@@ -1,0 +1,71 @@
+"""Pytrees of arrays on disk, through Orbax: each process alone, also where it is one of several of a run."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from qmix_jax.run import hosts
+
+
+def read(folder: Path) -> Any:
+    """The pytree of NumPy arrays in a folder."""
+    import orbax.checkpoint as ocp
+
+    path = folder.resolve()
+    with _checkpointer() as checkpointer:
+        structure = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
+        return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def write(trees: Mapping[Path, Any]) -> None:
+    """Write pytrees of NumPy arrays, each into its folder."""
+    import orbax.checkpoint as ocp
+
+    with _checkpointer(use_zarr3=True) as checkpointer:
+        for folder, tree in trees.items():
+            checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
+
+
+@contextmanager
+def _checkpointer(**options: Any) -> Iterator[Any]:
+    """An Orbax with options; it waits for no process, and writes NumPy arrays also where this is not process 0."""
+    import orbax.checkpoint as ocp  # takes a second to import, so only when something is saved or read
+
+    _hush_orbax()
+    processes: Any = {}
+    with ExitStack() as stack:
+        if hosts.count() > 1:
+            from unittest import mock
+
+            from orbax.checkpoint._src.multihost import multihost
+
+            stack.enter_context(mock.patch.object(multihost, "process_index", lambda: 0))
+            alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+            processes = {"multiprocessing_options": alone}
+        handler = ocp.PyTreeCheckpointHandler(**options, **processes)
+        yield stack.enter_context(ocp.Checkpointer(handler, **processes))
+
+
+def _hush_orbax() -> None:
+    """Keep Orbax from printing the further errors of a write whose first error it raises."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if sys.excepthook is not _drop_late_errors:
+        global _excepthook
+        _excepthook, sys.excepthook = sys.excepthook, _drop_late_errors
+
+
+_excepthook = sys.excepthook
+
+
+def _drop_late_errors(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """Python's hook for unhandled errors, except those of stores that answer after Orbax has given up."""
+    if str(error) != "Event loop is closed":
+        _excepthook(kind, error, traceback)

@@ -30,7 +30,7 @@ from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.learning.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.nn.linear import matmul_dtype
 from qmix_jax.run.compilation import compile_quickly, compile_with
-from qmix_jax.run.devices import DATA, SEED, make_mesh
+from qmix_jax.run.devices import DATA, SEED, make_mesh, part_of
 from qmix_jax.traced import numbers, program_key
 from qmix_jax.types import Clock, Params, tree_bytes
 
@@ -89,10 +89,15 @@ class Program:
         return cls(config, env, make_mesh(config, devices))
 
     @classmethod
-    def of_runs(cls, configs: Sequence[Config], env: TeamEnv) -> "Program":
-        """The program of several runs with one `program_key`, on all devices that JAX has."""
+    def of_runs(cls, configs: Sequence[Config], env: TeamEnv, mesh: Mesh | None = None) -> "Program":
+        """The program of several runs with one `program_key`, on all devices that JAX has, or on those of `mesh`."""
         config = replace(configs[0], seed=0, num_seeds=sum(each.num_seeds for each in configs))
-        return cls(config, env, make_mesh(config), tuple(configs))
+        return cls(config, env, part_of(mesh, config.num_seeds) if mesh else make_mesh(config), tuple(configs))
+
+    def of_seeds(self, seeds: range) -> "Program":
+        """The program of some of the run's seeds: each has the numbers that it has among all."""
+        config = replace(self.config, seed=seeds.start, num_seeds=len(seeds))
+        return ReusingProgram(config, self.env, part_of(self.mesh, len(seeds)))
 
     @property
     def runs(self) -> tuple[Config, ...]:

@@ -74,9 +74,14 @@ def check(config: Config) -> Program:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
     score_metric(config, env)
     program = Program.make(config, env)
-    if not fits(program):
-        refuse_what_cannot_fit(program.of_seeds(range(config.seed, config.seed + 1)))
+    _refuse_what_never_fits(program)
     return program
+
+
+def _refuse_what_never_fits(program: Program) -> None:
+    """Raise ConfigError where one seed alone does not fit."""
+    if not fits(program):
+        refuse_what_cannot_fit(program.of_seeds(range(program.config.seed, program.config.seed + 1)))
 
 
 def train(
@@ -138,6 +143,7 @@ def _train_group(orders: Sequence[Order], program: Program, resumes: bool) -> li
                 else Finished(stopped, [], None)
             )
     except TooLargeError:
+        _refuse_what_never_fits(program)
         return _train_group(orders, program, resumes=True)
     return [finished[i] for i in range(len(orders))]
 

@@ -77,8 +77,8 @@ def describe(program: Program) -> str:
 def seed_batches(program: Program, batches: Sequence[range]) -> str:
     """How many seeds train at once, and why not all."""
     most, sizes = program.config.num_seeds_at_once, [len(each) for each in batches]
-    shown = f"{', '.join(map(str, sizes[:-1]))} and {sizes[-1]}" if len(sizes) < 5 else f"{sizes[0]} to {sizes[-1]}"
-    shown = str(sizes[0]) if len({*sizes}) == 1 else shown
+    each = [str(size) for size in (sizes if len(sizes) < 5 and len({*sizes}) > 1 else sorted({*sizes}))]
+    shown = " and ".join(part for part in (", ".join(each[:-1]), each[-1]) if part)
     needs, room = needed(program), room_for(program)
     why = f"all at once need {gib(needs)} of {gib(room)}" if needs > room else f"num_seeds_at_once={most}"
     return f"{sum(sizes)} seeds in {len(sizes)} batches of {shown}: {why}"
@@ -200,14 +200,9 @@ def summary(
     ]
     if folder is None:
         return "\n".join(lines)
-    lines += [
-        f"  folder: {short(folder)}",
-        *(
-            f"    {name:<18} {meaning}"
-            for name, meaning in (FILES if is_whole else FILES | OF_BATCHES).items()
-            if (folder / name).exists()
-        ),
-    ]
+    files = FILES if is_whole else FILES | OF_BATCHES
+    lines.append(f"  folder: {short(folder)}")
+    lines += [f"    {name:<18} {meaning}" for name, meaning in files.items() if (folder / name).exists()]
     if status in exits.STOPPED:
         lines.append(resume_line(folder))
     return "\n".join(lines)

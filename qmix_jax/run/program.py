@@ -82,6 +82,8 @@ class Program:
     mesh: Mesh
     together: tuple[Config, ...] = ()
     """The configs of several runs; empty for one run."""
+    whole: "Program | None" = None
+    """The program of all seeds, of which this one has some."""
 
     @classmethod
     def make(cls, config: Config, env: TeamEnv, devices: list | None = None) -> "Program":
@@ -97,7 +99,7 @@ class Program:
     def of_seeds(self, seeds: range) -> "Program":
         """The program of some of the run's seeds: each has the numbers that it has among all."""
         config = replace(self.config, seed=seeds.start, num_seeds=len(seeds))
-        return ReusingProgram(config, self.env, part_of(self.mesh, len(seeds)))
+        return ReusingProgram(config, self.env, part_of(self.mesh, len(seeds)), whole=self)
 
     @property
     def runs(self) -> tuple[Config, ...]:
@@ -159,13 +161,23 @@ class Program:
     @cached_property
     def shapes(self) -> TrainState:
         """The global shapes of the state and their shardings, without computing it."""
-        shapes = jax.eval_shape(self._init, self._seeds, self.numbers)
+        shapes = jax.eval_shape(self._init, self._seeds, self.numbers) if self.whole is None else self._shapes_of_part
 
         def with_sharding(spec: P, part: Any) -> Any:
             sharding = NamedSharding(self.mesh, spec)
             return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part)
 
         return jax.tree.map(with_sharding, self._specs, shapes, is_leaf=lambda leaf: isinstance(leaf, P))
+
+    @property
+    def _shapes_of_part(self) -> TrainState:
+        """From those of all seeds, which are known: an evaluation takes up to a second."""
+        clock, seeds = self.whole.shapes  # pyright: ignore[reportOptionalMemberAccess]
+
+        def own(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((self.config.num_seeds, *leaf.shape[1:]), leaf.dtype)
+
+        return TrainState(clock, jax.tree.map(own, seeds))
 
     def place(self, state: TrainState) -> TrainState:
         """A state from the host, sharded over the devices."""
@@ -211,7 +223,7 @@ class Program:
 
         return scan
 
-    @property
+    @cached_property
     def vmaps_seeds(self) -> bool:
         """Whether a device vmaps its seeds; a CPU core scans over them unless each is small.
 

@@ -263,5 +263,5 @@ def test_a_program_that_compiling_shows_to_be_too_large_is_split_or_refused(at_o
     assert "3 seeds in 3 batches of 1: all at once need 0.93 GiB of 0.00 GiB" in capsys.readouterr().out
     assert_same_run(tmp_path / "run", at_once)
     sizes[1] = 10**9
-    with pytest.raises(ConfigError, match=r"^learner.batch_size=8 needs 0.93 GiB for an update, but only 0.00 GiB"):
+    with pytest.raises(ConfigError, match=r"^num_seeds=1 needs 0.93 GiB for an update, but only 0.00 GiB"):
         train(tmp_path / "one", SETTINGS, num_seeds=1)

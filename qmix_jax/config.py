@@ -277,6 +277,8 @@ class Config:
     """The first seed; docs/settings.md says what gives equal numbers."""
     num_seeds: Size = 1
     """Seeds trained side by side in one program, counted up from seed."""
+    num_seeds_at_once: Size | Literal["auto"] = "auto"
+    """The most seeds side by side, others in further even batches; auto: as many as memory allows."""
     total_env_steps: Count = 2_500_000
     """Environment steps of each seed, rounded up to whole rollouts between evaluations."""
     devices: str = "auto"

@@ -7,6 +7,7 @@ number per seed, or None where it is not known.
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -61,6 +62,8 @@ RESERVED_METRICS = frozenset(
 ENVIRONMENT_NAN = "train/environment_nan_at"
 """Beside it: for each seed the environment step at which its environment gave NaN or infinity, or None: the loss itself
 diverged, or the seed has met no NaN."""
+SEEDS = "seeds"
+"""The folder, within that of a run whose seeds do not train at once, with a run for each batch of them: FIRST-LAST."""
 HAS_STATE = "has_saved_its_state"
 """In run.json: whether a whole training state was ever saved."""
 
@@ -141,6 +144,21 @@ def best_seed(row: dict) -> int:
     values = [_number(score) for score in scores] if isinstance(scores, list) and scores else [None]
     ranked = [-math.inf if value is None else value for value in values]
     return ranked.index(max(ranked))
+
+
+# --- batches of seeds --------------------------------------------------------------------------------------------
+
+
+def batch_folder(folder: Path, seeds: range) -> Path:
+    """The folder of the run of a batch of the seeds of the run in `folder`."""
+    return folder / SEEDS / f"{seeds[0]}-{seeds[-1]}"
+
+
+def seed_batches(folder: Path) -> list[range]:
+    """The seeds of each batch that has a folder, in order; empty for a run that trains them at once."""
+    names = [re.fullmatch(r"(\d{1,10})-(\d{1,10})", path.name, re.ASCII) for path in (folder / SEEDS).glob("*-*")]
+    found = [range(int(name[1]), int(name[2]) + 1) for name in names if name]
+    return sorted((seeds for seeds in found if seeds), key=lambda seeds: seeds.start)
 
 
 # --- run.json ----------------------------------------------------------------------------------------------------

@@ -51,13 +51,18 @@ def numbers_of_env(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 def program_key(config: Config) -> str:
     """Equal for configs that need the same program on the same devices: they differ in their numbers, the first seed,
-    what is written, and callbacks, on which no compiled code depends.
+    how many seeds may train at once, what is written, and callbacks, on which no compiled code depends.
     """
+    given = [id(source_of(part.given)) for part in (config.env, config.algorithm, config.agent)]
+    return f"{settings_key(config)} {given}"
+
+
+def settings_key(config: Config) -> str:
+    """The same in every process, without the parts that are made in Python."""
     evaluation = replace(config.evaluation, score="last")
     nothing: dict[str, Any] = {"logging": LoggingConfig(), "checkpoint": CheckpointConfig(), "callbacks": ()}
-    plain = replace(config, seed=0, evaluation=evaluation, **nothing)
-    given = [id(source_of(part.given)) for part in (config.env, config.algorithm, config.agent)]
-    return f"{by_name(plain) | dict.fromkeys(settings(config), TRACED)} {given}"
+    plain = replace(config, seed=0, num_seeds_at_once="auto", evaluation=evaluation, **nothing)
+    return f"{by_name(plain) | dict.fromkeys(settings(config), TRACED)}"
 
 
 def _below(path: str, numbers: Mapping[str, Any]) -> dict[str, Any]:

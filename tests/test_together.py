@@ -322,4 +322,4 @@ def test_runs_that_do_not_fit_into_memory_together_train_in_parts(monkeypatch):
 
     runs = [Waiting() for _ in range(5)]
     monkeypatch.setattr(together, "fits", lambda program: len(program.runs) <= 2)
-    assert [numbers for _, numbers in together.batches(runs)] == [[0, 1], [2], [3, 4]]
+    assert [numbers for _, numbers in together.batches(runs)] == [[0, 1], [2, 3], [4]]

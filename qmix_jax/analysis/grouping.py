@@ -12,7 +12,7 @@ import numpy as np
 from qmix_jax.analysis.runs import RunFolder, natural
 from qmix_jax.settings import require, shown
 
-NO_DIFFERENCE = ("seed", "num_seeds", "devices", "logging", "callbacks", "import_folders")
+NO_DIFFERENCE = ("seed", "num_seeds", "num_seeds_at_once", "devices", "logging", "callbacks", "import_folders")
 """Settings (or sections) in which runs of one group may differ."""
 
 Item = TypeVar("Item")

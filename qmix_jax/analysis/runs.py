@@ -11,7 +11,7 @@ from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import read_json
 from qmix_jax.import_path import title_of
-from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, metric_names, read_metrics
+from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, SEEDS, metric_names, read_metrics
 from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.untrusted import read_settings
 
@@ -98,12 +98,15 @@ class RunFolder:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders among and below the paths; raises ConfigError for a path without any."""
+    """The run folders among and below the paths, but not the batches of a run's seeds; raises ConfigError for a path
+    without any.
+    """
     found: list[Path] = []
     for path in paths:
         require(path.is_dir(), f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
         marks = [mark for name in MARKS for mark in path.rglob(name)]
         folders = {mark.parent for mark in marks if mark.parent.parent.name != "checkpoints"}
+        folders = {each for each in folders if not (each.parent.name == SEEDS and each.parents[1] in folders)}
         require(bool(folders), f"{path} holds no run: there is no metrics.jsonl in it or below it")
         found += [folder for folder in sorted(folders, key=lambda each: natural(str(each))) if folder not in found]
     return found

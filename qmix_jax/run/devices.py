@@ -90,6 +90,12 @@ def describe_idle(config: Config, available: int) -> str:
     )
 
 
+def part_of(mesh: Mesh, num_seeds: int) -> Mesh:
+    """The devices of a mesh that share fewer seeds, each seed as before: as many as divide their number."""
+    count = max(n for n in range(1, mesh.shape[SEED] + 1) if num_seeds % n == 0)
+    return Mesh(mesh.devices[:count], mesh.axis_names)
+
+
 def make_mesh(config: Config, devices: list | None = None) -> Mesh:
     """The mesh (seed, data) of the devices that share the run, process by process: seeds are split over processes
     first, which then pass nothing to each other while they train. Raises ConfigError where the devices cannot share it.

@@ -3,9 +3,9 @@
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,38 +16,20 @@ from qmix_jax.build import as_algorithm_sees, make_env
 from qmix_jax.config import Config, LoggingConfig, by_name
 from qmix_jax.console import say, warn
 from qmix_jax.envs.check import refuse_wrong_shapes
-from qmix_jax.files import remove_scratch_files, write_file
-from qmix_jax.records import add_to_manifest, format_rows, note_saved_state, write_manifest
+from qmix_jax.records import batch_folder
 from qmix_jax.reporters.base import Callback, RunEnd, RunStart
 from qmix_jax.reporters.callbacks import Callbacks, make_callbacks
 from qmix_jax.reporters.dashboard import make_dashboards
-from qmix_jax.reporters.display import make_display
-from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits, host_loop, hosts, messages, pictures, plan, together
-from qmix_jax.run.checkpoint import Checkpoint
+from qmix_jax.run import exits, host_loop, hosts, messages, pictures, plan, seed_batches, together
 from qmix_jax.run.host_loop import Run
 from qmix_jax.run.lock import locked
-from qmix_jax.run.memory import refuse_what_cannot_fit, what_to_lower
+from qmix_jax.run.memory import TooLargeError, fits, refuse_what_cannot_fit, what_to_lower
 from qmix_jax.run.metrics import score_metric
+from qmix_jax.run.outlets import Member, Order, files, outlets, shown, write_settings, write_starts
 from qmix_jax.run.parts import refuse_wrong_parts
 from qmix_jax.run.program import Program
-from qmix_jax.run.resume import require_place, shared_resume_point
-from qmix_jax.run.saver import Saver
-from qmix_jax.settings import ConfigError, require
-
-
-class Order(NamedTuple):
-    """A run that is wanted."""
-
-    config: Config
-    folder: Path
-    """Where its files go."""
-    settings: dict[str, Any]
-    """The settings as plain containers, for config.yaml and dashboards."""
-    callbacks: Sequence[Callback] = ()
-    """Called besides those that the config names."""
-    is_kept: bool = True
-    """False for a folder that is not spoken of."""
+from qmix_jax.run.resume import ResumePoint, changes, holds_run, require_place, shared_resume_point
+from qmix_jax.settings import ConfigError, merge, require
 
 
 class Finished(NamedTuple):
@@ -79,8 +61,15 @@ def check(config: Config) -> Program:
     if not hosts.is_first():
         config = replace(config, callbacks=(), logging=LoggingConfig(display="none", film=False))
     program = Program.make(config, env)
-    refuse_what_cannot_fit(program)
+    _refuse_what_never_fits(program)
     return program
+
+
+def _refuse_what_never_fits(program: Program) -> None:
+    """Raise ConfigError where one seed alone does not fit."""
+    if not fits(program):
+        first = range(program.config.seed, program.config.seed + 1)
+        refuse_what_cannot_fit(program.of_seeds(first) if hosts.count() == 1 else program)
 
 
 def train(
@@ -103,7 +92,7 @@ def train(
     """
     program = program or check(config)
     own = callbacks if hosts.is_first() else ()
-    return _train_alike([Order(program.config, folder, settings, own, is_kept)], program, resumes)[0]
+    return _train_group([Order(program.config, folder, settings, own, is_kept)], program, resumes)[0]
 
 
 def train_many(orders: Sequence[Order], resumes: bool = False) -> list[Finished]:
@@ -114,14 +103,38 @@ def train_many(orders: Sequence[Order], resumes: bool = False) -> list[Finished]
         ConfigError: as `train`, before anything of the run's group is written.
         OSError: likewise.
     """
+    require(hosts.count() == 1, "several runs do not train together on several hosts: start each by itself")
     finished: dict[int, Finished] = {}
     for group in together.groups([order.config for order in orders]):
         members = [orders[i] for i in group]
         stopped = _stopped(each.status for each in finished.values())
         if stopped is None:
-            finished |= zip(group, _train_alike(members, check(members[0].config), resumes), strict=True)
+            finished |= zip(group, _train_group(members, check(members[0].config), resumes), strict=True)
         else:
             finished |= dict.fromkeys(group, Finished(stopped, [], None))
+    return [finished[i] for i in range(len(orders))]
+
+
+def _train_group(orders: Sequence[Order], program: Program, resumes: bool) -> list[Finished]:
+    """Train runs with one `program_key`: together those whose seeds train at once, each of the others in batches of its
+    seeds. `program` is the first one's, checked. What the compiled program then shows to be too large is split again.
+    """
+    programs = [program if order is orders[0] else _like(program, order.config) for order in orders]
+    batches = [seed_batches.plan(its, order.folder) for its, order in zip(programs, orders, strict=True)]
+    at_once = [i for i, own in enumerate(batches) if len(own) == 1]
+    try:
+        together = _train_alike([orders[i] for i in at_once], [programs[i] for i in at_once], resumes)
+        finished = dict(zip(at_once, together, strict=True))
+        for i in sorted({*range(len(orders))} - {*at_once}):
+            stopped = _stopped(each.status for each in finished.values())
+            finished[i] = (
+                _train_in_batches(orders[i], programs[i], batches[i], resumes)
+                if stopped is None
+                else Finished(stopped, [], None)
+            )
+    except TooLargeError:
+        _refuse_what_never_fits(program)
+        return _train_group(orders, program, resumes=True)
     return [finished[i] for i in range(len(orders))]
 
 
@@ -130,34 +143,18 @@ def _stopped(statuses: Iterable[int | None]) -> int | None:
     return next((status for status in statuses if status in exits.STOPPED), None)
 
 
-@dataclass
-class Member:
-    """A run with what was wanted, and all that reports."""
-
-    run: Run
-    order: Order
-    own: list[Callback]
-    """The callbacks that the order and its config name."""
-    others: Callbacks = field(init=False)
-    """These and the dashboards."""
-    failure: str = ""
-    """Why the last row or checkpoint was not saved; '' where it was."""
-    has_film: bool = False
-
-
-def _train_alike(orders: Sequence[Order], program: Program, resumes: bool) -> list[Finished]:
-    """Train runs with one `program_key`; `program` is the first one's, checked."""
+def _train_alike(orders: Sequence[Order], programs: Sequence[Program], resumes: bool) -> list[Finished]:
+    """Train runs with one `program_key`, of which each trains all its seeds at once."""
     channel = hosts.Channel()
     orders = _agreed(orders, channel)
     callbacks = [[*make_callbacks(order.config.callbacks), *order.callbacks] for order in orders]
     with ExitStack() as locks:
         members = []
-        for order, own in zip(orders, callbacks, strict=True):
+        for order, its, own in zip(orders, programs, callbacks, strict=True):
             if hosts.is_first():
                 locks.enter_context(locked(order.folder))
             start = time.perf_counter()
             require_place(order.folder, resumes)
-            its = program if order is orders[0] else _like(program, order.config)
             point = shared_resume_point(order.folder, its, channel)
             members.append(Member(Run(its, order.folder, point, channel, start), order, own))
         left = [each for each in members if not _is_over(each.run)]
@@ -204,87 +201,83 @@ def _is_over(run: Run) -> bool:
     return has_pictures
 
 
+def _train_in_batches(order: Order, program: Program, batches: Sequence[range], resumes: bool) -> Finished:
+    """Train batches of a run's seeds, one after the other, and make the run of them (`seed_batches`)."""
+    config, folder = order.config, order.folder
+    with locked(folder):
+        require_place(folder, resumes)
+        changed, is_begun = changes(folder, config), holds_run(folder)
+        seed_batches.refuse_other_evaluations(folder, batches, changed)
+        if seed_batches.are_joined(folder, batches, config):
+            return _join(order, program, batches)
+        title = messages.title(config, program.env)
+        write_settings(folder, title, order.settings, {"changes": changed} if is_begun else None)
+        shown(config)(f"{title}: {messages.seed_batches(program, batches)}")
+        for seeds in batches:
+            status = _train_seeds(order, program, seeds)
+            if status in exits.STOPPED and order.is_kept:
+                shown(config)(messages.resume_line(folder))
+            if status not in (exits.DONE, exits.FAILED):
+                return Finished(status, [], None)
+        return _join(order, program, batches)
+
+
+def _train_seeds(order: Order, program: Program, seeds: range) -> int:
+    """Train a batch of a run's seeds, unless it is complete; returns the exit status."""
+    its, folder = program.of_seeds(seeds), batch_folder(order.folder, seeds)
+    if seed_batches.is_complete(folder, its.config):
+        return exits.DONE
+    refuse_what_cannot_fit(its)
+    own = {"seed": seeds.start, "num_seeds": len(seeds), "logging": {"film": False}}
+    its = replace(its, config=replace(its.config, logging=replace(its.config.logging, film=False)))
+    batch = Order(its.config, folder, merge(order.settings, own), order.callbacks, is_kept=False)
+    return _train_alike([batch], [its], resumes=True)[0].status
+
+
+def _join(order: Order, program: Program, batches: Sequence[range]) -> Finished:
+    """Write the files of a run whose batches have ended."""
+    run = Run(program, order.folder, ResumePoint(rows=seed_batches.join_batches(order.folder, batches)))
+    run.params, run.status = seed_batches.read_params(program, order.folder, batches), run.end_status
+    member = Member(run, order, [])
+    member.others = Callbacks([])
+    if not (seed_batches.are_joined(order.folder, batches, order.config) and _is_over(run)):
+        with files(member, [], shown(order.config)):
+            run.save_params()
+        _say_end(member, [], has_next=True)
+    return Finished(run.status, run.rows, run.params)
+
+
 def _train_batch(program: Program, members: Sequence[Member]) -> None:
     """Train runs that are at one environment step, then draw their pictures."""
     if hosts.is_first():
-        for each in members:
-            _write_settings(each.run, each.order.settings)
+        write_starts(members)
         _announce(program, members)
-    for each in members:
-        run, order = each.run, each.order
-        each.others = Callbacks([*make_dashboards(run.config, order.settings, run.folder, run.rows), *each.own])
-        title = messages.title(run.config, run.program.env)
-        each.others.on_start(RunStart(title, run.folder, order.settings, list(run.rows)))
-    with exits.stop_signals() as received, ExitStack() as outlets:
+    with ExitStack() as callbacks:
         for each in members:
-            outlets.enter_context(_outlets(each, label=f"{each.run.folder.name}: " * (len(members) > 1)))
-        _train_within_memory(program, [each.run for each in members], received)
-    for each in members:
-        run = each.run
-        each.others.on_end(RunEnd(run.status, *pictures.paths(run.folder, each.has_film)))  # pyright: ignore
-        _say_end(each, received, has_next=len(members) == 1)
-        each.others.close()
-
-
-def _write_settings(run: Run, settings: dict) -> None:
-    """Write config.yaml and run.json, and remove checkpoints that the resumed run will write anew."""
-    from omegaconf import OmegaConf
-
-    remove_scratch_files(run.folder)
-    started, point = time.strftime("%Y-%m-%dT%H:%M:%S%z"), run.point
-    if point.checkpoint:
-        add_to_manifest(run.folder, {"started": started, "env_steps": point.env_steps, "changes": point.changes})
-    else:
-        title = messages.title(run.config, run.program.env)
-        write_manifest(run.folder, {"title": title, "started": started})
-    write_file(run.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
-    for checkpoint in point.later:
-        checkpoint.remove()
+            run, order = each.run, each.order
+            each.others = Callbacks([*make_dashboards(run.config, order.settings, run.folder, run.rows), *each.own])
+            callbacks.callback(each.others.close)
+            title = messages.title(run.config, run.program.env)
+            each.others.on_start(RunStart(title, run.folder, order.settings, list(run.rows)))
+        with exits.stop_signals() as received, ExitStack() as own:
+            for each in members:
+                own.enter_context(outlets(each, label=f"{each.run.folder.name}: " * (len(members) > 1)))
+            _train_within_memory(program, [each.run for each in members], received)
+        for each in members:
+            run = each.run
+            each.others.on_end(RunEnd(run.status, *pictures.paths(run.folder, each.has_film)))  # pyright: ignore
+            _say_end(each, received, has_next=len(members) == 1)
 
 
 def _announce(program: Program, members: Sequence[Member]) -> None:
     first = members[0].run
-    if first.config.logging.display != "none":
-        count = f"{len(members)} runs together, " * (len(members) > 1)
-        say(f"{count}{messages.title(first.config, program.env)}: {messages.describe(program)}")
-        news = [messages.news(each.run.config, each.run.point) for each in members]
-        say("\n".join([*plan.rounding(first.config), *(line for lines in news for line in lines)]))
+    count = f"{len(members)} runs together, " * (len(members) > 1)
+    show = shown(first.config)
+    show(f"{count}{messages.title(first.config, program.env)}: {messages.describe(program)}")
+    news = [messages.news(each.run.config, each.run.point) for each in members]
+    show("\n".join([*plan.rounding(first.config), *(line for lines in news for line in lines)]))
     for line in dict.fromkeys(line for each in members for line in plan.warnings(each.run.config)):
         warn(line)
-
-
-@contextmanager
-def _outlets(member: Member, label: str) -> Iterator[None]:
-    """What reports and saves while the run trains; at the end the pictures."""
-    run, config, is_first = member.run, member.run.config, hosts.is_first()
-    with make_display(
-        config.logging.display,
-        title=messages.title_with_seeds(config, run.program.env),
-        total_env_steps=run.last_env_steps,
-        num_seeds=config.num_seeds,
-        rows=run.rows,
-        label=label,
-    ) as display:
-        metrics = MetricsFile(run.folder, format_rows(run.rows), display.message) if is_first else None
-        run.saver = saver = Saver(run.folder, config.checkpoint, display.message, run.point.checkpoint)
-        saver.listeners += [_note_saved_state, run.written.put] * is_first
-        run.callbacks = [each for each in (metrics, display, member.others) if each is not None]
-        run.say = display.message
-        with closing(metrics or Callback()), closing(saver):
-            yield
-        run.report_checkpoints([member.others])
-        member.failure = run.channel.first(saver.failure or (metrics.failure if metrics else ""))
-        if member.failure and run.status in (exits.DONE, *exits.STOPPED):
-            run.status = exits.NOT_SAVED
-        member.has_film = config.logging.film and run.status == exits.DONE  # where memory is short, compiling it fails
-        params = run.params if member.has_film else None
-        if is_first:
-            pictures.draw(run.program, run.folder, run.rows, params, display.message)
-
-
-def _note_saved_state(path: Path) -> None:
-    if Checkpoint(path).is_whole_state:
-        note_saved_state(path.parents[1])
 
 
 def _train_within_memory(program: Program, runs: Sequence[Run], received: list[signal.Signals]) -> None:

@@ -18,6 +18,7 @@ from qmix_jax.records import format_rows, mean
 from qmix_jax.reporters.base import STOP, Callback
 from qmix_jax.run import exits, hosts, messages
 from qmix_jax.run.devices import share_of
+from qmix_jax.run.memory import check_compiled, gib, needed, room_for
 from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
 from qmix_jax.run.nan_source import NanSource, find_sources
 from qmix_jax.run.program import DATA, ChunkMetrics, Program, TrainState
@@ -137,6 +138,10 @@ class Run:
     def _is_saved(self, env_steps: int) -> bool:
         return self.channel.first(self.saver.is_saved(env_steps))
 
+    def save_params(self) -> None:
+        """Save the parameters alone, as of the last row."""
+        self.saver.save(self._snapshot_of(self.rows, {PARAMS: self.params}))
+
     def _save_finite_params(self) -> None:
         """Save the parameters from before the last seed's NaN, unless a checkpoint has them."""
         rows = self.rows[:-1]
@@ -211,7 +216,7 @@ def _seeds(runs: Sequence[Run]) -> list[slice]:
 
 
 def _begin(program: Program, runs: Sequence[Run]) -> tuple[TrainState, Callable]:
-    """The initial or restored state of all runs, and the compiled chunk."""
+    """The initial or restored state of all runs, and the compiled chunk; raises TooLargeError where it cannot run."""
     start = time.perf_counter()
 
     def restore() -> TrainState:
@@ -222,7 +227,11 @@ def _begin(program: Program, runs: Sequence[Run]) -> tuple[TrainState, Callable]
             laid_out.append(point.checkpoint.laid_out(restored, program))  # pyright: ignore  (as there is a state)
         return program.place(join(laid_out))
 
+    room, guess = room_for(program), needed(program)  # before the state takes its part
     state, execute = program.start(restore if runs[0].point.state is not None else program.init)
+    check_compiled(program, execute, room)
+    if needed(program) != guess:
+        runs[0].say(f"memory {gib(needed(program))} as compiled, where {gib(guess)} were estimated")
     seconds = time.perf_counter() - start
     for run, own in zip(runs, _seeds(runs), strict=True):
         if run.params is None:

@@ -1,12 +1,14 @@
 """Whether a run fits into memory, checked before anything is allocated, and which setting makes it too large.
 
-The training state is counted exactly from its shapes. Temporary buffers are estimated from the sizes of networks,
-batch, rollout and evaluation, with factors measured by XLA's `memory_analysis` of programs compiled for CPU.
+The training state is counted exactly from its shapes. Temporary buffers are those that XLA told when it compiled such a
+program before (`qmix_jax.run.compiled_memory`); else they are estimated from the sizes of networks, batch, rollout and
+evaluation, with factors measured by XLA's `memory_analysis` of programs compiled for CPU.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import psutil
@@ -15,7 +17,7 @@ from qmix_jax.agents.gru import GruConfig
 from qmix_jax.agents.transformer import TransformerAgents
 from qmix_jax.build import mixer_class
 from qmix_jax.config import EvaluationConfig, LearnerConfig, ReplayConfig, RolloutConfig, by_name
-from qmix_jax.run import hosts
+from qmix_jax.run import compiled_memory, hosts
 from qmix_jax.run.devices import SEED
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
@@ -38,7 +40,7 @@ GRU agents; QMIX, QPLEX, QTRAN, VDN)."""
 OF_TRANSFORMER = 0.2
 """The share of that for transformer agents, which recompute most activations."""
 COPIES_OF_PARAMETERS = 3
-"""Besides the learner's state: the gradient, the update, and on a CPU the last finite parameters."""
+"""Besides the learner's state: the gradient and the update, which are temporary, and on a CPU the last finite ones."""
 EPISODE_COPIES = 3
 """Copies of an environment's state in an evaluation: 3 measured."""
 BYTES = 4
@@ -71,7 +73,15 @@ def memory_at_hand() -> int:
 
 
 def estimate(program: Program) -> list[Part]:
-    """The parts of the memory of a run."""
+    """The parts of the memory of a run; of the temporary ones the largest is as large as XLA told, where it did."""
+    parts, known = _estimate(program), compiled_memory.temporaries(program)
+    if known is None:
+        return parts
+    scale = max(known - _scanned_replay(program), 0) / max(part.size for part in parts if not part.stays)
+    return [part if part.stays else part._replace(size=part.size * scale) for part in parts]
+
+
+def _estimate(program: Program) -> list[Part]:
     config, spec, needs = program.config, program.env.spec, describe_memory(program.shapes)
     num_envs, num_seeds = config.rollout.num_envs, config.num_seeds
     live = num_seeds if program.vmaps_seeds else program.mesh.shape[SEED]
@@ -90,9 +100,9 @@ def estimate(program: Program) -> list[Part]:
     rollout = live * num_envs * (tree_bytes(program.trainer.row()) + program.trainer.fresh_episodes * of_env)
     for_rollout = {"rollout.num_envs": 1, "rollout.num_steps": 1, "env.starts_per_rollout": 1, **for_seeds}
     evaluation = EPISODE_COPIES * live * config.evaluation.episodes * of_env
-    is_copied = _is_copied(program)
+    replay = needs["replay"] * (1 + _is_copied(program)) + _scanned_replay(program)
     return [
-        Part("replay", needs["replay"] * (1 + is_copied), {"replay.capacity": 1, "num_seeds": 1}),
+        Part("replay", replay, {"replay.capacity": 1, "num_seeds": 1}),
         Part("the agents' networks", networks * share, {**dict.fromkeys(width, 2), "num_seeds": 1}),
         Part("the mixer", networks * (1 - share), {**options, "num_seeds": 1}),
         Part("environments", needs["rollout"], {"rollout.num_envs": 1, "num_seeds": 1}),
@@ -105,6 +115,13 @@ def estimate(program: Program) -> list[Part]:
 def _is_copied(program: Program) -> bool:
     """Whether a checkpoint copies the replay within the same memory."""
     return jax.default_backend() == "cpu" and program.config.checkpoint.replay and program.config.has_replay
+
+
+def _scanned_replay(program: Program) -> float:
+    """Bytes of the replay that devices copy which scan over seeds: each that of one."""
+    seeds, devices = program.config.num_seeds, program.mesh.shape[SEED]
+    is_scanned = seeds > devices and not program.vmaps_seeds
+    return is_scanned * describe_memory(program.shapes)["replay"] * devices / seeds
 
 
 def _widths(params: Params) -> int:
@@ -126,20 +143,46 @@ def _total(parts: list[Part], setting: str = "", share: float = 1.0) -> float:
     return sum(size for size, stays in sizes if stays) + max(size for size, stays in sizes if not stays)
 
 
-def _room(program: Program) -> float:
+def room_for(program: Program) -> float:
     """Bytes of memory that a run can use."""
     is_cpu = jax.default_backend() == "cpu"
     return 0.9 * memory_at_hand() * (hosts.count() if is_cpu else program.mesh.size)
 
 
+def needed(program: Program) -> float:
+    """Bytes of memory that a run needs."""
+    return _total(estimate(program))
+
+
 def fits(program: Program) -> bool:
-    """Whether a run, or several together, can fit into memory."""
-    return _total(estimate(program)) <= _room(program)
+    """Whether a run, or several together, can fit into memory, and may train all of its seeds at once."""
+    most, count = program.config.num_seeds_at_once, program.config.num_seeds
+    return (most == "auto" or count <= most) and needed(program) <= room_for(program)
+
+
+def even_sizes(count: int, fits: Callable[[int], bool]) -> list[int]:
+    """The sizes of the fewest batches of `count` things of which the largest fits; they differ by at most one. They are
+    single things where nothing larger fits.
+    """
+    fewest = 1 if fits(count) else 2 + bisect_left(range(2, count), True, key=lambda few: fits(-(-count // few)))
+    batches = min(fewest, count)
+    return [count // batches + (i < count % batches) for i in range(batches)]
+
+
+class TooLargeError(Exception):
+    """A compiled program needs more memory than there is; it is known from now on (`compiled_memory`)."""
+
+
+def check_compiled(program: Program, compiled: Any, room: float) -> None:
+    """Keep what XLA tells of the compiled chunk; raises TooLargeError where the run then needs more than `room`."""
+    compiled_memory.record(program, compiled)
+    if hosts.count() == 1 and compiled_memory.temporaries(program) is not None and needed(program) > room:
+        raise TooLargeError
 
 
 def refuse_what_cannot_fit(program: Program) -> None:
     """Raise ConfigError where a run does not fit, naming the setting that makes it too large and a value that fits."""
-    parts, room = estimate(program), _room(program)
+    parts, room = estimate(program), room_for(program)
     if _total(parts) <= room:
         return
     part, setting, value = _largest(program, parts)

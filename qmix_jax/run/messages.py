@@ -19,10 +19,10 @@ from qmix_jax.config import Config, by_name, to_mapping
 from qmix_jax.console import duration, short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.records import FROZEN, is_share, known, mean, metric_names
-from qmix_jax.run import exits, hosts
+from qmix_jax.records import FROZEN, SEEDS, is_share, known, mean, metric_names
+from qmix_jax.run import compiled_memory, exits, hosts
 from qmix_jax.run.devices import DATA, SEED, describe_idle
-from qmix_jax.run.memory import gib
+from qmix_jax.run.memory import gib, needed, room_for
 from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.nan_source import NanSource
 from qmix_jax.run.program import Program, describe_memory
@@ -41,6 +41,8 @@ FILES = {
     "policy.gif": "the film",
     "checkpoints": "the whole training state",
 }
+OF_BATCHES = {"checkpoints": "the trained parameters", SEEDS: "a run for each batch of seeds"}
+"""Files of a run whose seeds did not train at once."""
 
 # --- before training ---------------------------------------------------------------------------------------------
 
@@ -63,13 +65,25 @@ def describe(program: Program) -> str:
     count = needs["parameters"] // 4 // config.num_seeds
     kind = mesh.devices.flat[0].device_kind
     idle = describe_idle(config, jax.device_count())
+    source = "estimated" if compiled_memory.temporaries(program) is None else "as compiled before"
     return (
-        f"replay {gib(needs['replay'])} · {count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
+        f"memory {gib(needed(program))} ({source}), replay {gib(needs['replay'])} of it · "
+        f"{count:,} parameters a seed ({needs['parameters'] / 2**20:.1f} MiB in all) "
         f"· {config.num_seeds} seed{'s' * (config.num_seeds > 1)} · {mesh.size} x {kind} "
         f"({mesh.shape[SEED]} for seeds x {mesh.shape[DATA]} for data)"
         + f" of {hosts.count()} processes" * (hosts.count() > 1)
         + f"\n{idle}" * bool(idle)
     )
+
+
+def seed_batches(program: Program, batches: Sequence[range]) -> str:
+    """How many seeds train at once, and why not all."""
+    most, sizes = program.config.num_seeds_at_once, [len(each) for each in batches]
+    each = [str(size) for size in (sizes if len(sizes) < 5 and len({*sizes}) > 1 else sorted({*sizes}))]
+    shown = " and ".join(part for part in (", ".join(each[:-1]), each[-1]) if part)
+    needs, room = needed(program), room_for(program)
+    why = f"all at once need {gib(needs)} of {gib(room)}" if needs > room else f"num_seeds_at_once={most}"
+    return f"{sum(sizes)} seeds in {len(sizes)} batches of {shown}: {why}"
 
 
 def news(config: Config, point: ResumePoint) -> list[str]:
@@ -177,23 +191,28 @@ def summary(
     if not rows:
         return "Stopped before the first evaluation." + (f" Folder: {folder}" if folder else "")
     config, last = program.config, rows[-1]
+    is_whole = folder is not None and not (folder / SEEDS).exists()
     seeds = f" x {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     lines = [
         f"{_ending(status, last, received)}: {title(config, program.env)}, "
         f"{last['env_steps']:,} environment steps{seeds} in {duration(last['wall_seconds'])} "
         f"(compiling {duration(last['compile_seconds'])})",
         f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
-        *_best_before(config, rows, score_metric(config, program.env)),
+        *(_best_before(config, rows, score_metric(config, program.env)) if is_whole else []),
     ]
     if folder is None:
         return "\n".join(lines)
-    lines += [
-        f"  folder: {short(folder)}",
-        *(f"    {name:<18} {meaning}" for name, meaning in FILES.items() if (folder / name).exists()),
-    ]
+    files = FILES if is_whole else FILES | OF_BATCHES
+    lines.append(f"  folder: {short(folder)}")
+    lines += [f"    {name:<18} {meaning}" for name, meaning in files.items() if (folder / name).exists()]
     if status in exits.STOPPED:
-        lines.append(f"Resume: {_command()} train --resume {shlex.quote(str(short(folder)))}")
+        lines.append(resume_line(folder))
     return "\n".join(lines)
+
+
+def resume_line(folder: Path) -> str:
+    """How to go on with a run that a signal stopped."""
+    return f"Resume: {_command()} train --resume {shlex.quote(str(short(folder)))}"
 
 
 def _ending(status: int, last: dict, received: list[signal.Signals]) -> str:
@@ -230,7 +249,7 @@ def _describe_score(name: str, value: list[float | None]) -> str:
 
 COLUMN = 100
 """Explanations are aligned after the longest command, but at most after this width."""
-NOT_COMPARED = ("algorithm", "seed", "devices", "checkpoint", "callbacks", "logging")
+NOT_COMPARED = ("algorithm", "seed", "num_seeds_at_once", "devices", "checkpoint", "callbacks", "logging")
 """Settings, and groups of them, in which a comparable run may differ."""
 
 

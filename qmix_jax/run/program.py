@@ -31,7 +31,7 @@ from qmix_jax.learning.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.nn.linear import matmul_dtype
 from qmix_jax.run import hosts
 from qmix_jax.run.compilation import compile_quickly, compile_with
-from qmix_jax.run.devices import DATA, SEED, make_mesh
+from qmix_jax.run.devices import DATA, SEED, make_mesh, part_of
 from qmix_jax.traced import numbers, program_key
 from qmix_jax.types import Clock, Params, tree_bytes
 
@@ -83,6 +83,8 @@ class Program:
     mesh: Mesh
     together: tuple[Config, ...] = ()
     """The configs of several runs; empty for one run."""
+    whole: "Program | None" = None
+    """The program of all seeds, of which this one has some."""
 
     @classmethod
     def make(cls, config: Config, env: TeamEnv, devices: list | None = None) -> "Program":
@@ -90,10 +92,15 @@ class Program:
         return cls(config, env, make_mesh(config, devices))
 
     @classmethod
-    def of_runs(cls, configs: Sequence[Config], env: TeamEnv) -> "Program":
-        """The program of several runs with one `program_key`, on all devices that JAX has."""
+    def of_runs(cls, configs: Sequence[Config], env: TeamEnv, mesh: Mesh | None = None) -> "Program":
+        """The program of several runs with one `program_key`, on all devices that JAX has, or on those of `mesh`."""
         config = replace(configs[0], seed=0, num_seeds=sum(each.num_seeds for each in configs))
-        return cls(config, env, make_mesh(config), tuple(configs))
+        return cls(config, env, part_of(mesh, config.num_seeds) if mesh else make_mesh(config), tuple(configs))
+
+    def of_seeds(self, seeds: range) -> "Program":
+        """The program of some of the run's seeds: each has the numbers that it has among all."""
+        config = replace(self.config, seed=seeds.start, num_seeds=len(seeds))
+        return ReusingProgram(config, self.env, part_of(self.mesh, len(seeds)), whole=self)
 
     @property
     def runs(self) -> tuple[Config, ...]:
@@ -155,13 +162,23 @@ class Program:
     @cached_property
     def shapes(self) -> TrainState:
         """The global shapes of the state and their shardings, without computing it."""
-        shapes = jax.eval_shape(self._init, self._seeds, self.numbers)
+        shapes = jax.eval_shape(self._init, self._seeds, self.numbers) if self.whole is None else self._shapes_of_part
 
         def with_sharding(spec: P, part: Any) -> Any:
             sharding = NamedSharding(self.mesh, spec)
             return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), part)
 
         return jax.tree.map(with_sharding, self._specs, shapes, is_leaf=lambda leaf: isinstance(leaf, P))
+
+    @property
+    def _shapes_of_part(self) -> TrainState:
+        """From those of all seeds, which are known: an evaluation takes up to a second."""
+        clock, seeds = self.whole.shapes  # pyright: ignore[reportOptionalMemberAccess]
+
+        def own(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((self.config.num_seeds, *leaf.shape[1:]), leaf.dtype)
+
+        return TrainState(clock, jax.tree.map(own, seeds))
 
     def place(self, state: TrainState) -> TrainState:
         """A state from the host, sharded over the devices."""
@@ -206,7 +223,7 @@ class Program:
 
         return scan
 
-    @property
+    @cached_property
     def vmaps_seeds(self) -> bool:
         """Whether a device vmaps its seeds; a CPU core scans over them unless each is small.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
-from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, HAS_STATE, read_manifest, read_metrics
+from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, HAS_STATE, batch_folder, read_manifest, read_metrics, seed_batches
 from qmix_jax.run import hosts
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
 from qmix_jax.run.program import Program, TrainState
@@ -16,6 +16,7 @@ from qmix_jax.untrusted import read_settings
 
 MAY_CHANGE = (
     "total_env_steps",
+    "num_seeds_at_once",
     "devices",
     "matmul_dtype",
     "env.starts_per_rollout",
@@ -40,7 +41,10 @@ MAY_CHANGE = (
     "logging",
 )
 """Settings, and groups of them, that a resumed run may change. All others decide the shape or meaning of the state."""
-NO_CURE = ("total_env_steps", "devices", "evaluation", "checkpoint", "callbacks", "import_folders", "logging")
+NO_CURE = (
+    *("total_env_steps", "num_seeds_at_once", "devices", "evaluation"),
+    *("checkpoint", "callbacks", "import_folders", "logging"),
+)
 """Those of `MAY_CHANGE` that cannot prevent a NaN."""
 NO_CURE_OF_ENVIRONMENT = (*NO_CURE, "learner", "target", "matmul_dtype")
 """Those that cannot prevent a NaN which the environment causes."""
@@ -82,10 +86,16 @@ class ResumePoint:
 
 def holds_run(folder: Path) -> bool:
     """Whether a folder holds an evaluation or a checkpoint; otherwise a new run may use it."""
-    return bool(_rows(folder) or checkpoints(folder))
+    return bool(read_rows(folder) or checkpoints(folder) or begun_batches(folder))
 
 
-def _rows(folder: Path) -> list[dict]:
+def begun_batches(folder: Path) -> list[range]:
+    """The batches of seeds of the run in a folder that hold an evaluation or a checkpoint, in order."""
+    return [seeds for seeds in seed_batches(folder) if holds_run(batch_folder(folder, seeds))]
+
+
+def read_rows(folder: Path) -> list[dict]:
+    """The rows of a run so far."""
     path = folder / METRICS
     return read_metrics(path) if path.is_file() else []
 
@@ -167,7 +177,7 @@ def find_resume_point(folder: Path, program: Program, env_steps: int | None = No
         ConfigError: a setting changed that may not, there are checkpoints and no usable one, or there are rows and no
             checkpoint.
     """
-    config, found, rows = program.config, checkpoints(folder), _rows(folder)
+    config, found, rows = program.config, checkpoints(folder), read_rows(folder)
     met_nan, is_environments = _last_step_of_all(rows, FROZEN), _last_step_of_all(rows, ENVIRONMENT_NAN) is not None
     no_cure = NO_CURE_OF_ENVIRONMENT if is_environments else NO_CURE
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from qmix_jax.config import Config
 from qmix_jax.run.host_loop import Run
-from qmix_jax.run.memory import fits
+from qmix_jax.run.memory import even_sizes, fits
 from qmix_jax.run.program import Program
 from qmix_jax.traced import program_key
 
@@ -23,7 +24,7 @@ def groups(configs: Sequence[Config]) -> list[list[int]]:
 
 def batches(runs: Sequence[Run]) -> Iterator[tuple[Program, list[int]]]:
     """The programs that train runs with one `program_key`, each with the numbers of its runs, which are at one
-    environment step and fit into memory together.
+    environment step and fit into memory together. They are as few as that allows, with as many runs or one more.
     """
     at_time: dict[Any, list[int]] = {}
     for i, run in enumerate(runs):
@@ -39,15 +40,18 @@ def _time(run: Run) -> tuple[int, int]:
 
 
 def _fitting(runs: Sequence[Run], numbers: list[int]) -> Iterator[tuple[Program, list[int]]]:
-    members, half = [runs[i] for i in numbers], len(numbers) // 2
-    if not half:
-        yield members[0].program, numbers
+    if len(numbers) == 1:
+        yield runs[numbers[0]].program, numbers
         return
-    program = Program.of_runs([run.config for run in members], members[0].program.env)
-    if fits(program):
-        for run in members:
-            run.program = replace(run.program, mesh=program.mesh)
-        yield program, numbers
-    else:
-        yield from _fitting(runs, numbers[:half])
-        yield from _fitting(runs, numbers[half:])
+    env, left = runs[numbers[0]].program.env, iter(numbers)
+    every = Program.of_runs([runs[i].config for i in numbers], env)
+
+    def of_batch(batch: Sequence[int]) -> Program:
+        return Program.of_runs([runs[i].config for i in batch], env, every.mesh)
+
+    for size in even_sizes(len(numbers), lambda size: fits(of_batch(numbers[:size]))):
+        batch = list(islice(left, size))
+        program = of_batch(batch)
+        for i in batch:
+            runs[i].program = replace(runs[i].program, mesh=program.mesh)
+        yield program, batch

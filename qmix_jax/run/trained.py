@@ -22,7 +22,10 @@ from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import Params
 from qmix_jax.untrusted import read_settings
 
-UNTRAINED = ("logging", "checkpoint", "evaluation", "devices", "total_env_steps", "callbacks", "import_folders")
+UNTRAINED = (
+    *("logging", "checkpoint", "evaluation", "num_seeds_at_once", "devices", "total_env_steps"),
+    *("callbacks", "import_folders"),
+)
 """Settings, and groups of them, that make no difference to a trained team."""
 
 

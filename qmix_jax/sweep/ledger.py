@@ -11,7 +11,7 @@ from qmix_jax.build import from_mapping
 from qmix_jax.config import Config
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import read_json, write_json
-from qmix_jax.records import read_metrics
+from qmix_jax.records import batch_folder, read_metrics, seed_batches
 from qmix_jax.run.lock import is_held
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job
@@ -136,8 +136,9 @@ def state_of(plan: JobPlan) -> JobState:
     seconds = record.seconds if record else rows[-1]["wall_seconds"] if rows else 0.0
     if record and state == "running":
         seconds += max(0.0, time.time() - record.began)
-    env_steps = rows[-1]["env_steps"] if rows else 0
-    return JobState(plan, state, env_steps, metric, score, seconds, error, record.starts if record else 0)
+    return JobState(
+        plan, state, _env_steps(plan.folder, rows), metric, score, seconds, error, record.starts if record else 0
+    )
 
 
 class Watch:
@@ -153,6 +154,13 @@ class Watch:
         found = [self._over.get(plan.folder) or state_of(plan) for plan in self._plans]
         self._over |= {each.plan.folder: each for each in found if each.state in OVER}
         return found
+
+
+def _env_steps(folder: Path, rows: list[dict[str, Any]]) -> int:
+    """Environment steps of each seed so far; where batches of them train one after the other, the mean."""
+    done = {seeds: _rows(batch_folder(folder, seeds)) for seeds in seed_batches(folder)}
+    trained = sum(len(seeds) * own[-1]["env_steps"] for seeds, own in done.items() if own)
+    return trained // read_settings(folder)["num_seeds"] if trained else rows[-1]["env_steps"] if rows else 0
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -172,7 +180,7 @@ def _state(plan: JobPlan, record: JobRecord | None, rows: list[dict[str, Any]]) 
         return "running"
     if rows and rows[-1]["env_steps"] >= plan.env_steps:
         return "done"
-    return "stopped" if rows or record else "waiting"
+    return "stopped" if rows or record or seed_batches(plan.folder) else "waiting"
 
 
 def _may_start_elsewhere(record: JobRecord) -> bool:

@@ -32,7 +32,7 @@ test test-cluster: export PYTHONDONTWRITEBYTECODE = # tests start many processes
 test: $(TEST_ENV)/installed ## every test; FAST=1 leaves out the slow ones; LATEST=1 takes the newest releases; some: make test ARGS="tests/test_cli.py -k help"
 	@$(TEST_ENV)/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
 
-test-cluster: $(TEST_ENV)/installed ## the tests that start servers: Slurm (Debian's slurm-wlm and munge, as root; else skipped) and Ray
+test-cluster: $(TEST_ENV)/installed ## the tests that start servers: Slurm (Debian's slurm-wlm and munge, as root; else skipped), Ray, several hosts
 	@$(TEST_ENV)/bin/python -m pytest -rs tests/cluster $(ARGS)
 
 lint: $(TEST_ENV)/installed ## check style, types and which module imports which

@@ -20,6 +20,7 @@ from qmix_jax.config import to_mapping
 from qmix_jax.film.canvas import GOLD, SIZE
 from qmix_jax.learning.evaluate import evaluate
 from qmix_jax.records import read_metrics
+from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run import exits, experiment
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.program import Program
@@ -183,13 +184,13 @@ def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monke
 
 
 def test_ctrl_c_ends_after_the_chunk_with_everything_on_disk(tmp_path, monkeypatch):
-    log = experiment.MetricsFile.on_evaluation
+    log = MetricsFile.on_evaluation
 
     def log_and_interrupt(self, row):
         log(self, row)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(experiment.MetricsFile, "on_evaluation", log_and_interrupt)
+    monkeypatch.setattr(MetricsFile, "on_evaluation", log_and_interrupt)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins by ignoring it
     assert experiment.train(tiny(devices=1), tmp_path, {}).status == exits.INTERRUPTED
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1

@@ -48,14 +48,20 @@ def measure(checkouts: Sequence[str], timing: Timing) -> list[list[float]]:
     for checkout in checkouts:
         folder = checkout.partition("@")[0]
         require((Path(folder) / "qmix_jax").is_dir(), f"--against {folder}: no checkout of qmix_jax")
-    times: list[list[float]] = [[] for _ in (HERE, *checkouts)]
-    for start in range(min(timing.starts, timing.rounds)):
-        with ExitStack() as stack:
-            processes = [stack.enter_context(_started(checkout, timing)) for checkout in (str(HERE), *checkouts)]
-            for _ in range(start, timing.rounds, timing.starts):
-                for i in random.sample(range(len(processes)), len(processes)):
-                    times[i].append(_time(processes[i]))
-    return times
+    shares = [len(range(start, timing.rounds, timing.starts)) for start in range(min(timing.starts, timing.rounds))]
+    rounds = [times for count in shares for times in _rounds((str(HERE), *checkouts), timing, count)]
+    return [list(times) for times in zip(*rounds, strict=True)]
+
+
+def _rounds(checkouts: Sequence[str], timing: Timing, count: int) -> Iterator[list[float]]:
+    """Start a process of each checkout, and time all of them so many times."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_started(checkout, timing)) for checkout in checkouts]
+        for _ in range(count):
+            times = [0.0] * len(processes)
+            for i in random.sample(range(len(processes)), len(processes)):
+                times[i] = _time(processes[i])
+            yield times
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def plan(program: Program, folder: Path) -> list[range]:
     """
     every = range(program.config.seed, program.config.seed + program.config.num_seeds)
     begun = begun_batches(folder)
-    if hosts.count() > 1 or not begun and fits(program):
+    if hosts.count() > 1 or (not begun and fits(program)):
         return [every]
     if not begun and any(each.is_whole_state for each in checkpoints(folder)):
         refuse_what_cannot_fit(program)

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ UNITS = {"CPU": "CPU cores", "GPU": "GPUs", "memory": "bytes of memory"}
 """Ray's resources in words."""
 RETRIES = 3
 """How often a job is run again whose node died."""
+STOP = ".stop"
+"""The file in a job's folder that tells it to stop."""
 SAVING = 60.0
 """Seconds that a job waits for an earlier start of it, whose node died, to save and end."""
 
@@ -118,6 +121,7 @@ class Ray(Launcher):
         )
         cores = 0 if self._gpus else own.cpus
         for task in tasks:
+            (task.job.folder / STOP).unlink(missing_ok=True)
             self._tasks[run_task.remote(replace(task, resumes=True, is_logged=True), cores)] = task
 
     def poll(self) -> list[Ended]:
@@ -128,6 +132,7 @@ class Ray(Launcher):
 
     def _end(self, reference: Any, task: Task) -> Ended:
         errors = self._ray.exceptions
+        (task.job.folder / STOP).unlink(missing_ok=True)
         try:
             return Ended(task, self._ray.get(reference))
         except errors.TaskCancelledError:
@@ -140,7 +145,9 @@ class Ray(Launcher):
     def stop(self, number: int, tasks: Collection[Task] | None = None) -> None:
         """Let running jobs save and end, and take waiting ones from the queue, whatever the signal."""
         del number
-        for reference in [each for each, task in self._tasks.items() if tasks is None or task in tasks]:
+        for reference, task in [each for each in self._tasks.items() if tasks is None or each[1] in tasks]:
+            with suppress(OSError):  # no folder yet: it waits
+                (task.job.folder / STOP).touch()
             self._ray.cancel(reference)
 
     def close(self) -> None:
@@ -151,19 +158,31 @@ class Ray(Launcher):
 def _run(task: Task, cores: int) -> int:
     """Run a task on the node that Ray chose, in a process of its own; returns its exit status.
 
-    Ray's cancel raises KeyboardInterrupt here; the process gets SIGTERM, since it inherits that SIGINT is blocked.
+    The process gets SIGTERM, since it inherits that SIGINT is blocked.
     """
     deadline = time.monotonic() + SAVING
     while is_held(task.job.folder) and time.monotonic() < deadline:
         time.sleep(0.5)
     with _own_cores(cores) as own:
         process = start([replace(task, cores=own)])
-        try:
-            while process.poll() is None:  # Ray's KeyboardInterrupt does not end a wait
-                time.sleep(0.2)
-        except KeyboardInterrupt:
-            process.terminate()
+        _wait(process, task.job.folder / STOP)
         return exit_status(process.wait())
+
+
+def _wait(process: subprocess.Popen, stop: Path) -> None:
+    """Wait for the end of the process, which is told once to stop: where the file is there, or when Ray's cancel raises
+    KeyboardInterrupt, which does not reach every task.
+    """
+    is_told = False
+    while process.poll() is None:
+        try:
+            time.sleep(0.2)
+            is_stopped = stop.exists()
+        except KeyboardInterrupt:
+            is_stopped = True
+        if is_stopped and not is_told:
+            process.terminate()
+            is_told = True
 
 
 @contextmanager

@@ -54,14 +54,14 @@ def measure(checkouts: Sequence[str], timing: Timing) -> list[list[float]]:
 
 
 def _rounds(checkouts: Sequence[str], timing: Timing, count: int) -> Iterator[list[float]]:
-    """Start a process of each checkout, and time all of them so many times."""
+    """Start a process of each checkout, in random order too, and time all of them so many times."""
+    numbers = range(len(checkouts))
     with ExitStack() as stack:
-        processes = [stack.enter_context(_started(checkout, timing)) for checkout in checkouts]
+        order = random.sample(numbers, len(numbers))
+        processes = {i: stack.enter_context(_started(checkouts[i], timing)) for i in order}
         for _ in range(count):
-            times = [0.0] * len(processes)
-            for i in random.sample(range(len(processes)), len(processes)):
-                times[i] = _time(processes[i])
-            yield times
+            times = {i: _time(processes[i]) for i in random.sample(numbers, len(numbers))}
+            yield [times[i] for i in numbers]
 
 
 @contextmanager

@@ -123,8 +123,8 @@ def _train_group(orders: Sequence[Order], program: Program, resumes: bool) -> li
     batches = [seed_batches.plan(its, order.folder) for its, order in zip(programs, orders, strict=True)]
     at_once = [i for i, own in enumerate(batches) if len(own) == 1]
     try:
-        together = _train_alike([orders[i] for i in at_once], [programs[i] for i in at_once], resumes)
-        finished = dict(zip(at_once, together, strict=True))
+        ended = _train_alike([orders[i] for i in at_once], [programs[i] for i in at_once], resumes)
+        finished = dict(zip(at_once, ended, strict=True))
         for i in sorted({*range(len(orders))} - {*at_once}):
             stopped = _stopped(each.status for each in finished.values())
             finished[i] = (
@@ -183,7 +183,7 @@ def _agreed(orders: Sequence[Order], channel: hosts.Channel) -> Sequence[Order]:
 
 def _like(program: Program, config: Config) -> Program:
     """The program of a run that differs in numbers."""
-    return Program(config, as_algorithm_sees(config.algorithm, make_env(config.env)), program.mesh)
+    return program.of_run(config, as_algorithm_sees(config.algorithm, make_env(config.env)))
 
 
 def _is_over(run: Run) -> bool:

@@ -230,8 +230,8 @@ def _begin(program: Program, runs: Sequence[Run]) -> tuple[TrainState, Callable]
     room, guess = room_for(program), needed(program)  # before the state takes its part
     state, execute = program.start(restore if runs[0].point.state is not None else program.init)
     check_compiled(program, execute, room)
-    if needed(program) != guess:
-        runs[0].say(f"memory {gib(needed(program))} as compiled, where {gib(guess)} were estimated")
+    if (told := gib(needed(program))) != gib(guess):
+        runs[0].say(f"memory {told} as compiled, where {gib(guess)} were estimated")
     seconds = time.perf_counter() - start
     for run, own in zip(runs, _seeds(runs), strict=True):
         if run.params is None:

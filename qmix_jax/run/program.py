@@ -102,6 +102,13 @@ class Program:
         config = replace(self.config, seed=seeds.start, num_seeds=len(seeds))
         return ReusingProgram(config, self.env, part_of(self.mesh, len(seeds)), whole=self)
 
+    def of_run(self, config: Config, env: TeamEnv) -> "Program":
+        """The program of another run with this `program_key`, on the same devices."""
+        program = Program(config, env, self.mesh)
+        if config.num_seeds == self.config.num_seeds:
+            vars(program)["shapes"] = self.shapes  # tracing them takes 0.15 s
+        return program
+
     @property
     def runs(self) -> tuple[Config, ...]:
         """The config of each run."""

@@ -173,7 +173,8 @@ def _initialize(settings: Settings, ending: "Ending") -> None:
         )
     except Exception as error:  # of many types, by what is missing
         names = f"{WORD}.coordinator_address (with a free port), {WORD}.num_processes and {WORD}.process_id"
-        raise ConfigError(f"the processes cannot find each other: {startup.first_line(error)}; set {names}") from error
+        why = startup.first_line(error).rstrip(".")
+        raise ConfigError(f"the processes cannot find each other: {why}; set {names}") from error
     ending.line, ending.status = DIED, REQUEUE
 
 

@@ -274,8 +274,9 @@ def _announce(program: Program, members: Sequence[Member]) -> None:
     count = f"{len(members)} runs together, " * (len(members) > 1)
     show = shown(first.config)
     show(f"{count}{messages.title(first.config, program.env)}: {messages.describe(program)}")
-    news = [messages.news(each.run.config, each.run.point) for each in members]
-    show("\n".join([*plan.rounding(first.config), *(line for lines in news for line in lines)]))
+    news = [line for each in members for line in messages.news(each.run.config, each.run.point)]
+    for line in [*plan.rounding(first.config), *news]:
+        show(line)
     for line in dict.fromkeys(line for each in members for line in plan.warnings(each.run.config)):
         warn(line)
 

@@ -27,14 +27,28 @@ from qmix_jax.config import Config
 from qmix_jax.files import write_json
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Way(NamedTuple):
+    """One way of using cores."""
+
+    cores: list[set[int]]
+    """Of each process."""
+    devices: int = 1
+    """Of a process."""
+    has_half: bool = False
+    """Whether a process has half of the environments and batch."""
+    threads: int = 1
+    """Of the pool that XLA's library for matrix products gets: at least the number of devices."""
+
+
 WAYS = {
-    "one device": (1, "", [{0}]),
-    "two processes, each with a whole run": (1, "", [{0}, {1}]),
-    "two processes, each with half a run": (1, "half", [{0}, {1}]),
-    "two devices of one process": (2, "", [{0, 1}]),
+    "one device": Way([{0}]),
+    "one device, XLA's pool has two threads": Way([{0}], threads=2),
+    "two processes, each with a whole run": Way([{0}, {1}]),
+    "two processes, each with half a run": Way([{0}, {1}], has_half=True),
+    "two devices of one process": Way([{0, 1}], devices=2, threads=2),
 }
-"""How cores are used: devices of a process, "half" for half of the environments and batch, the cores of each process.
-"""
 
 
 class Turn(NamedTuple):
@@ -83,15 +97,17 @@ def halves(config: Config) -> list[str]:
 
 
 @contextmanager
-def started(case: str, devices: int, share: str, cores: set[int], iterations: int) -> Iterator[Worker]:
+def started(case: str, way: Way, cores: set[int], iterations: int) -> Iterator[Worker]:
     """A process that runs on these cores only."""
-    overrides = [*CASES[case], f"devices={devices}", *(halves(from_overrides(CASES[case])) if share else [])]
+    share = halves(from_overrides(CASES[case])) if way.has_half else []
+    overrides = [*CASES[case], f"devices={way.devices}", *share]
     config = from_overrides(overrides)
     all_cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)  # the process inherits it
     try:
         command = [sys.executable, "-P", probe.__file__, "training", str(iterations), *overrides]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | {"PJRT_NPROC": str(way.threads)}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     finally:
         os.sched_setaffinity(0, all_cores)
     try:
@@ -118,8 +134,8 @@ def measure_cores(case: str, rounds: int, iterations: int) -> dict[str, list[Tur
     turns: dict[str, list[Turn]] = {name: [] for name in WAYS}
     with ExitStack() as stack:
         workers = {
-            name: [stack.enter_context(started(case, devices, share, cores, iterations)) for cores in of_each]
-            for name, (devices, share, of_each) in WAYS.items()
+            name: [stack.enter_context(started(case, way, cores, iterations)) for cores in way.cores]
+            for name, way in WAYS.items()
         }
         for worker in itertools.chain(*workers.values()):
             worker.wait_until_ready()

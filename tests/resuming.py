@@ -19,12 +19,13 @@ from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run import exits, experiment, pictures
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.compilation import compile_quickly
+from qmix_jax.run.metrics import SUMS
 from qmix_jax.run.program import Program
 from qmix_jax.run.saver import Saver
 from qmix_jax.run.snapshot import Snapshot
 from qmix_jax.traced import program_key
 
-TIMING = {"wall_seconds", "compile_seconds", "train/steps_per_second"}
+TIMING = {*SUMS, "train/steps_per_second"}
 LONG = merge(
     TINY,
     {

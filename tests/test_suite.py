@@ -161,12 +161,17 @@ MACHINE = {
     "devices": {"platform": "cpu", "kind": "cpu", "count": 2},
     "versions": {"jax": "0.10.1", "jaxmarl": "0.2.0"},
     "git": {"commit": "0123456789abcdef", "dirty": False},
+    "energy": "RAPL",
 }
+USED = {"cpu_seconds": 7200.0, "accelerator_seconds": 0.0, "joules": 3.6e5}
 
 
 def leave_job(runs, name, scores, steps=(1000, 2000, 3000)):
     env_map, _, algorithm = name.partition("-")
-    more = {"train/grad_norm": [1.0] * len(scores), "train/loss": [0.123456789] * len(scores)}
+    more = (USED if name == "3m-qmix" else {}) | {
+        "train/grad_norm": [1.0] * len(scores),
+        "train/loss": [0.123456789] * len(scores),
+    }
     leave_run(runs / name, scores, env={"name": "smax", "map": env_map}, algorithm=algorithm, steps=steps, more=more)
     write_json(runs / name / "run.json", MACHINE)
 
@@ -192,7 +197,13 @@ def test_what_is_finished_is_kept_small_and_reported_by_map_together_and_by_meth
     assert nine.startswith("QMIX on nine maps") and "| qmix | 2 | 3,000 | 60.0 [" in nine, "over both maps"
     assert "| smacv2_5_units | qmix | 1 | 3,000 | 30.0" in others and "3m" not in others
     assert "| qmix | 2 | 2,000 | 40.0 [" in methods and "| vdn | 2 | 2,000 | 30.0 [" in methods
-    row = "| 3m | qmix | 0 1 | 3,000 | 6s | 2 x A processor | jax 0.10.1, jaxmarl 0.2.0 | 0123456789 | "
-    assert row + "`qmix-jax train env.map=3m` |" in made
+    row = (
+        "| 3m | qmix | 0 1 | 3,000 | 6s | 2 CPU hours, 0.1 kWh | RAPL | 2 x A processor | jax 0.10.1, jaxmarl 0.2.0 | "
+    )
+    assert (
+        row + "0123456789 | `qmix-jax train env.map=3m` |" in made
+        and "| 8m | qmix | 0 1 | 3,000 | 6s | ? | RAPL |" in made
+    )
+    assert "All runs together: 2 CPU hours, 0.1 kWh; 4 did not note it." in made
     pictures = {f"{name}{kind}.png" for name in ("nine", "others", "methods") for kind in ("", "_hours")}
     assert pictures <= {path.name for path in out.iterdir()}

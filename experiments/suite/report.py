@@ -23,10 +23,12 @@ from qmix_jax.analysis.runs import RunFolder, read_runs
 from qmix_jax.console import duration, warn
 from qmix_jax.files import write_figure, write_file, write_json
 from qmix_jax.records import format_rows, read_manifest, read_metrics
+from qmix_jax.run.metrics import SUMS
+from qmix_jax.run.usage import Usage
 from qmix_jax.settings import ConfigError
 
 RESULTS = Path(__file__).parent / "results"
-KEPT = ("env_steps", "wall_seconds", "compile_seconds", "train/loss", "train/updates")
+KEPT = ("env_steps", *SUMS, "train/loss", "train/updates")
 """Of every evaluation, beside what was evaluated and what tells of NaN."""
 DIGITS = 5
 PACKAGES = ("jax", "jaxmarl")
@@ -87,7 +89,7 @@ def report(results: Path) -> str:
         parts += [f"# {title}", to_markdown(comparisons).strip(), *pictures]
     for each in left_out:
         warn(f"left out: {each}")
-    parts += ["# Runs", table_of(runs), *[f"Left out: {each}" for each in left_out]]
+    parts += ["# Runs", table_of(runs), total_usage(runs), *[f"Left out: {each}" for each in left_out]]
     text = "\n\n".join(parts) + "\n"
     write_file(results / "report.md", text)
     write_json(results / "report.json", numbers, indent=1)
@@ -96,13 +98,38 @@ def report(results: Path) -> str:
 
 def table_of(runs: Sequence[RunFolder]) -> str:
     """How each run was made."""
-    head = ["map", "algorithm", "seeds", "steps", "wall clock", "hardware", "versions", "commit", "command"]
+    head = [
+        "map",
+        "algorithm",
+        "seeds",
+        "steps",
+        "wall clock",
+        "used",
+        "energy from",
+        "hardware",
+        "versions",
+        "commit",
+        "command",
+    ]
     lines = [head, ["---"] * len(head), *(_cells(run) for run in runs)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def usage_of(run: RunFolder) -> Usage | None:
+    """What a run used; None where it was made before that was noted."""
+    found = [run.rows[-1].get(name) for name in Usage._fields]
+    return None if None in found else Usage(*found)
+
+
+def total_usage(runs: Sequence[RunFolder]) -> str:
+    """What all runs used that noted it."""
+    known = [used for used in map(usage_of, runs) if used]
+    left_out = f"; {len(runs) - len(known)} did not note it" * (len(known) < len(runs))
+    return f"All runs together: {Usage().plus(known).describe()}{left_out}."
+
+
 def _cells(run: RunFolder) -> list[str]:
-    made, last = read_manifest(run.folder), run.rows[-1]
+    made, last, used = read_manifest(run.folder), run.rows[-1], usage_of(run)
     devices, git = made.get("devices") or {}, made.get("git") or {}
     kind = made.get("cpu", "?") if devices.get("platform") == "cpu" else devices.get("kind", "?")
     versions = made.get("versions") or {}
@@ -112,6 +139,8 @@ def _cells(run: RunFolder) -> list[str]:
         " ".join(map(str, run.seeds)),
         f"{last['env_steps']:,}",
         duration(last["wall_seconds"]),
+        used.describe() if used else "?",
+        str(made.get("energy", "?")),
         f"{devices.get('count', '?')} x {kind}",
         ", ".join(f"{name} {versions.get(name, '?')}" for name in PACKAGES),
         str(git.get("commit", "?"))[:10] + " and changes" * bool(git.get("dirty")),

@@ -111,9 +111,9 @@ class Checkpoint:
         require_plain(settings, self.path / ABOUT)
         return settings
 
-    def seconds(self, kind: str) -> float:
-        """`wall_seconds` or `compile_seconds` of the run so far; 0 where unknown."""
-        return next(iter(known(self.about.get(kind))), 0.0)
+    def total(self, column: str) -> float:
+        """A column that adds up (`metrics.SUMS`) of the run so far; 0 where unknown."""
+        return next(iter(known(self.about.get(column))), 0.0)
 
     def flaw(self, to_resume: bool = False) -> str:
         """Why its parameters cannot be read, or a run cannot resume from it, in a few words; '' if they can."""

@@ -19,12 +19,13 @@ from qmix_jax.reporters.base import STOP, Callback
 from qmix_jax.run import exits, hosts, messages
 from qmix_jax.run.devices import share_of
 from qmix_jax.run.memory import check_compiled, gib, needed, room_for
-from qmix_jax.run.metrics import BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
+from qmix_jax.run.metrics import SUMS, BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
 from qmix_jax.run.nan_source import NanSource, find_sources
 from qmix_jax.run.program import DATA, ChunkMetrics, Program, TrainState
 from qmix_jax.run.resume import ResumePoint
 from qmix_jax.run.saver import Saver
 from qmix_jax.run.snapshot import PARAMS, STATE, Snapshot, join, state_to_host, to_host
+from qmix_jax.run.usage import Meter, Usage
 from qmix_jax.types import Clock
 
 
@@ -46,6 +47,7 @@ class Run:
     """The exit status; None while it trains."""
     rows: list[dict] = field(init=False)
     compile_seconds: float = field(init=False)
+    used: Usage = field(init=False)
     params: Any = field(init=False)
     """Parameters (S, ...) on the host: of each seed after its last chunk without NaN, or initial ones."""
     frozen: FrozenSeeds = field(init=False)
@@ -56,10 +58,11 @@ class Run:
 
     def __post_init__(self):
         point = self.point
-        self.rows, self.compile_seconds = point.rows, point.seconds("compile_seconds")
+        self.rows, self.compile_seconds = point.rows, point.total("compile_seconds")
+        self.used = Usage(*map(point.total, Usage._fields))
         self.params = point.checkpoint.params if point.checkpoint else None
         self.frozen = FrozenSeeds(self.config.num_seeds, self.rows)
-        self.start -= point.seconds("wall_seconds")
+        self.start -= point.total("wall_seconds")
         self._metric = score_metric(self.config, self.program.env)
         self._best = BestScores(self.config.checkpoint.keep_best)
         for row in self.rows:
@@ -104,15 +107,16 @@ class Run:
             self.saver.save(self._snapshot(state, seeds))
         self.status = status
 
-    def take(self, chunk: "Chunk", seeds: slice, sources: dict[int, NanSource]) -> None:
-        """Report and save a chunk. `sources`: of the run's seeds that met NaN in it.
+    def take(self, chunk: "Chunk", seeds: slice, sources: dict[int, NanSource], used: Usage) -> None:
+        """Report and save a chunk. `sources`: of the run's seeds that met NaN in it; `used`: for it, by this process.
 
         The run ends where it is complete, where a callback wants it, or where every seed has met NaN.
         """
         self.frozen.note_sources({i: source.env_step for i, source in sources.items()})
+        self.used = self.used.plus([Usage(*each) for each in self.channel.all(used)])
         seconds = Seconds(chunk.end - self.start, self.compile_seconds, chunk.seconds)
         metrics = jax.tree.map(lambda leaf: leaf[seeds], chunk.metrics)
-        self.rows.append(self.frozen.mask(make_row(self.program, chunk.clock, metrics, seconds)))
+        self.rows.append(self.frozen.mask(make_row(self.program, chunk.clock, metrics, seconds, self.used)))
         stops = [callback.on_evaluation(self.rows[-1]) == STOP for callback in self.callbacks]
         is_stopped = self.channel.first(any(stops))
         self.report_checkpoints(self.callbacks)
@@ -154,7 +158,7 @@ class Run:
 
     def _snapshot_of(self, rows: list[dict], items: dict[str, Any]) -> Snapshot:
         last = rows[-1]
-        about = {name: last[name] for name in ("wall_seconds", "compile_seconds")}
+        about = {name: last.get(name, 0.0) for name in SUMS}
         about |= {"metric": self._metric, "score": mean(last.get(self._metric))}
         about |= {"data_devices": self.program.mesh.shape[DATA], "settings": to_mapping(self.config)}
         own, columns = share_of(self.program.mesh)
@@ -186,16 +190,17 @@ def train(program: Program, runs: Sequence[Run], stop_requests: list[signal.Sign
     """Train the runs of a program, which are at one environment step, chunk by chunk until each has ended, or until a
     signal. One that has ended is computed further, unseen, while others train.
     """
-    seeds = _seeds(runs)
+    seeds, meter = _seeds(runs), Meter(program.mesh.local_devices)
     state, execute = _begin(program, runs)
     while any(run.status is None for run in runs) and not _is_stopped(stop_requests, runs[0].channel):
         chunk = _execute(execute, state, program)
         state = chunk.state
+        used = meter.lap().divided(sum(run.status is None for run in runs))
         sources = _sources(program, chunk, runs)
         for run, own in zip(runs, seeds, strict=True):
             if run.status is None:
                 found = {i - own.start: source for i, source in sources.items() if own.start <= i < own.stop}
-                run.take(chunk, own, found)
+                run.take(chunk, own, found, used)
     for run, own in zip(runs, seeds, strict=True):
         if run.status is None:
             run.end(exits.STOP_SIGNALS[stop_requests[0]], state, own)

@@ -27,6 +27,7 @@ from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.nan_source import NanSource
 from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.run.resume import ResumePoint
+from qmix_jax.run.usage import Usage
 from qmix_jax.settings import defaults, field_names, flatten
 
 ENDINGS = {
@@ -198,6 +199,7 @@ def summary(
         f"{last['env_steps']:,} environment steps{seeds} in {duration(last['wall_seconds'])} "
         f"(compiling {duration(last['compile_seconds'])})",
         f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
+        f"  used {Usage(*(last.get(name, 0.0) for name in Usage._fields)).describe()}",
         *(_best_before(config, rows, score_metric(config, program.env)) if is_whole else []),
     ]
     if folder is None:

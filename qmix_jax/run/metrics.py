@@ -14,8 +14,12 @@ from qmix_jax.learning.exploration import epsilon_at
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN
 from qmix_jax.run.program import ChunkMetrics, Program
+from qmix_jax.run.usage import Usage
 from qmix_jax.settings import require_one_of
 from qmix_jax.types import Clock, Params
+
+SUMS = ("wall_seconds", "compile_seconds", *Usage._fields)
+"""Columns that add up over a run, also where it is resumed."""
 
 
 class Seconds(NamedTuple):
@@ -28,8 +32,8 @@ class Seconds(NamedTuple):
     """For the chunk that the row reports."""
 
 
-def make_row(program: Program, clock: Clock, metrics: ChunkMetrics, seconds: Seconds) -> dict:
-    """The row of a chunk, with the clock after it."""
+def make_row(program: Program, clock: Clock, metrics: ChunkMetrics, seconds: Seconds, used: Usage) -> dict:
+    """The row of a chunk, with the clock after it, and what the run used so far."""
     config = program.config
     env_steps = env_steps_at(clock, config)
     mean_losses = {f"train/{name}": ratio(total, metrics.updates) for name, total in metrics.losses._asdict().items()}
@@ -37,6 +41,7 @@ def make_row(program: Program, clock: Clock, metrics: ChunkMetrics, seconds: Sec
         "env_steps": env_steps,
         "wall_seconds": round(seconds.total, 3),
         "compile_seconds": round(seconds.compiling, 3),
+        **{name: round(value, 3) for name, value in used._asdict().items()},
         **mean_losses,
         **_episode_means("train", metrics.training),
         "train/updates": [int(count) for count in metrics.updates],

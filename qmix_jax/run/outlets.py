@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from qmix_jax.config import Config
 from qmix_jax.console import say
 from qmix_jax.files import remove_scratch_files, write_file
@@ -19,6 +21,7 @@ from qmix_jax.run import exits, hosts, messages, pictures
 from qmix_jax.run.checkpoint import Checkpoint
 from qmix_jax.run.host_loop import Run
 from qmix_jax.run.saver import Saver
+from qmix_jax.run.usage import Meter
 
 
 class Order(NamedTuple):
@@ -65,7 +68,7 @@ def write_settings(folder: Path, title: str, settings: dict, resumed: dict | Non
     from omegaconf import OmegaConf
 
     remove_scratch_files(folder)
-    started = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    started = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "energy": Meter(jax.local_devices()).source}
     if resumed is None:
         write_manifest(folder, {"title": title, **started})
     else:

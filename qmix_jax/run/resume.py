@@ -76,9 +76,9 @@ class ResumePoint:
         """Environment steps done."""
         return self.checkpoint.env_steps if self.checkpoint else 0
 
-    def seconds(self, kind: str) -> float:
-        """`wall_seconds` or `compile_seconds` up to the checkpoint."""
-        return self.checkpoint.seconds(kind) if self.checkpoint else 0.0
+    def total(self, column: str) -> float:
+        """A column that adds up (`metrics.SUMS`), up to the checkpoint."""
+        return self.checkpoint.total(column) if self.checkpoint else 0.0
 
 
 # --- the content of a folder -------------------------------------------------------------------------------------

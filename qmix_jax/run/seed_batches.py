@@ -18,6 +18,7 @@ from qmix_jax.run import hosts
 from qmix_jax.run.checkpoint import checkpoints, find
 from qmix_jax.run.devices import SEED
 from qmix_jax.run.memory import even_sizes, fits, refuse_what_cannot_fit
+from qmix_jax.run.metrics import SUMS
 from qmix_jax.run.program import Program
 from qmix_jax.run.resume import begun_batches, read_rows
 from qmix_jax.run.snapshot import to_host
@@ -26,8 +27,6 @@ from qmix_jax.types import Params
 
 OF_EVALUATIONS = ("total_env_steps", "evaluation.every_env_steps")
 """Settings on which the environment steps of evaluations depend."""
-SUMS = ("wall_seconds", "compile_seconds")
-"""Columns that are sums over the batches."""
 
 
 def plan(program: Program, folder: Path) -> list[range]:
@@ -152,4 +151,4 @@ def _join_column(name: str, values: Sequence[Any], counts: Sequence[int]) -> Any
     if any(isinstance(value, list) for value in values):
         each = [[None] * count if value is None else value for value, count in zip(values, counts, strict=True)]
         return [item for own in each for item in own]
-    return round(sum(values), 3) if name in SUMS else values[0]
+    return round(sum(value or 0 for value in values), 3) if name in SUMS else values[0]

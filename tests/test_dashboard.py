@@ -239,7 +239,8 @@ def test_an_agent_of_a_wandb_sweep_names_the_run(tmp_path, begun, monkeypatch):
     monkeypatch.setenv("WANDB_RUN_ID", "agents")
     start(tmp_path)
     start(tmp_path)
-    assert [run.options["id"] for run in begun] == ["agents", "agents"]
+    start(tmp_path / "seeds" / "0-1")  # a batch of its seeds
+    assert [run.options["id"] == "agents" for run in begun] == [True, True, False]
 
 
 def test_a_resumed_run_goes_on_in_the_same_runs_and_sends_no_row_twice(tmp_path, begun):

@@ -14,6 +14,7 @@ from resuming import LONG, compiled_once_each, numbers, train
 from qmix_jax.analysis.runs import find_runs, read_run
 from qmix_jax.build import from_mapping, make_env
 from qmix_jax.records import read_manifest
+from qmix_jax.reporters.base import Callback
 from qmix_jax.run import compiled_memory, exits, experiment, memory, seed_batches
 from qmix_jax.run import program as parallel
 from qmix_jax.run.checkpoint import checkpoints
@@ -173,6 +174,30 @@ def test_runs_that_could_train_together_train_in_batches_of_their_seeds_one_afte
     for i, name in enumerate(("5", "6")):
         found, wanted = numbers(tmp_path / name), numbers(at_once)
         assert [row["eval/return"] for row in found] == [row["eval/return"][i : i + 2] for row in wanted]
+
+
+def test_dashboards_get_the_run_of_all_seeds_beside_that_of_every_batch(tmp_path, monkeypatch):
+    class Dashboard(Callback):
+        def __init__(self, folder, rows):
+            self.folder, self.steps, self.ended = folder.name, [row["env_steps"] for row in rows], []
+            made.append(self)
+
+        def on_evaluation(self, row):
+            self.steps.append(row["env_steps"])
+
+        def on_end(self, end):
+            self.ended.append((end.status, end.curve))
+
+        def close(self):
+            self.ended.append("closed")
+
+    made: list[Dashboard] = []
+    monkeypatch.setattr(experiment, "make_dashboards", lambda config, settings, folder, rows: [Dashboard(folder, rows)])
+    for _ in range(2):  # the second time nothing is left to do
+        assert train(tmp_path / "run", SETTINGS, num_seeds_at_once=1) == exits.DONE
+    steps = [row["env_steps"] for row in numbers(tmp_path / "run")]
+    assert [each.folder for each in made] == [*BATCHES, "run"] and all(each.steps == steps for each in made)
+    assert made[-1].ended == [(exits.DONE, tmp_path / "run" / "curve.png"), "closed"]
 
 
 def test_batches_whose_seeds_meet_nan_equal_all_at_once_too(tmp_path):

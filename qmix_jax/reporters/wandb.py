@@ -9,6 +9,7 @@ from typing import Any
 
 from qmix_jax.config import Config
 from qmix_jax.files import write_json
+from qmix_jax.records import SEEDS
 from qmix_jax.reporters.base import Callback, RunEnd, flatten, of_seed
 
 PATIENCE = 45.0
@@ -36,7 +37,9 @@ class Sent:
         if len(ids) == count:
             return cls(ids, env_steps)
         given = os.environ.get("WANDB_RUN_ID")  # by an agent of a W&B sweep, for example
-        return cls([given] if given and count == 1 else [secrets.token_hex(8) for _ in range(count)])
+        if given and count == 1 and folder.parent.name != SEEDS:
+            return cls([given])
+        return cls([secrets.token_hex(8) for _ in range(count)])
 
     def save(self, folder: Path) -> None:
         """Write wandb.json."""

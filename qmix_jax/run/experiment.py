@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -239,10 +239,12 @@ def _join(order: Order, program: Program, batches: Sequence[range]) -> Finished:
     run = Run(program, order.folder, ResumePoint(rows=seed_batches.join_batches(order.folder, batches)))
     run.params, run.status = seed_batches.read_params(program, order.folder, batches), run.end_status
     member = Member(run, order, [])
-    member.others = Callbacks([])
     if not (seed_batches.are_joined(order.folder, batches, order.config) and _is_over(run)):
-        with files(member, [], shown(order.config)):
-            run.save_params()
+        member.others = Callbacks(make_dashboards(run.config, order.settings, run.folder, run.rows))
+        with closing(member.others):
+            with files(member, [], shown(order.config)):
+                run.save_params()
+            member.others.on_end(RunEnd(run.status, *pictures.paths(run.folder, member.has_film)))
         _say_end(member, [], has_next=True)
     return Finished(run.status, run.rows, run.params)
 

@@ -9,6 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY
 from run_folders import leave_run
@@ -207,3 +208,28 @@ def test_what_is_finished_is_kept_small_and_reported_by_map_together_and_by_meth
     assert "All runs together: 2 CPU hours, 0.1 kWh; 4 did not note it." in made
     pictures = {f"{name}{kind}.png" for name in ("nine", "others", "methods") for kind in ("", "_hours")}
     assert pictures <= {path.name for path in out.iterdir()}
+
+
+# --- values ------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_compared_with_the_discounted_return_from_each_step_up_to_the_end(load):
+    values = load("values")
+    reward = np.array([[1.0], [2.0], [4.0], [9.0]])  # the last step comes after the end
+    counts = np.array([[True], [True], [True], [False]])
+    following = np.array([[3.0], [4.0], [4.0]])  # 1 + (2 + 4 / 2) / 2
+    np.testing.assert_array_equal(values.returns(reward * counts, 0.5)[:3], following)
+    steps = values.Step(
+        q_tot=np.concatenate([2 * following + [[1.0], [-1.0], [0.0]], [[99.0]]]).repeat(50, axis=1),
+        is_greedy=np.array([[True], [True], [False], [True]]).repeat(50, axis=1),
+        reward=reward.repeat(50, axis=1),
+        counts=counts.repeat(50, axis=1),
+        units=np.array([[[2, 2]], [[2, 1]], [[2, 1]], [[2, 0]]]).repeat(50, axis=1),
+        wins=np.zeros((4, 50)),
+    )
+    found = {name: cells for name, *cells in values.rows(steps, 0.5, scale=2.0)}
+    variance = np.var(2 * following)
+    assert found["all"] == ["100.0%", "7.33", "7.33", "0.00", "0.82", f"{1 - 2 / 3 / variance:.2f}"]
+    assert found["2 against 1"][:4] == ["66.7%", "7.50", "8.00", "-0.50"] and "2 against 0" not in found
+    assert found["some agent random"][:4] == ["33.3%", "8.00", "8.00", "0.00"]
+    assert found["steps 0 to 0"][3] == "1.00" and found["steps 2 to 3"][0] == "33.3%"

@@ -54,7 +54,7 @@ class Collective(NamedTuple):
     bytes: int
     """Of the result on one device."""
     groups: str
-    """The devices that exchange with each other, as XLA writes them: {{0,1},{2,3}}."""
+    """The devices that exchange with each other: {{0,1},{2,3}}."""
     origin: str
     """Where in the Python program it comes from."""
 
@@ -63,9 +63,22 @@ def collectives(program: str) -> list[Collective]:
     """The collectives in a compiled program's text, each once, however often a loop repeats it."""
     lines = re.findall(rf"^.* = (.+?) ((?:ragged-)?(?:{COLLECTIVES}))(?:-start)?\((.*)$", program, re.MULTILINE)
     return [
-        Collective(name, size_of(result), found(r"replica_groups=(\S+),", rest), found(r'op_name="(.*?)"', rest))
+        Collective(name, size_of(result), groups_of(rest), found(r'op_name="(.*?)"', rest))
         for result, name, rest in lines
     ]
+
+
+def groups_of(operation: str) -> str:
+    """The groups of devices in an operation's text; JAX 0.12 names axes: mesh['seed'=2,'data'=4] {'data'}."""
+    mesh = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", operation)
+    if not mesh:
+        return found(r"replica_groups=(\S+),", operation)
+    axes, shared = mesh.groups()
+    names, sizes = zip(*re.findall(r"'(\w+)'=(\d+)", axes), strict=True)
+    order = sorted(range(len(names)), key=lambda i: f"'{names[i]}'" in shared)  # shared axes last
+    devices = np.arange(math.prod(map(int, sizes))).reshape([int(size) for size in sizes]).transpose(order)
+    count = math.prod(int(size) for name, size in zip(names, sizes, strict=True) if f"'{name}'" in shared)
+    return str(devices.reshape(-1, count).tolist()).translate(str.maketrans("[]", "{}", " "))
 
 
 def size_of(result: str) -> int:

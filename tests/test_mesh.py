@@ -99,10 +99,14 @@ def test_a_gather_is_found_in_a_programs_text():
       %x.1 = (f32[3,4]{1,0}, bf16[2]{0}) all-gather-start(%a, %b), channel_id=1, replica_groups={{0,1}}, dimensions={0}
       %y = (f32[3,4]{1,0}, bf16[2]{0}) all-gather-done(%x.1)
       ROOT %z = pred[5]{0} all-to-all(%c), replica_groups=[2,4]<=[8], metadata={op_name="jit(f)/all_to_all"}
+      %u = f32[2]{0} all-reduce(%c), channel_id=1, replica_groups=mesh['a'=2,'b'=2] {'b'}, use_global_device_ids=true
+      %v = f32[2]{0} all-reduce(%c), channel_id=1, replica_groups=mesh['a'=2,'b'=2] {'a'}, use_global_device_ids=true
     """
     assert scaling.collectives(text) == [
         ("all-gather", 4 * 12 + 2 * 2, "{{0,1}}", ""),
         ("all-to-all", 5, "[2,4]<=[8]", "jit(f)/all_to_all"),
+        ("all-reduce", 8, "{{0,1},{2,3}}", ""),
+        ("all-reduce", 8, "{{0,2},{1,3}}", ""),
     ]
 
 

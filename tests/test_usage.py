@@ -102,5 +102,5 @@ def test_usage_of_runs_that_train_together_is_divided_and_adds_up():
 
 
 def test_usage_in_words():
-    assert Usage(3600.0, 0.0, 36_000.0).describe() == "1 CPU hours, 0.01 kWh"
-    assert Usage(360.0, 1234 * 3600.0, 3.6e7).describe() == "0.1 CPU hours, 1,234 accelerator hours, 10 kWh"
+    assert Usage(62.0, 0.0, 620.0).describe() == "1m02s of CPU time, 0.2 Wh"
+    assert Usage(360.0, 1234 * 3600.0, 3.6e7).describe() == "6m00s of CPU time, 51d10h of accelerator time, 10.0 kWh"

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from qmix_jax.console import duration
+
 CPU_WATTS = 10.0
 """Of a busy core, where RAPL is missing: between the 4 W of a server's core in a large package and a laptop's 15 W."""
 ACCELERATOR_WATTS = 300.0
 """Of a GPU or TPU, where NVML is missing: between the limits of an L4 (72 W) and an H100 (700 W)."""
 POWERCAP = Path("/sys/class/powercap")
-JOULES_PER_KWH = 3.6e6
 NOT_BUSY = ("idle", "iowait", "guest", "guest_nice")
 """Kinds of CPU time of a machine that are idle, or part of another kind."""
 
@@ -42,15 +43,12 @@ class Usage(NamedTuple):
         return Usage(*(value / count for value in self))
 
     def describe(self) -> str:
-        """Hours and kilowatt-hours in words."""
-        hours = [(self.cpu_seconds, "CPU"), (self.accelerator_seconds, "accelerator")]
-        parts = [f"{_short(seconds / 3600)} {kind} hours" for seconds, kind in hours if seconds]
-        return ", ".join([*parts, f"{_short(self.joules / JOULES_PER_KWH)} kWh"])
-
-
-def _short(value: float) -> str:
-    """Two digits at least."""
-    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+        """Times and energy in words."""
+        times = [(self.cpu_seconds, "CPU"), (self.accelerator_seconds, "accelerator")]
+        parts = [f"{duration(seconds)} of {kind} time" for seconds, kind in times if seconds]
+        hours = self.joules / 3600
+        energy = f"{hours:.1f} Wh" if hours < 100 else f"{hours / 1000:,.1f} kWh"
+        return ", ".join([*parts, energy])
 
 
 class Meter:

@@ -30,6 +30,7 @@ from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, RESERVED_METRICS
 from qmix_jax.run import experiment, startup
 from qmix_jax.run.metrics import Seconds, make_row
 from qmix_jax.run.program import ChunkMetrics, Program
+from qmix_jax.run.usage import Usage
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import Clock, Observation, Outcome, TeamSpec
 
@@ -579,7 +580,7 @@ def test_the_reserved_names_of_metrics_are_those_of_a_row(probe):
     one = np.ones(1)
     sums = EpisodeSums(one, one, one, {"win_rate": one})
     metrics = ChunkMetrics(sums, LossMetrics(*[one] * len(LossMetrics._fields)), one, sums)
-    row = make_row(Program.make(tiny(), probe), Clock(jnp.array(4)), metrics, Seconds(1.0, 1.0, 1.0))
+    row = make_row(Program.make(tiny(), probe), Clock(jnp.array(4)), metrics, Seconds(1.0, 1.0, 1.0), Usage())
     names = {name.partition("/")[2] for name in [*row, FROZEN, ENVIRONMENT_NAN] if "/" in name}
     assert names - {"win_rate"} == RESERVED_METRICS
 

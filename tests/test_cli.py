@@ -194,7 +194,7 @@ WRONG = [
     ("algorithm=qtran algorithm.opt_loss=-1", "algorithm.opt_loss=-1", "negative"),
     ("logging.wandb.tags=[1.5]", "logging.wandb.tags=1.5", "in quotes"),
     ("logging.wandb.project=true", "logging.wandb.project=true", "a word"),
-    ("learner.final_learning_rate=2e-3", "learner.final_learning_rate=0.002", "final_learning_rate_share=2"),
+    ("learner.final_learning_rate=4e-3", "learner.final_learning_rate=0.004", "final_learning_rate_share=2"),
     ("algorithm.embed_size=0", "algorithm.embed_size=0", "greater than 0"),
     ("learner=3", "learner=3", "group"),
     ("learner.gamma=2", "learner.gamma=2", "between 0 and 1"),

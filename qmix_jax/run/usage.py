@@ -79,7 +79,7 @@ class Meter:
 
     def _read(self) -> tuple[float, ...]:
         """Counters: CPU seconds of this process and of all, joules of packages, wall-clock seconds, joules of cards."""
-        machine = psutil.cpu_times()._asdict()
+        machine = psutil.cpu_times()._asdict() if self._packages else {}
         busy = sum(seconds for kind, seconds in machine.items() if kind not in NOT_BUSY)
         return time.process_time(), busy, self._packages.joules(), time.perf_counter(), self._joules_of_cards()
 

@@ -114,6 +114,22 @@ def test_a_job_whose_host_died_counts_as_killed_once_its_record_can_change_no_mo
     assert launcher.poll() == [(task, exits.KILLED, "")]
 
 
+def test_a_job_that_is_not_listed_while_it_goes_back_into_the_queue_has_not_ended(
+    slurm_of_scripts, tmp_path, monkeypatch
+):
+    moved = job(tmp_path / "a")
+    write_json(tmp_path / FOLDER / IDS, {str(moved.folder): "7"})
+    (tmp_path / "queue").write_text("7 RUNNING\n")
+    record.end(moved.folder, record.begin(moved.folder, moved.digest), exits.REQUEUE)
+    launcher, task = Slurm(Slurm.Settings()), Task.of(moved, resumes=True)
+    launcher.submit([task])
+    for listed in ("", "7 PENDING\n", ""):
+        (tmp_path / "queue").write_text(listed)
+        assert launcher.poll() == []
+    monkeypatch.setattr("qmix_jax.sweep.launchers.slurm.LATE", 0)
+    assert launcher.poll() == [(task, exits.REQUEUE, "")]
+
+
 def test_the_last_line_of_a_refusal_of_sbatch_and_of_a_silent_slurm_is_shown(slurm_of_scripts, tmp_path):
     (tmp_path / "queue").write_text("")
     (tmp_path / "srun").write_text("")

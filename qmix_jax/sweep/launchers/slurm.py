@@ -33,7 +33,9 @@ FOLDER, IDS = ".submitit", "jobs.json"
 COMPLETING = "COMPLETING"
 """Slurm's state of a job that ends, or that goes back into the queue."""
 LATE = 15.0
-"""Seconds after which a change of a file is seen on every host of a network file system."""
+"""Seconds after which a change of a file is seen on every host of a network file system, and a job that goes back into
+the queue is there.
+"""
 
 
 class Slurm(Launcher):
@@ -181,6 +183,8 @@ class Slurm(Launcher):
         except ConfigError:  # Slurm does not answer at the moment
             return []
         self._stop_more(states)
+        for task in [task for task, job in self._jobs.items() if job.job_id in states]:
+            self._left.pop(task, None)
         ended = [end for task, job in self._jobs.items() if job.job_id not in states and (end := self._end(task))]
         for each in ended:
             del self._jobs[each.task]
@@ -193,16 +197,17 @@ class Slurm(Launcher):
         return {job.job_id: "RUNNING" for job in self._jobs.values() if not job.done()}
 
     def _end(self, task: Task) -> Ended | None:
-        """How a job that left the queue ended; None while its record may still change."""
+        """How a job that left the queue ended; None while its record may still change, or it may come back: Slurm does
+        not list a job for a moment while it puts it back.
+        """
         found = read_record(task.job.folder)
         if found is None or found.digest != task.job.digest:
             error = last_line(self._jobs[task].paths.stderr)
             is_failed = error and "CANCELLED" not in error  # Slurm's word for each job that it ends
             return Ended(task, FAILED, error) if is_failed else Ended(task, INTERRUPTED)
-        if found.status is not None:
-            return Ended(task, found.status)
+        is_final = found.status is not None and (self._is_local or found.status not in (REQUEUE, TERMINATED))
         is_late = time.monotonic() > self._left.setdefault(task, time.monotonic()) + LATE
-        return Ended(task, KILLED) if is_late else None
+        return Ended(task, KILLED if found.status is None else found.status) if is_final or is_late else None
 
     def stop(self, number: int, tasks: Collection[Task] | None = None) -> None:
         """Let running jobs save and end, and take waiting ones from the queue, whatever the signal."""

@@ -49,10 +49,10 @@ def our_speed(overrides: list[str], warm_chunks: int, timed_chunks: int) -> dict
     state, chunk = program.start(program.init)
     compile_seconds = time.perf_counter() - begun
     for _ in range(warm_chunks):
-        state, _ = jax.block_until_ready(chunk(state))
+        state, _ = jax.block_until_ready(chunk(state, program.numbers))
     updates, begun = 0, time.perf_counter()
     for _ in range(timed_chunks):
-        state, metrics = chunk(state)
+        state, metrics = chunk(state, program.numbers)
         updates += int(jax.device_get(metrics).updates[0])
     jax.block_until_ready(state)
     seconds = time.perf_counter() - begun

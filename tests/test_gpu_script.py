@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import tiny
 from pictures import colourful, pixels
 
 from qmix_jax.build import from_mapping
@@ -18,8 +19,9 @@ from qmix_jax.run.plan import check as check_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU = ROOT / "experiments/gpu"
-sys.path.insert(0, str(GPU))
+sys.path[:0] = [str(GPU), str(GPU.parent)]
 
+import compare_measure  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
 import steps  # noqa: E402
@@ -308,3 +310,11 @@ def test_wheels_are_installed_beside_themselves_and_found(tmp_path):
     assert script("--help", WHEELS=str(tmp_path)).returncode == 0
     assert (tmp_path / "installed/brought.py").exists()
     assert (tmp_path / "installed/complete").exists()
+
+
+def test_our_side_of_the_comparison_with_jaxmarl_trains_the_chunks_on_the_clock(monkeypatch):
+    config = tiny()
+    monkeypatch.setattr(compare_measure, "our_program", lambda overrides: experiment.check(config))
+    found = compare_measure.our_speed([], warm_chunks=1, timed_chunks=2)
+    assert found["updates"] == 2 * config.chunk_env_steps / config.learner.env_steps_per_update
+    assert found["compile_seconds"] > 0 and found["seconds"] > 0

@@ -98,19 +98,8 @@ def report(results: Path) -> str:
 
 def table_of(runs: Sequence[RunFolder]) -> str:
     """How each run was made."""
-    head = [
-        "map",
-        "algorithm",
-        "seeds",
-        "steps",
-        "wall clock",
-        "used",
-        "energy from",
-        "hardware",
-        "versions",
-        "commit",
-        "command",
-    ]
+    head = ["map", "algorithm", "seeds", "steps", "wall clock", "used", "energy from"]
+    head += ["hardware", "versions", "commit", "command"]
     lines = [head, ["---"] * len(head), *(_cells(run) for run in runs)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

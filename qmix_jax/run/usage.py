@@ -1,8 +1,8 @@
 """What training uses: CPU time, accelerator time and energy.
 
-Energy is measured where the machine tells it. RAPL has that of the CPU packages (Linux; often for root alone), of which
-a run is charged its share of the CPU time of all processes. NVML (the package nvidia-ml-py) has that of NVIDIA GPUs,
-of which a run is charged all. Elsewhere it is estimated by CPU_WATTS and ACCELERATOR_WATTS.
+Energy is measured where the machine has counters. RAPL counts the energy of the CPU packages (Linux; often readable by
+root alone): a run's part of it is its share of the CPU time of all processes. NVML (the package nvidia-ml-py) counts
+that of NVIDIA GPUs: a run's part is all of it. Elsewhere energy is estimated by CPU_WATTS and ACCELERATOR_WATTS.
 """
 
 import os
@@ -17,9 +17,9 @@ import psutil
 from qmix_jax.console import duration
 
 CPU_WATTS = 10.0
-"""Of a busy core, where RAPL is missing: between the 4 W of a server's core in a large package and a laptop's 15 W."""
+"""Of a busy core, where RAPL is missing; an assumption."""
 ACCELERATOR_WATTS = 300.0
-"""Of a GPU or TPU, where NVML is missing: between the limits of an L4 (72 W) and an H100 (700 W)."""
+"""Of a GPU or TPU, where NVML is missing; an assumption."""
 POWERCAP = Path("/sys/class/powercap")
 NOT_BUSY = ("idle", "iowait", "guest", "guest_nice")
 """Kinds of CPU time of a machine that are idle, or part of another kind."""

@@ -183,8 +183,9 @@ class Slurm(Launcher):
         except ConfigError:  # Slurm does not answer at the moment
             return []
         self._stop_more(states)
-        for task in [task for task, job in self._jobs.items() if job.job_id in states]:
-            self._left.pop(task, None)
+        for task, job in self._jobs.items():
+            if job.job_id in states:
+                self._left.pop(task, None)
         ended = [end for task, job in self._jobs.items() if job.job_id not in states and (end := self._end(task))]
         for each in ended:
             del self._jobs[each.task]

@@ -24,11 +24,12 @@ from jax import lax
 from qmix_jax.actions import epsilon_greedy, greedy, uniform
 from qmix_jax.bench.report import table
 from qmix_jax.build import make_mixer
+from qmix_jax.cli.arguments import count_from
 from qmix_jax.envs.scene import scene_of
 from qmix_jax.learning.rollout import advance, begin
 from qmix_jax.mixers.base import credit_assignment, mixer_input
 from qmix_jax.run.trained import TrainedRun, load_run
-from qmix_jax.settings import ConfigError
+from qmix_jax.settings import ConfigError, require
 
 TIMES = (0, 1, 2, 4, 8, 12, 16, 24, 32, 1000)
 """Edges of the groups of time steps."""
@@ -117,10 +118,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--team", type=int, default=0, help="the number of the seed among the run's, from 0 (0)")
-    parser.add_argument("--episodes", type=int, default=2048)
+    parser.add_argument("--episodes", type=count_from(1), default=2048, help="(2048)")
     options = parser.parse_args()
     run = load_run(options.run)
     config, params = run.config, run.params(options.team)
+    require(
+        config.env.name == "smax", f"{options.run} is a run of {config.env.name}, and units are counted on SMAX only"
+    )
+    require(config.algorithm.name != "iql", f"{options.run} is a run of iql, which has no Q_tot")
     played = jax.jit(partial(play, run, options.episodes))
     for epsilon in (0.0, config.exploration.finish):
         steps = jax.device_get(played(params, epsilon, jax.random.key(0)))

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 import slurm_node
@@ -23,6 +24,16 @@ def slurm():
         yield environment
 
 
+@pytest.fixture(autouse=True)
+def no_job_left(slurm, start_sweep):
+    """A test that fails leaves no job that would hold a core of the next."""
+    yield
+    while states(slurm):
+        ask(slurm, "scancel", "--me", "--full", "--signal=KILL")
+        ask(slurm, "scancel", "--me")
+        time.sleep(0.2)
+
+
 def ask(slurm: dict[str, str], *command: str) -> str:
     done = subprocess.run(command, env={**os.environ, **slurm}, capture_output=True, text=True, check=False)
     return done.stdout
@@ -36,6 +47,7 @@ def goes_on(slurm: dict[str, str], sweep, number: int, job: str, starts: int) ->
     """Wait until a job is back in the queue with a whole checkpoint, and then trains further."""
     sweep.until(lambda: states(slurm).get(job) == "PENDING")
     assert find(sweep.job(number)).is_whole_state
+    time.sleep(2)  # Slurm cannot start a job in the second in which it ended ("credential revoked"), and ends it then
 
     def is_started() -> bool:
         ask(slurm, "scontrol", "update", f"jobid={job}", "starttime=now")  # Slurm itself would wait for two minutes

@@ -7,17 +7,21 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from conftest import TINY
 from run_folders import leave_run
 
+from qmix_jax.build import from_mapping, make_agents, make_env
 from qmix_jax.cli.compose import compose
 from qmix_jax.files import write_json
 from qmix_jax.records import read_manifest, read_metrics
 from qmix_jax.run import exits, lock
+from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError, flatten
 
 ROOT = Path(__file__).parents[1]
@@ -229,3 +233,37 @@ def test_values_are_compared_with_the_discounted_return_from_each_step_up_to_the
     assert found["2 against 1"][:4] == ["66.7%", "7.50", "8.00", "-0.50"] and "2 against 0" not in found
     assert found["some agent random"][:4] == ["33.3%", "8.00", "8.00", "0.00"]
     assert found["steps 0 to 0"][3] == "1.00" and found["steps 2 to 3"][0] == "33.3%"
+
+
+# --- lookahead ---------------------------------------------------------------------------------------------------
+
+
+def test_a_lookahead_finds_the_best_joint_action_that_an_untrained_team_misses(load):
+    config = from_mapping(compose(["env=climbing", "algorithm=vdn", "agent.hidden_size=8"]))
+    env = make_env(config.env)
+    agents = jax.vmap(make_agents(config.agent, env).init)(jax.random.split(jax.random.key(0), 1))
+    run = TrainedRun(config, env, {"agent": agents, "mixer": {}})
+    play = jax.jit(partial(load("lookahead").Lookahead(run, team=0, candidates=512, tries=2).play, 2))
+    scores, _ = play(0, jax.random.key(0))
+    np.testing.assert_array_equal(scores, [[11.0, 11.0]])
+    missed, tried = play(1, jax.random.key(0))  # begins after the game's only step
+    assert np.all(missed < 11)
+    np.testing.assert_array_equal(tried.mean[0, :, 0], missed[0])  # the first candidate is greedy
+    assert set(np.unique(tried.mean)) <= {11.0, -30.0, 0.0, 7.0, 6.0, 5.0} and np.all(tried.noise == 0)
+
+
+def test_values_agree_with_what_candidates_gain_but_for_the_noise_of_the_mean(load):
+    lookahead = load("lookahead")
+    rng = np.random.default_rng(0)
+    truth, noise = 2 * rng.normal(size=(4, 3000, 12)), 3 * rng.normal(size=(4, 3000, 12))
+    counts = np.ones((4, 3000), bool)
+    counts[2] = False
+    state = 50 * rng.normal(size=(4, 3000, 1))
+    tried = lookahead.Tried(q_tot=state + truth / 4, mean=truth + noise, noise=np.full(truth.shape, 9.0), counts=counts)
+    ((steps, states, spread, of_values, correlation, _),) = lookahead.agreement(tried)
+    assert (steps, states) == ("0 to 3", "9000")
+    factor = np.sqrt(11 / 12)  # a mean over the candidates is taken off
+    assert float(spread) == pytest.approx(2 * factor, abs=0.05) and float(of_values) == pytest.approx(
+        factor / 2, abs=0.01
+    )
+    assert float(correlation) == pytest.approx(1, abs=0.02)

@@ -649,6 +649,15 @@ def test_the_command_prints_every_mistake_and_exits_with_2(command, capsys, monk
     ]
 
 
+def test_a_painter_that_does_not_exist_is_found_before_the_film_needs_it(command, capsys, monkeypatch):
+    monkeypatch.setattr(check_env, "make_env", lambda config: toy(painter="qmix_jax.envs.smax.painter:paint_all"))
+    assert command("env=probe") == 2
+    error = (
+        "qmix-jax: error: Toy.painter=qmix_jax.envs.smax.painter:paint_all: qmix_jax.envs.smax.painter has no function"
+    )
+    assert capsys.readouterr().err.startswith(error)
+
+
 class Raising(Toy):
     def __init__(self):
         raise KeyError("map")

@@ -9,7 +9,7 @@ from qmix_jax.cli.arguments import Parser
 from qmix_jax.console import say
 from qmix_jax.run import startup
 from qmix_jax.run.exits import DONE, USAGE_ERROR
-from qmix_jax.settings import shown
+from qmix_jax.settings import ConfigError, shown
 
 if TYPE_CHECKING:
     from qmix_jax.envs.base import TeamEnv
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
     jax.config.update("jax_enable_compilation_cache", False)  # leaves files
     env = make_env(config.env)
-    if mistakes := shape_problems(env):
+    if mistakes := shape_problems(env) or _painter_problems(env):
         return _report(mistakes)
     played = play(env, jax.random.key(config.seed))
     if played.mistakes:
@@ -57,6 +57,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The settings, as `overrides`."""
     parser = Parser("check-env", takes_settings=True, description=DESCRIPTION, epilog=EXAMPLES)
     return parser.parse_intermixed_args(arguments)
+
+
+def _painter_problems(env: "TeamEnv") -> list[str]:
+    """That there is no such painter: a film is made after hours of training."""
+    from qmix_jax.film.painter import painter_of
+
+    try:
+        painter_of(env)
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def _report(mistakes: list[str]) -> int:

@@ -7,7 +7,7 @@ Before every step, candidates for the joint action (the greedy one, and epsilon-
 each tried --tries times in the simulator, with new random numbers and greedy actions from then on.
 
 First table: the greedy team, and the team that takes the candidate with the best mean return from some step on. The
-lookahead sees the whole state, which the agents do not, so its score is no bound for them.
+lookahead uses the whole state, which the agents do not see, so agents may not reach its score.
 
 Second table, of the greedy team by time step: the standard deviation between a state's candidates of their mean returns
 (without that of the noise of the mean) and of their Q_tot, the correlation of both, and how much the best candidate's
@@ -23,18 +23,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from acting import Team
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from qmix_jax.actions import epsilon_greedy, greedy, uniform
 from qmix_jax.bench.report import table
-from qmix_jax.build import make_mixer
 from qmix_jax.cli.arguments import count_from
+from qmix_jax.console import say
 from qmix_jax.envs.base import metric_names
-from qmix_jax.learning.rollout import RolloutState, advance, begin
-from qmix_jax.mixers.base import credit_assignment, mixer_input
+from qmix_jax.learning.rollout import RolloutState, advance
 from qmix_jax.run.trained import TrainedRun, load_run
-from qmix_jax.settings import ConfigError, require
+from qmix_jax.settings import ConfigError
 
 LOW, HIGH = 0.1, 0.6
 WINDOW = 4
@@ -57,22 +56,20 @@ class Lookahead:
     """A team of a run that may try joint actions before it takes one."""
 
     def __init__(self, run: TrainedRun, team: int, candidates: int, tries: int):
-        self._run, self._env, self._agents, self._params = run, run.env, run.agents, run.params(team)
-        self._mixer = make_mixer(run.config.algorithm, run.env)
+        self._env, self._team, self._config = run.env, Team(run, team), run.config.learner
         self._candidates, self._tries = candidates, tries
 
     def play(self, episodes: int, from_step: Array, key: Array) -> tuple[Float[Array, "S E"], Tried]:
         """Play episodes, with the lookahead from a step on: scores, which are the return and then the environment's
         metrics, and what was tried.
         """
-        env, team, names = self._env, self._agents, metric_names(self._env)
-        start = begin(env, *jax.vmap(env.reset)(jax.random.split(key, episodes)), team.initial_state(episodes))
+        env, team, names = self._env, self._team, metric_names(self._env)
 
         def step(carry, now):
             state, score, is_over = carry
             time, key = now
             keys = jax.random.split(key, 3)
-            hidden, action, _ = self._act(state, keys[0], 0.0)
+            hidden, action, _, _ = team.decide(state, keys[0], 0.0)
             candidates, tried = self._try(state, is_over, keys[1])
             best = jnp.take_along_axis(candidates, jnp.argmax(tried.mean, 1)[:, None, None], 1)[:, 0]
             action = jnp.where(time >= from_step, best, action)
@@ -83,19 +80,9 @@ class Lookahead:
 
         limit = env.spec.episode_limit
         times = (jnp.arange(limit), jax.random.split(jax.random.fold_in(key, 1), limit))
-        start = (start, jnp.zeros((1 + len(names), episodes)), jnp.zeros(episodes, bool))
+        start = (team.start(key, episodes), jnp.zeros((1 + len(names), episodes)), jnp.zeros(episodes, bool))
         (_, scores, _), tried = lax.scan(step, start, times)
         return scores, tried
-
-    def _act(self, state: RolloutState, key: Array, epsilon: Float[Array, "B 1"] | float) -> tuple:
-        """The next recurrent state, an epsilon-greedy joint action, and its Q_tot."""
-        hidden, output = self._agents.step(self._params["agent"], state.hidden, state.inputs)
-        available = state.observation.available
-        numbers = uniform(key, (2, *available.shape[:2]))
-        action = epsilon_greedy(numbers, output.q, available, jnp.asarray(epsilon))
-        best = greedy(output.q, available)
-        joint = mixer_input(output.q, output.features, action, best, state.observation)
-        return hidden, action, credit_assignment(self._mixer, self._params["mixer"], joint).q_tot
 
     def _try(self, state: RolloutState, is_over: Bool[Array, "E"], key: Array) -> tuple[Int[Array, "E C N"], Tried]:
         """Candidates for the joint action, and what came of them."""
@@ -103,10 +90,10 @@ class Lookahead:
         epsilon = jnp.concatenate([jnp.zeros(1), jnp.linspace(LOW, HIGH, candidates - 1)])
         keys = jax.random.split(key)
         each = _repeated(state, candidates)
-        hidden, action, q_tot = self._act(each, keys[0], jnp.tile(epsilon, episodes)[:, None])
+        hidden, action, _, q_tot = self._team.decide(each, keys[0], jnp.tile(epsilon, episodes)[:, None])
         start = _repeated((each, hidden, action, ~_repeated(is_over, candidates)), tries)
         played = self._finish(*start, key=keys[1])
-        played = played.reshape(episodes, candidates, tries) * self._run.config.learner.reward_scale
+        played = played.reshape(episodes, candidates, tries) * self._config.reward_scale
         mean, noise = played.mean(2), played.var(2, ddof=1) / tries
         tried = Tried(q_tot.reshape(mean.shape), mean, noise, ~is_over)
         return action.reshape(episodes, candidates, -1), tried
@@ -115,7 +102,7 @@ class Lookahead:
         self, state: RolloutState, hidden: Array, action: Array, counts: Bool[Array, "B"], key: Array
     ) -> Float[Array, "B"]:
         """The discounted return of a joint action and of greedy ones up to the end of the episode, where it counts."""
-        env, gamma = self._env, self._run.config.learner.gamma
+        env, gamma = self._env, self._config.gamma
 
         def step(carry):
             state, hidden, action, total, discount, key = carry
@@ -123,7 +110,7 @@ class Lookahead:
             state, outcome = advance(env, jax.random.split(keys[0], len(action)), state, hidden, action)
             total = total + discount * outcome.reward
             discount = discount * gamma * ~(outcome.terminated | outcome.truncated)
-            hidden, action, _ = self._act(state, keys[1], 0.0)
+            hidden, action, _, _ = self._team.decide(state, keys[1], 0.0)
             return state, hidden, action, total, discount, keys[2]
 
         start = (state, hidden, action, jnp.zeros(len(action)), counts.astype(float), key)
@@ -151,6 +138,13 @@ def agreement(tried: Tried) -> list[list[str]]:
     return found
 
 
+def steps_from(text: str) -> list[int]:
+    """Time steps, separated by commas."""
+    if not all(word.isdecimal() for word in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} must be time steps, such as 0,4,8")
+    return [int(word) for word in text.split(",")]
+
+
 def main() -> int:
     """Play, and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,15 +153,17 @@ def main() -> int:
     parser.add_argument("--episodes", type=count_from(1), default=48, help="(48)")
     parser.add_argument("--candidates", type=count_from(2), default=12, help="joint actions tried before a step (12)")
     parser.add_argument("--tries", type=count_from(2), default=6, help="of each (6)")
-    parser.add_argument("--from-step", type=lambda text: [int(word) for word in text.split(",")], default=[0, 4, 8])
+    parser.add_argument("--from-step", type=steps_from, metavar="STEPS", default="0,4,8", help="(0,4,8)")
     options = parser.parse_args()
     run = load_run(options.run)
-    require(run.config.algorithm.name != "iql", f"{options.run} is a run of iql, which has no Q_tot")
     lookahead = Lookahead(run, options.team, options.candidates, options.tries)
     play = jax.jit(partial(lookahead.play, options.episodes))
     never = run.env.spec.episode_limit
-    played = {step: jax.device_get(play(step, jax.random.key(0))) for step in (never, *options.from_step)}
     names = {never: "greedy"} | {step: f"lookahead from step {step} on" for step in options.from_step}
+    played = {}
+    for step, name in names.items():
+        say(f"playing: {name}", sys.stderr)
+        played[step] = jax.device_get(play(step, jax.random.key(0)))
     rows = [[names[step], *(f"{score:.3f}" for score in scores.mean(1))] for step, (scores, _) in played.items()]
     print(f"{options.episodes} episodes\n")
     print(table(["team", "return", *metric_names(run.env)], rows))

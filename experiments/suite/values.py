@@ -19,15 +19,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from acting import Team
 from jax import lax
 
-from qmix_jax.actions import epsilon_greedy, greedy, uniform
 from qmix_jax.bench.report import table
-from qmix_jax.build import make_mixer
 from qmix_jax.cli.arguments import count_from
 from qmix_jax.envs.scene import scene_of
-from qmix_jax.learning.rollout import advance, begin
-from qmix_jax.mixers.base import credit_assignment, mixer_input
+from qmix_jax.learning.rollout import advance
 from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError, require
 
@@ -50,23 +48,17 @@ class Step(NamedTuple):
     """1 in the step that wins."""
 
 
-def play(run: TrainedRun, episodes: int, params, epsilon, key) -> Step:
+def play(run: TrainedRun, team: Team, episodes: int, epsilon, key) -> Step:
     """Play epsilon-greedy episodes, each up to its end."""
-    env, agents, mixer = run.env, run.agents, make_mixer(run.config.algorithm, run.env)
-    team = env.spec.num_agents
-    start = begin(env, *jax.vmap(env.reset)(jax.random.split(key, episodes)), agents.initial_state(episodes))
+    env, num_agents = run.env, run.env.spec.num_agents
+    start = team.start(key, episodes)
 
     def step(carry, key):
         state, is_over = carry
         env_key, policy_key = jax.random.split(key)
-        hidden, output = agents.step(params["agent"], state.hidden, state.inputs)
-        numbers = uniform(policy_key, (2, episodes, team))
-        action = epsilon_greedy(numbers, output.q, state.observation.available, epsilon)
-        best = greedy(output.q, state.observation.available)
-        joint = mixer_input(output.q, output.features, action, best, state.observation)
-        q_tot = credit_assignment(mixer, params["mixer"], joint).q_tot
+        hidden, action, best, q_tot = team.decide(state, policy_key, epsilon)
         alive = jax.vmap(lambda *seen: scene_of(env, *seen)["alive"])(state.env_state, state.observation)
-        units = jnp.stack([alive[:, :team].sum(axis=1), alive[:, team:].sum(axis=1)], axis=1)
+        units = jnp.stack([alive[:, :num_agents].sum(axis=1), alive[:, num_agents:].sum(axis=1)], axis=1)
         after, outcome = advance(env, jax.random.split(env_key, episodes), state, hidden, action)
         wins = outcome.metrics["win_rate"]
         seen = Step(q_tot, jnp.all(action == best, axis=1), outcome.reward, ~is_over, units, wins)
@@ -121,14 +113,13 @@ def main() -> int:
     parser.add_argument("--episodes", type=count_from(1), default=2048, help="(2048)")
     options = parser.parse_args()
     run = load_run(options.run)
-    config, params = run.config, run.params(options.team)
+    config = run.config
     require(
         config.env.name == "smax", f"{options.run} is a run of {config.env.name}, and units are counted on SMAX only"
     )
-    require(config.algorithm.name != "iql", f"{options.run} is a run of iql, which has no Q_tot")
-    played = jax.jit(partial(play, run, options.episodes))
+    played = jax.jit(partial(play, run, Team(run, options.team), options.episodes))
     for epsilon in (0.0, config.exploration.finish):
-        steps = jax.device_get(played(params, epsilon, jax.random.key(0)))
+        steps = jax.device_get(played(epsilon, jax.random.key(0)))
         wins = np.sum(steps.wins * steps.counts) / options.episodes
         print(f"\nepsilon {epsilon:g}: {options.episodes} episodes, {wins:.1%} won\n")
         head = ["", "share", "Q_tot", "return", "error", "root of mean square", "explained"]

@@ -60,7 +60,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _painter_problems(env: "TeamEnv") -> list[str]:
-    """That there is no such painter: a film is made after hours of training."""
+    """Why the painter cannot be had; training would find out only after its last step, when it makes the film."""
     from qmix_jax.film.painter import painter_of
 
     try:

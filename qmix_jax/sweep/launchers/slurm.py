@@ -33,8 +33,8 @@ FOLDER, IDS = ".submitit", "jobs.json"
 COMPLETING = "COMPLETING"
 """Slurm's state of a job that ends, or that goes back into the queue."""
 LATE = 15.0
-"""Seconds after which a change of a file is seen on every host of a network file system, and a job that goes back into
-the queue is there.
+"""Seconds after which a change of a file is seen on every host of a network file system, and within which a job that
+goes back into the queue is listed there.
 """
 
 
@@ -198,8 +198,8 @@ class Slurm(Launcher):
         return {job.job_id: "RUNNING" for job in self._jobs.values() if not job.done()}
 
     def _end(self, task: Task) -> Ended | None:
-        """How a job that left the queue ended; None while its record may still change, or it may come back: Slurm does
-        not list a job for a moment while it puts it back.
+        """How a job that is not in the queue ended; None while its record may still change, or while it may come back:
+        one that saved in order to go on has LATE seconds for that.
         """
         found = read_record(task.job.folder)
         if found is None or found.digest != task.job.digest:

@@ -2,7 +2,8 @@
 
     python experiments/latency.py TEAM [TEAM ...]
 
-A TEAM is a folder that `qmix-jax export` wrote. Needs NumPy alone: it runs the `deployed_agent.py` in that folder.
+A TEAM is a folder that `qmix-jax export` wrote. It runs the `deployed_agent.py` in that folder and needs NumPy alone, or
+JAX for a team with a `compiled_network.py`.
 """
 
 import os
@@ -39,11 +40,13 @@ def main(folders: list[str]) -> None:
     for folder in folders:
         deployed_agent = runpy.run_path(str(Path(folder) / "deployed_agent.py"))
         contract = deployed_agent["read_contract"](Path(folder))
+        program = Path(folder) / "compiled_network.py"
+        network = runpy.run_path(str(program))["CompiledNetwork"] if program.exists() else None
         agent = deployed_agent["DecentralisedAgent"](
-            folder, contract["agents"][0]["name"], shield=lambda o, s, legal: legal
+            folder, contract["agents"][0]["name"], shield=lambda o, s, legal: legal, network=network
         )
         seconds = decision_seconds(agent)
-        sizes = f"{agent.obs_size} | {contract['network']['hidden_size']} | {agent.num_actions}"
+        sizes = f"{agent.obs_size} | {contract['network'].get('hidden_size', '-')} | {agent.num_actions}"
         times = f"{1e6 * seconds.min():.0f} | {1e6 * np.median(seconds):.0f}"
         print(f"| {contract['environment']['name']} | {sizes} | {times} |")
 

@@ -214,7 +214,7 @@ def render(run: Run | str | Path, path: str | Path | None = None, episodes: int 
 
 
 def export(run: Run | str | Path, out: str | Path, checkpoint: str = "last", seed: int | None = None) -> dict[str, Any]:
-    """Export a team as a folder that needs only NumPy (docs/deploy.md); returns its contract.
+    """Export a team as a folder that needs only NumPy, or JAX (docs/deploy.md); returns its contract.
 
     Raises:
         ConfigError: the run has no folder, or cannot be exported.

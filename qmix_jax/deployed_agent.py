@@ -1,4 +1,4 @@
-"""One agent of an exported team, on NumPy alone.
+"""One agent of an exported team; where the team's network is the GRU, on NumPy alone.
 
 This file imports nothing of qmix_jax, and `qmix-jax export` copies it beside the weights. With Python and NumPy, that
 folder is enough:
@@ -29,18 +29,24 @@ from typing import Any
 
 import numpy as np
 
-FORMAT, FORMAT_VERSION = "qmix_jax.team", 1
-CONTRACT, WEIGHTS = "contract.json", "weights.safetensors"
+FORMAT, FORMAT_VERSION, COMPILED_VERSION = "qmix_jax.team", 1, 2
+"""COMPILED_VERSION: the format version of a team whose network is a compiled program alone."""
+CONTRACT, WEIGHTS, PROGRAM = "contract.json", "weights.safetensors", "policy.jaxexport"
 NORM_EPSILON = 1e-6
 LOWEST = np.finfo(np.float32).min
 
 MAX_CONTRACT, MAX_HEADER, MAX_WEIGHTS = 4 << 20, 1 << 16, 1 << 28
-"""Bytes, at most: of a contract, and of a weights file's header and numbers."""
+"""Bytes, at most: of a contract, of a weights file's header, and of its numbers or of a compiled program."""
 MAX_AGENTS, MAX_SIZE, MAX_WORD = 1_000, 1_000_000, 200
 """At most: agents of a team, each size of their network, and the characters of a name."""
 
+NOT_WAITING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""How a file is opened: without blocking if a pipe has replaced it."""
+
 Shield = Callable[[Any, Any, Any], Any]
 """(observation (*batch, O), state or None, available (*batch, A)) -> available (*batch, A), bool."""
+MakeNetwork = Callable[[bytes, int], Any]
+"""(compiled program, the agent's place in the team) -> its network, with `reset` and `step` as `_GRU` has them."""
 
 
 class ArtifactError(ValueError):
@@ -50,8 +56,7 @@ class ArtifactError(ValueError):
 def narrow(shield: Shield, observation: Any, state: Any, available: Any) -> Any:
     """The legal actions that the shield leaves; all legal ones where it leaves none.
 
-    Whatever the shield does, no illegal action becomes legal, and every agent keeps an action. The shield gets copies.
-    Arrays are of NumPy or JAX.
+    No illegal action becomes legal, and every agent keeps one. The shield gets copies. Arrays are NumPy's or JAX's.
 
     Raises:
         ValueError: the shield returns anything but one bool for each action.
@@ -100,9 +105,9 @@ def read_contract(folder: Path) -> dict:
     if not isinstance(contract, dict) or not {"format", "format_version"} <= contract.keys():
         raise ArtifactError(f"{path} is no contract of an exported team, or is damaged")
     name, version = contract["format"], contract["format_version"]
-    if (name, version) != (FORMAT, FORMAT_VERSION):
+    if name != FORMAT or version not in (FORMAT_VERSION, COMPILED_VERSION):
         found, wanted = f"{_shown(name)} version {_shown(version)}", f"{FORMAT} version {FORMAT_VERSION}"
-        raise ArtifactError(f"{folder} is in format {found}; this program reads {wanted}")
+        raise ArtifactError(f"{folder} is in format {found}; this program reads {wanted} and {COMPILED_VERSION}")
     if flaw := contract_flaw(contract):
         raise ArtifactError(f"{path} is damaged: {flaw} is missing, wrong or too large")
     return contract
@@ -117,10 +122,11 @@ def _needed(contract: dict) -> Iterator[tuple[str, bool]]:
     """Every entry that an agent needs, and whether it is valid; each check assumes that those before it succeeded."""
     parts: list[Any] = [contract.get(name) for name in ("network", "agents", "sha256")]
     network, agents, hashes = parts
+    is_compiled = contract["format_version"] == COMPILED_VERSION
     yield "network", isinstance(network, dict)
-    for name in ("obs_size", "num_actions", "hidden_size"):
+    for name in ("obs_size", "num_actions") if is_compiled else ("obs_size", "num_actions", "hidden_size"):
         yield f"network.{name}", _counts(network.get(name), MAX_SIZE)
-    for name in ("share_parameters", "use_agent_id", "use_last_action", "layer_norm"):
+    for name in () if is_compiled else ("share_parameters", "use_agent_id", "use_last_action", "layer_norm"):
         yield f"network.{name}", isinstance(network.get(name), bool)
     yield "agents", isinstance(agents, list) and 0 < len(agents) <= MAX_AGENTS
     for i, agent in enumerate(agents):
@@ -131,10 +137,11 @@ def _needed(contract: dict) -> Iterator[tuple[str, bool]]:
         yield f"agents[{i}].actions", isinstance(actions, list) and 0 < len(actions) <= network["num_actions"]
         yield f"agents[{i}].actions", all(map(_is_word, actions))
     yield "one name for two agents", len({agent["name"] for agent in agents}) == len(agents)
-    numbers = sum(map(math.prod, expected_shapes(network, len(agents)).values()))
-    yield "network", 4 * numbers <= MAX_WEIGHTS
+    shapes = {} if is_compiled else expected_shapes(network, len(agents))
+    yield "network", 4 * sum(map(math.prod, shapes.values())) <= MAX_WEIGHTS
+    file = PROGRAM if is_compiled else WEIGHTS
     yield "sha256", isinstance(hashes, dict)
-    yield f"sha256.{WEIGHTS}", _is_word(hashes.get(WEIGHTS))
+    yield f"sha256.{file}", _is_word(hashes.get(file))
     yield "shield", "shield" in contract and (contract["shield"] is None or _is_word(contract["shield"]))
 
 
@@ -172,11 +179,15 @@ def read_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], sha256: str)
         arrays = _cut(path, memoryview(data)[8 + length :], entries, shapes)
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path} is no safetensors file, or is damaged") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ArtifactError(f"{path} is not the file that {CONTRACT} was written with, or is damaged")
+    _check_hash(path, data, sha256)
     if name := not_finite(arrays):
         raise ArtifactError(f"{path}: '{name}' holds numbers that are not finite; agents cannot act by them")
     return arrays
+
+
+def _check_hash(path: Path, data: bytes, sha256: str | None) -> None:
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ArtifactError(f"{path} is not the file that {CONTRACT} was written with, or is damaged")
 
 
 def not_finite(arrays: Mapping[str, np.ndarray]) -> str:
@@ -187,14 +198,8 @@ def not_finite(arrays: Mapping[str, np.ndarray]) -> str:
 def _check_shapes(path: Path, found: dict[str, list], wanted: Mapping[str, tuple[int, ...]]) -> None:
     for name in sorted({*found, *wanted}):
         if name not in found or name not in wanted or found[name] != list(wanted[name]):
-            shape = _parenthesised(found[name]) if name in found else None
-            raise ArtifactError(f"{path}: '{_shown(name)}' has shape {shape}, and {CONTRACT} says {wanted.get(name)}")
-
-
-def _parenthesised(shape: Any) -> str:
-    """A shape from a file, or whatever stands in its place, as text."""
-    is_shape = isinstance(shape, list) and len(shape) <= 4 and all(isinstance(size, int) for size in shape)
-    return _shown(str(tuple(shape))) if is_shape else _shown(shape)
+            shape, needed = _shown(str(found.get(name))), list(wanted[name]) if name in wanted else None
+            raise ArtifactError(f"{path}: '{_shown(name)}' has shape {shape}, and {CONTRACT} says {needed}")
 
 
 def _cut(path: Path, body: memoryview, entries: dict, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -222,7 +227,7 @@ def read_file(path: Path, most: int, context: str = "") -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise ArtifactError(f"{context}{path} is no regular file")
         if found.st_size <= most:
-            with open(path, "rb", opener=_without_waiting) as file:
+            with open(os.open(path, NOT_WAITING), "rb") as file:
                 data = file.read(most + 1)  # it may have grown
             if len(data) <= most:
                 return data
@@ -231,15 +236,10 @@ def read_file(path: Path, most: int, context: str = "") -> bytes:
     raise ArtifactError(f"{context}{path} is larger than the {most:,} bytes that it can need")
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open as `open` does, but without blocking if a pipe has replaced the file."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _parse(data: bytes) -> Any:
     """The value of a JSON text; None where it is no JSON, nested too deeply, or has an entry twice."""
     try:
-        return json.loads(data, object_pairs_hook=_without_twins, parse_constant=_refuse)
+        return json.loads(data, object_pairs_hook=_without_twins, parse_constant=int)  # int refuses NaN and Infinity
     except (ValueError, RecursionError, MemoryError):
         return None
 
@@ -249,10 +249,6 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         raise ValueError("an entry stands twice")
     return entries
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
 
 
 # --- the agent ---------------------------------------------------------------------------------------------------
@@ -267,42 +263,33 @@ class DecentralisedAgent:
         shield: narrows the legal actions before each choice. Called as `shield(observation, None, available)` with
             NumPy arrays padded to the team's sizes, as in training. A team that was trained with a shield is not
             loaded without one.
+        network: `CompiledNetwork` of the file compiled_network.py, which needs JAX: act by the team's compiled program,
+            which is code. A team whose network is not the GRU is not loaded without it.
 
     Raises:
         ArtifactError: one line, where the folder is no exported team of this format, is damaged, or has wrong sizes.
         ValueError: one line, for an unknown agent or a missing shield.
     """
 
-    def __init__(self, path: str | Path, agent: str, shield: Shield | None = None):
+    def __init__(self, path: str | Path, agent: str, shield: Shield | None = None, network: MakeNetwork | None = None):
         folder = Path(path)
         contract = read_contract(folder)
-        self._take(folder, contract, agent)
-        if contract["shield"] is not None and shield is None:
-            raise ValueError(f"the team in {folder} was trained with the shield {contract['shield']}; pass shield=...")
-        self._shield, self._has_warned = shield, False
-        self.reset()
-
-    def _take(self, folder: Path, contract: dict, agent: str) -> None:
-        """Take this agent's sizes and weights from the team's."""
-        network, agents = contract["network"], {entry["name"]: entry for entry in contract["agents"]}
+        agents = {entry["name"]: entry for entry in contract["agents"]}
         if agent not in agents:
             raise ValueError(f"{folder} has no agent '{agent}'; its agents are {', '.join(agents)}")
-        shapes = expected_shapes(network, len(agents))
-        weights = read_weights(folder / WEIGHTS, shapes, contract["sha256"][WEIGHTS])
-        index, entry = list(agents).index(agent), agents[agent]
-        if not network["share_parameters"]:
-            weights = {name: array[index] for name, array in weights.items()}
-        if "agent_id" in weights:  # the same in every step
-            weights["bias"] = weights["bias"] + weights.pop("agent_id")[index]
-        self.name = agent
-        self.actions: tuple[str, ...] = tuple(entry["actions"])
-        self.obs_size, self.num_actions = entry["obs_size"], len(self.actions)
-        self._padded_obs_size, self._padded_num_actions = network["obs_size"], network["num_actions"]
-        self._weights, self._zeros = weights, np.zeros(self._padded_num_actions, np.float32)
+        self._network = _load_network(folder, contract, list(agents).index(agent), network)
+        self.name, self._shield, self._has_warned = agent, shield, False
+        self.actions: tuple[str, ...] = tuple(agents[agent]["actions"])
+        self.obs_size, self.num_actions = agents[agent]["obs_size"], len(self.actions)
+        self._padded_obs_size, self._padded_num_actions = map(contract["network"].get, ("obs_size", "num_actions"))
+        self._zeros = np.zeros(self._padded_num_actions, np.float32)
+        if contract["shield"] is not None and shield is None:
+            raise ValueError(f"the team in {folder} was trained with the shield {contract['shield']}; pass shield=...")
+        self.reset()
 
     def reset(self) -> None:
-        """Start an episode: zero recurrent state, no last action."""
-        self._hidden = np.zeros_like(self._weights["gru_recurrent_bias"])
+        """Start an episode: the first recurrent state, no last action."""
+        self._network.reset()
         self._last_action = self._padded_num_actions
 
     def act(self, observation: Any, available: Any) -> int:
@@ -322,7 +309,7 @@ class DecentralisedAgent:
         if self._shield is not None:
             available = narrow(self._shield, observation, None, available)
         with np.errstate(over="ignore", invalid="ignore"):
-            self._hidden, q = self._step(observation)
+            q = self._network.step(observation, self._last_action)
         is_finite = q.dot(self._zeros) == 0  # 0 times NaN or infinity is NaN (np.isfinite takes four times as long)
         values = q if is_finite else np.where(q > LOWEST, q, LOWEST)
         self._last_action = int(np.argmax(np.where(available, values, -np.inf)))
@@ -362,28 +349,50 @@ class DecentralisedAgent:
             raise ValueError(f"{self.name}: no action is legal; at least one must be")
         return padded
 
-    def _step(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The next recurrent state, and the Q-value of every action (equations: contract.json)."""
-        weights, hidden = self._weights, self._hidden
+
+def _load_network(folder: Path, contract: dict, index: int, make: MakeNetwork | None) -> Any:
+    """The network of the team's agent number `index`: the compiled program where `make` is given, else on NumPy."""
+    if make is not None:
+        program = read_file(folder / PROGRAM, MAX_WEIGHTS)
+        _check_hash(folder / PROGRAM, program, contract["sha256"].get(PROGRAM))
+        return make(program, index)
+    if contract["format_version"] == COMPILED_VERSION:
+        how = "if you trust it, pass network=CompiledNetwork (from compiled_network.py, needs JAX)"
+        raise ArtifactError(f"the network of {folder} is a compiled program, which is code: {how}")
+    network, num_agents = contract["network"], len(contract["agents"])
+    weights = read_weights(folder / WEIGHTS, expected_shapes(network, num_agents), contract["sha256"][WEIGHTS])
+    if not network["share_parameters"]:
+        weights = {name: array[index] for name, array in weights.items()}
+    if "agent_id" in weights:  # the same in every step
+        weights["bias"] = weights["bias"] + weights.pop("agent_id")[index]
+    return _GRU(weights)
+
+
+class _GRU:
+    """One agent's network (equations: contract.json)."""
+
+    def __init__(self, weights: dict[str, np.ndarray]):
+        self.weights = weights
+
+    def reset(self) -> None:
+        self._hidden = np.zeros_like(self.weights["gru_recurrent_bias"])
+
+    def step(self, observation: np.ndarray, last_action: int) -> np.ndarray:
+        weights, hidden = self.weights, self._hidden
         x = observation @ weights["obs"] + weights["bias"]
         if "last_action" in weights:
-            x = x + weights["last_action"][self._last_action]
+            x = x + weights["last_action"][last_action]
         x = np.maximum(self._normalised(0, x), 0)
-        x_r, x_z, x_n = np.split(x @ weights["gru_input"] + weights["gru_bias"], 3)
-        h_r, h_z, h_n = np.split(hidden @ weights["gru_recurrent"], 3)
-        r, z = _sigmoid(x_r + h_r), _sigmoid(x_z + h_z)
-        n = np.tanh(x_n + r * (h_n + weights["gru_recurrent_bias"]))
-        hidden = (1 - z) * n + z * hidden
-        return hidden, self._normalised(1, hidden) @ weights["q"] + weights["q_bias"]
+        x, h = x @ weights["gru_input"] + weights["gru_bias"], hidden @ weights["gru_recurrent"]
+        gates = 2 * hidden.size  # reset and update gates: sigmoids, as tanh
+        r, z = np.split(0.5 * np.tanh(0.5 * (x[:gates] + h[:gates])) + 0.5, 2)
+        n = np.tanh(x[gates:] + r * (h[gates:] + weights["gru_recurrent_bias"]))
+        self._hidden = (1 - z) * n + z * hidden
+        return self._normalised(1, self._hidden) @ weights["q"] + weights["q_bias"]
 
     def _normalised(self, layer: int, x: np.ndarray) -> np.ndarray:
         """Layer normalisation of the first layer (0) or the recurrent state (1), if the team has it."""
-        weights = self._weights
-        if "norm_scale" not in weights:
+        if "norm_scale" not in self.weights:
             return x
         x = (x - x.mean()) / np.sqrt(x.var() + np.float32(NORM_EPSILON))
-        return x * weights["norm_scale"][layer] + weights["norm_bias"][layer]
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * np.tanh(0.5 * x) + 0.5
+        return x * self.weights["norm_scale"][layer] + self.weights["norm_bias"][layer]

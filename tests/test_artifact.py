@@ -127,11 +127,11 @@ HOSTILE = {
     "an array that is none": (lambda team: write_header(team, {"q": None}), "no safetensors file"),
     "an unknown array": (
         lambda team: entry_of("\n../x", team),
-        "'\\n../x' has shape (1,), and contract.json says None",
+        "'\\n../x' has shape [1], and contract.json says None",
     ),
-    "negative sizes": (lambda team: entry(team, "q", shape=[-8, -5]), "'q' has shape (-8, -5)"),
-    "sizes of sizes": (lambda team: entry(team, "q", shape=[[[8]], 5]), "'q' has shape a list"),
-    "a thousand sizes": (lambda team: entry(team, "q", shape=[1] * 1000), "'q' has shape a list"),
+    "negative sizes": (lambda team: entry(team, "q", shape=[-8, -5]), "'q' has shape [-8, -5]"),
+    "sizes of sizes": (lambda team: entry(team, "q", shape=[[[8]], 5]), "'q' has shape [[[8]], 5]"),
+    "a thousand sizes": (lambda team: entry(team, "q", shape=[1] * 1000), "'q' has shape [1, 1, 1, "),
     "other numbers": (lambda team: entry(team, "q", dtype="F16"), "'q' is not (8, 5) numbers of float32"),
     "overlapping arrays": (lambda team: swap(team, "norm_bias", "norm_scale"), "numbers of float32 from byte"),
     "a place before the file": (lambda team: entry(team, "q", data_offsets=[-160, 0]), "numbers of float32 from byte"),
@@ -200,9 +200,11 @@ def exchanged(value, path, new):
 
 def test_a_contract_or_header_with_anything_anywhere_is_taken_or_refused_in_one_line_at_once(team):
     contract, header, rng = json.loads((team / CONTRACT).read_text()), read_header(team), random.Random(0)
+    compiled = contract | {"format_version": 2}
     for path in places(contract):
-        (team / CONTRACT).write_text(json.dumps(exchanged(contract, path, rng.choice(JSON))))
-        refusal(team)
+        for whole in (contract, compiled):
+            (team / CONTRACT).write_text(json.dumps(exchanged(whole, path, rng.choice(JSON))))
+            assert refusal(team) or whole is contract
     (team / CONTRACT).write_text(json.dumps(contract))
     for path in places(header):
         for new in rng.sample(JSON, 3):
@@ -237,9 +239,9 @@ def test_whatever_bytes_change_the_artifact_is_taken_or_refused_in_one_line_at_o
 DAMAGES = {
     "no folder": (shutil.rmtree, "is no exported team"),
     "no weights": (lambda team: (team / "weights.safetensors").unlink(), "weights.safetensors cannot be read"),
-    "wrong sizes": (lambda team: edit(team, network={"hidden_size": 9}), "'bias' has shape (8,), and contract.json"),
+    "wrong sizes": (lambda team: edit(team, network={"hidden_size": 9}), "'bias' has shape [8], and contract.json"),
     "other network": (lambda team: edit(team, network={"use_agent_id": True}), "'agent_id' has shape None"),
-    "other version": (lambda team: edit(team, format_version=2), "version 2; this program reads qmix_jax.team version"),
+    "other version": (lambda team: edit(team, format_version=3), "version 3; this program reads qmix_jax.team version"),
     "other format": (lambda team: edit(team, format="other"), "is in format other"),
     "half a contract": (lambda team: cut(team / "contract.json", 200), "no contract of an exported team"),
     "contract without sizes": (lambda team: edit(team, network=None), "contract.json is damaged"),

@@ -1,6 +1,5 @@
 """An exported team: each agent alone in a process, on NumPy, plays as the team did in the compiled program."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,15 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY, best_legal, masks, merge, strange_values
-from exporting import LEGAL, OBS, TEAMS
+from exporting import LEGAL, OBS, ON_NUMPY, TEAMS, play_in_processes
 from safetensors.numpy import load_file
 
 from qmix_jax import deployed_agent
 from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
 from qmix_jax.deployed_agent import DecentralisedAgent
-from qmix_jax.envs.layout import layout_of
-from qmix_jax.learning.evaluate import greedy_policy
 from qmix_jax.records import best_seed, read_metrics
 from qmix_jax.run import experiment
 from qmix_jax.run.export import compile_policy, export_team
@@ -31,82 +28,12 @@ from qmix_jax.run.trained import load_run
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import AgentInput
 
-EPISODES = 2
-
 # --- separate processes ------------------------------------------------------------------------------------------
-
-AGENT = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from deployed_agent import DecentralisedAgent
-
-agent = DecentralisedAgent(sys.argv[1], agent=sys.argv[2])
-foreign = {name.partition(".")[0] for name in sys.modules} & {"jax", "qmix_jax", "safetensors", "flax"}
-assert not foreign, foreign
-for line in sys.stdin:
-    message = json.loads(line)
-    if message == "reset":
-        agent.reset()
-    else:
-        print(agent.act(*message), flush=True)
-"""
-
-
-@contextlib.contextmanager
-def processes(folder, names):
-    """One isolated Python process for each agent, which gets the folder and the agent's name."""
-    command = [sys.executable, "-I", "-c", AGENT, str(folder)]
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen([*command, name], **pipe) for name in names]
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.communicate(timeout=60)
-        assert [process.returncode for process in started] == [0] * len(started)
-
-
-def say(process, message):
-    process.stdin.write(json.dumps(message) + "\n")
-    process.stdin.flush()
 
 
 @pytest.mark.parametrize("name", list(TEAMS))
 def test_separate_processes_play_whole_episodes_as_the_team_in_the_graph(teams, name):
-    run, folder = teams[name]
-    env, agents = run.env, run.agents
-    sizes = [(len(layout_of(env).features(i)), len(a.actions)) for i, a in enumerate(layout_of(env).agents)]
-    policy = greedy_policy(agents, run.params(0)["agent"])
-
-    @jax.jit
-    def step(key, state, observation, hidden, last_action, first):
-        inputs = AgentInput(observation.agents[None], last_action[None], first[None])
-        hidden, action = policy(hidden, inputs, observation.available[None], None)
-        state, observation, outcome = env.step(key, state, action[0])
-        return state, observation, hidden, action[0], outcome.terminated | outcome.truncated
-
-    reset, taken = jax.jit(env.reset), []
-    with processes(folder, env.spec.agent_names) as team:
-        for episode in range(EPISODES):
-            state, observation = reset(jax.random.key(episode))
-            hidden, action = agents.initial_state(1), jnp.full(env.spec.num_agents, env.spec.num_actions)
-            for process in team:
-                say(process, "reset")
-            for t in range(env.spec.episode_limit):
-                for i, (process, (obs_size, num_actions)) in enumerate(zip(team, sizes, strict=True)):
-                    obs, legal = observation.agents[i, :obs_size], observation.available[i, :num_actions]
-                    say(process, [obs.tolist(), legal.tolist()])
-                chosen = [int(process.stdout.readline()) for process in team]
-                key = jax.random.fold_in(jax.random.key(episode + 100), t)
-                state, observation, hidden, action, ended = step(
-                    key, state, observation, hidden, action, jnp.array(t == 0)
-                )
-                assert chosen == action.tolist(), f"episode {episode}, step {t}"
-                taken.append(chosen)
-                if ended:
-                    break
-            assert ended
-    assert len(np.unique(taken, axis=0)) > 1, "a team that always does the same would prove little"
+    play_in_processes(*teams[name], ON_NUMPY)
 
 
 def test_importing_a_deployed_agent_imports_no_jax():
@@ -177,17 +104,17 @@ def test_for_any_values_the_compiled_team_and_a_single_agent_take_the_best_legal
     compiled = policy.call(*inputs, jnp.asarray(legal[:, None].repeat(3, axis=1)))[2]
     np.testing.assert_array_equal(compiled, [[best_legal(q[0, i], mask) for i in range(3)] for mask in legal])
     agent = DecentralisedAgent(folder, agent="agent_0")
-    agent._weights["q"] = np.zeros((8, 5), np.float32)
+    agent._network.weights["q"] = np.zeros((8, 5), np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for values in q.reshape(-1, 5):
-            agent._weights["q_bias"] = values
+            agent._network.weights["q_bias"] = values
             assert [agent.act(np.zeros(18), mask) for mask in legal] == [best_legal(values, mask) for mask in legal]
 
 
 def test_an_agent_warns_once_that_its_values_are_not_finite(teams):
     agent = DecentralisedAgent(teams["speaker"][1], agent="listener_0")
-    agent._weights |= {"q_bias": np.array([0, np.nan, 1, 0, 0], np.float32)}
+    agent._network.weights |= {"q_bias": np.array([0, np.nan, 1, 0, 0], np.float32)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         agent.act(OBS, [True, False, True, True, True])  # the NaN is not legal
@@ -201,7 +128,8 @@ def test_an_agent_warns_once_that_its_values_are_not_finite(teams):
 
 def test_weights_that_overflow_leave_an_agent_with_legal_actions(teams):
     agent = DecentralisedAgent(teams["smax"][1], agent="ally_1")
-    agent._weights["obs"] = np.full_like(agent._weights["obs"], 3e38)
+    weights = agent._network.weights
+    weights["obs"] = np.full_like(weights["obs"], 3e38)
     with pytest.warns(RuntimeWarning, match="^ally_1: "):
         assert agent.act(np.ones(agent.obs_size), np.arange(agent.num_actions) > 2) == 3
 

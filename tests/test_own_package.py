@@ -83,10 +83,14 @@ def test_report(run, capsys):
     assert "## depot\n" in capsys.readouterr().out
 
 
-def test_export_refuses_a_network_that_is_no_gru_in_one_line(run, capsys):
-    assert cli.main(["export", str(run), "team"]) == 2
-    error = capsys.readouterr().err
-    assert error == "qmix-jax: error: agents of agent=linear cannot be exported\n"
+def test_an_exported_agent_acts_where_neither_the_package_nor_qmix_jax_is(run, tmp_path, capsys):
+    assert cli.main(["export", str(run), "team"]) == 0
+    said = capsys.readouterr().out
+    lines = [line.strip() for line in said.splitlines() if line.startswith(("  from ", "  agent ", "  action "))]
+    code = ["import sys; sys.path.insert(0, 'team'); observation, available = [0.1] * 3, [True] * 2"]
+    code += [*lines, "print(action, sorted({'qmix_jax', 'depot'} & set(sys.modules)))"]
+    done = subprocess.run([sys.executable, "-I", "-c", "\n".join(code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split(maxsplit=1)[1:]) == (0, ["[]\n"]), done.stderr
 
 
 def test_a_run_with_the_gru_is_exported_to_a_folder_and_resumed(run, tmp_path, capsys):

@@ -17,7 +17,6 @@ from qmix_jax.envs.entities import Entities, Team, state_of, team_of
 from qmix_jax.envs.layout import layout_of
 from qmix_jax.learning.robustness import ParallelEvaluator
 from qmix_jax.mixers.transfqmix import TransfQMix
-from qmix_jax.run.export import export_team
 from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError
 from qmix_jax.types import AgentInput, TeamSpec
@@ -214,10 +213,6 @@ def test_a_team_of_three_plays_as_eight():
     assert played.is_over.all() and (played.length > 1).all()
 
 
-def test_what_does_not_suit_transformers_is_refused(tmp_path):
+def test_what_does_not_suit_transformers_is_refused():
     with pytest.raises(ConfigError, match=r"'agent.use_agent_id'; it belongs to agent=gru"):
         from_mapping(settings_of({"name": "probe"}, agent={"use_agent_id": True}))
-    config = from_mapping(settings_of({"name": "probe"}))
-    run = TrainedRun(config, make_env(config.env), {})
-    with pytest.raises(ConfigError, match=r"agent=transformer cannot be exported"):
-        export_team(run, tmp_path / "team", 0, {})

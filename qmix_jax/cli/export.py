@@ -7,8 +7,8 @@ from qmix_jax.cli.arguments import Parser, add_checkpoint
 from qmix_jax.run import startup
 
 DESCRIPTION = """\
-Make a portable folder of a trained team, whose agents act on their own observations with NumPy alone
-(docs/deploy.md)."""
+Make a portable folder of a trained team, whose agents act on their own observations: with NumPy alone where the network
+is the GRU, with JAX where it is another (docs/deploy.md)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,14 +32,16 @@ def summary(contract: dict, out: Path) -> str:
     """The files that were made, and how they are used."""
     provenance, names = contract["provenance"], [agent["name"] for agent in contract["agents"]]
     sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
+    is_compiled = "compiled_network.py" in sizes
     return "\n".join(
         [
             f"Exported: {provenance['algorithm'].upper()} on {contract['environment']['name']}, seed "
             f"{provenance['seed']}, agents {', '.join(names)}",
             *(f"  {out / name}  {size / 1024:.0f} KiB" for name, size in sizes.items()),
-            "Next, wherever there are Python and NumPy (docs/deploy.md):",
+            f"Next, wherever there are Python and {'JAX, flatbuffers' if is_compiled else 'NumPy'} (docs/deploy.md):",
+            *["  from compiled_network import CompiledNetwork"] * is_compiled,
             f"  from deployed_agent import DecentralisedAgent  # {out / 'deployed_agent.py'}",
-            f'  agent = DecentralisedAgent("{out}", agent="{names[0]}")',
+            f'  agent = DecentralisedAgent("{out}", agent="{names[0]}"{", network=CompiledNetwork" * is_compiled})',
             "  action = agent.act(observation, available)",
         ]
     )

@@ -5,7 +5,8 @@
     deployed_agent.py    `DecentralisedAgent`, which needs these files and NumPy
     policy.jaxexport     the whole team's step as StableHLO, which needs JAX alone
 
-The mixer and the global state are not exported: only training needs them.
+Where the network is not the GRU, which `DecentralisedAgent` knows, compiled_network.py stands in the place of the
+weights: an agent acts by the compiled step. The mixer and the global state are not exported: only training needs them.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from qmix_jax import __version__, deployed_agent
+from qmix_jax import __version__, compiled_network, deployed_agent
 from qmix_jax.actions import greedy
 from qmix_jax.agents.gru import RecurrentAgents
 from qmix_jax.console import warn
@@ -28,11 +29,12 @@ from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.files import to_json
 from qmix_jax.records import best_seed, describe_machine, read_manifest, read_metrics
+from qmix_jax.run.snapshot import leaves_by_path
 from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError, require
-from qmix_jax.types import AgentInput
+from qmix_jax.types import AgentInput, Params
 
-AGENT, COMPILED, PLATFORMS = "deployed_agent.py", "policy.jaxexport", ("cpu", "cuda", "tpu")
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_run(folder: Path, out: Path, checkpoint: str = "last", seed: int | None = None) -> dict:
@@ -74,26 +76,32 @@ def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict
     """Write one seed's team to the new folder `out`, completely or not at all; returns the contract.
 
     Raises:
-        ConfigError: the agents are no GRU, their weights are not finite, or the export could not be loaded again.
+        ConfigError: an agent's values depend on other agents, weights are not finite, or no reader could load it.
     """
     require(not out.exists() or (out.is_dir() and not any(out.iterdir())), f"{out} exists already; name a new folder")
-    is_gru = isinstance(run.agents, RecurrentAgents)
-    require(is_gru, f"agents of agent={run.config.agent.name} cannot be exported")
-    params = {name: np.asarray(leaf, np.float32) for name, leaf in run.params(seed)["agent"].items()}
-    network = _describe_network(run)
-    _refuse_unknown_weights(params, deployed_agent.expected_shapes(network, run.env.spec.num_agents))
-    broken = deployed_agent.not_finite(params)
+    params = run.params(seed)["agent"]
+    broken = deployed_agent.not_finite(leaves_by_path(params))
     require(not broken, f"this team cannot be exported: its '{broken}' holds NaN or infinity; try another checkpoint")
+    if is_gru(run):
+        params = {name: np.asarray(leaf, np.float32) for name, leaf in params.items()}
+        _refuse_unknown_weights(params, deployed_agent.expected_shapes(_describe_network(run), run.env.spec.num_agents))
+    else:
+        _refuse_dependent_agents(run, params)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as draft:
             team = Path(draft) / "team"
             team.mkdir()
-            contract = _write_files(team, run, network, params, provenance)
+            contract = _write_files(team, run, params, provenance)
             team.replace(out)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written: {error.strerror or error}") from error
     return contract
+
+
+def is_gru(run: TrainedRun) -> bool:
+    """Whether the team's network is the one that a deployed agent computes on NumPy."""
+    return isinstance(run.agents, RecurrentAgents)
 
 
 def _refuse_unknown_weights(params: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -102,23 +110,54 @@ def _refuse_unknown_weights(params: dict[str, np.ndarray], shapes: dict[str, tup
         require(found == wanted, f"this network cannot be exported: '{name}' has shape {found}, not {wanted}")
 
 
-def _write_files(team: Path, run: TrainedRun, network: dict, params: dict[str, np.ndarray], provenance: dict) -> dict:
+def _refuse_dependent_agents(run: TrainedRun, params: Params) -> None:
+    """Refuse agents whose Q-values change with what the others see and do: alone they could not act as in the team.
+
+    In row i of two steps agent i sees and does the same as in the last row, and all others something else.
+    """
+    spec, random = run.env.spec, np.random.default_rng(0)
+    count, own = spec.num_agents, np.eye(spec.num_agents + 1, spec.num_agents, dtype=bool)
+    own[-1] = True
+    state, is_same = run.agents.initial_state(count + 1), np.ones(count, bool)
+    for first in (True, False):
+        obs = random.standard_normal((count + 2, count, spec.obs_size), np.float32)
+        actions = random.integers(0, spec.num_actions, (count + 2, count), np.int32)
+        obs, actions = np.where(own[..., None], obs[-1], obs[:-1]), np.where(own, actions[-1], actions[:-1])
+        inputs = AgentInput(jnp.asarray(obs), jnp.asarray(actions), jnp.full(count + 1, first))
+        state, output = run.agents.step(params, state, inputs)
+        alone, together = np.asarray(output.q)[np.arange(count), np.arange(count)], np.asarray(output.q)[-1]
+        is_same &= np.isclose(alone, together, rtol=1e-3, atol=1e-4, equal_nan=True).all(-1)
+    names = [name for name, same in zip(spec.agent_names, is_same, strict=True) if not same]
+    require(
+        not names,
+        f"this team cannot be exported: the Q-values of {', '.join(names)} change with what other agents see or do, so "
+        "that they cannot act alone",
+    )
+
+
+def _write_files(team: Path, run: TrainedRun, params: Params, provenance: dict) -> dict:
     from safetensors.numpy import save
 
-    shutil.copyfile(deployed_agent.__file__, team / AGENT)
-    (team / deployed_agent.WEIGHTS).write_bytes(save(params, metadata={"format": deployed_agent.FORMAT}))
-    (team / COMPILED).write_bytes(compile_policy(run, params))
-    made = {name: (team / name).read_bytes() for name in (AGENT, deployed_agent.WEIGHTS, COMPILED)}
+    sources = [deployed_agent] if is_gru(run) else [deployed_agent, compiled_network]
+    for module in sources:
+        shutil.copyfile(str(module.__file__), team / Path(str(module.__file__)).name)
+    if is_gru(run):
+        (team / deployed_agent.WEIGHTS).write_bytes(save(params, metadata={"format": deployed_agent.FORMAT}))
+    program = compile_policy(run, params)
+    (team / deployed_agent.PROGRAM).write_bytes(program)
+    network = _describe_network(run)
     contract = {
         "format": deployed_agent.FORMAT,
-        "format_version": deployed_agent.FORMAT_VERSION,
+        "format_version": deployed_agent.FORMAT_VERSION if is_gru(run) else deployed_agent.COMPILED_VERSION,
         "environment": _describe_environment(run),
         "shield": run.config.env.shield,
         "network": network,
         **_describe_agents(run.env.spec.agent_names, layout_of(run.env)),
-        **_describe_rules(network),
-        "compiled": _describe_compiled(),
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in made.items()},
+        "padding": "an observation is padded with zeros to network.obs_size, actions with illegal ones to num_actions",
+        "choice": "the legal action with the largest q, the first of equals; at least one action must be legal",
+        **(_describe_gru(network) if is_gru(run) else {}),
+        "compiled": _describe_compiled(run, program),
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(team.iterdir())},
         "exported_with": _describe_software(),
         "provenance": provenance,
     }
@@ -134,42 +173,59 @@ def _write_files(team: Path, run: TrainedRun, network: dict, params: dict[str, n
 # --- the compiled form -------------------------------------------------------------------------------------------
 
 
-def compile_policy(run: TrainedRun, params: dict[str, np.ndarray]) -> bytes:
-    """The team's step, weights included, serialised by `jax.export` for any number of teams at once."""
-    agents, weights = run.agents, jax.tree.map(jnp.asarray, params)
+def compile_policy(run: TrainedRun, params: Params) -> bytes:
+    """The team's step, weights included, serialised by `jax.export` for any number of teams at once; for one, where the
+    network cannot be compiled for any number.
 
-    def policy(hidden, last_action, first, observation, available):
-        hidden, output = agents.step(weights, hidden, AgentInput(observation, last_action, first))
-        return hidden, output.q, greedy(output.q, available).astype(jnp.int32)
+    Inputs are the arrays of the recurrent state and then `last_action`, `first`, `observation` and `available`; outputs
+    the arrays of the next state, the Q-values and the actions.
+    """
+    agents, weights, spec = run.agents, jax.tree.map(jnp.asarray, params), run.env.spec
+    states, structure = jax.tree.flatten(jax.eval_shape(lambda: agents.initial_state(1)))
 
-    spec, size = run.env.spec, run.config.agent.settings.hidden_size
-    (batch,) = jax_export.symbolic_shape("batch")
-    team = (batch, spec.num_agents)
-    inputs = (
-        jax.ShapeDtypeStruct((*team, size), jnp.float32),
-        jax.ShapeDtypeStruct(team, jnp.int32),
-        jax.ShapeDtypeStruct((batch,), bool),
-        jax.ShapeDtypeStruct((*team, spec.obs_size), jnp.float32),
-        jax.ShapeDtypeStruct((*team, spec.num_actions), bool),
-    )
-    return bytes(jax_export.export(jax.jit(policy), platforms=PLATFORMS)(*inputs).serialize())
+    def policy(*inputs):
+        *state, last_action, first, observation, available = inputs
+        state = jax.tree.unflatten(structure, state)
+        state, output = agents.step(weights, state, AgentInput(observation, last_action, first))
+        return *jax.tree.leaves(state), output.q, greedy(output.q, available).astype(jnp.int32)
+
+    def compiled(batch) -> bytes:
+        team = (batch, spec.num_agents)
+        inputs = (
+            *(jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype) for leaf in states),
+            jax.ShapeDtypeStruct(team, jnp.int32),
+            jax.ShapeDtypeStruct((batch,), bool),
+            jax.ShapeDtypeStruct((*team, spec.obs_size), jnp.float32),
+            jax.ShapeDtypeStruct((*team, spec.num_actions), bool),
+        )
+        return bytes(jax_export.export(jax.jit(policy), platforms=PLATFORMS)(*inputs).serialize())
+
+    try:
+        return compiled(*jax_export.symbolic_shape("batch"))
+    except Exception:  # whatever a network of somebody else does with an unknown size
+        return compiled(1)
 
 
-def _describe_compiled() -> dict:
+def _describe_compiled(run: TrainedRun, program: bytes) -> dict:
+    exported = jax_export.deserialize(bytearray(program))
+    states = exported.in_avals[:-4]
+    names = ["hidden"] if len(states) == 1 else [f"hidden_{i}" for i in range(len(states))]
+    hidden = {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in zip(names, states, strict=True)}
+    batch = exported.in_avals[-3].shape[0]
     return {
-        "file": COMPILED,
+        "file": deployed_agent.PROGRAM,
         "platforms": PLATFORMS,
         "inputs": {
-            "hidden": "float32 (batch, agents, hidden_size), what the step before returned",
-            "last_action": "int32 (batch, agents), what the step before returned",
-            "first": "bool (batch,), true in an episode's first step: hidden and last_action are ignored then",
-            "observation": "float32 (batch, agents, obs_size), padded with zeros",
-            "available": "bool (batch, agents, num_actions), padded with false; narrowed by the shield already",
+            **{name: f"{text}, what the step before returned" for name, text in hidden.items()},
+            "last_action": f"int32 ({batch}, agents), what the step before returned",
+            "first": f"bool ({batch},), true in an episode's first step: hidden and last_action are ignored then",
+            "observation": f"float32 ({batch}, agents, obs_size), padded with zeros",
+            "available": f"bool ({batch}, agents, num_actions), padded with false; narrowed by the shield already",
         },
         "outputs": {
-            "hidden": "float32 (batch, agents, hidden_size)",
-            "q": "float32 (batch, agents, num_actions)",
-            "action": "int32 (batch, agents)",
+            **hidden,
+            "q": f"float32 ({batch}, agents, num_actions)",
+            "action": f"int32 ({batch}, agents)",
         },
     }
 
@@ -178,11 +234,13 @@ def _describe_compiled() -> dict:
 
 
 def _describe_network(run: TrainedRun) -> dict[str, Any]:
-    """The padded sizes and the switches of the agents' network: what fixes the shape of every weight."""
+    """The padded sizes, and of the GRU the size and the switches that fix the shape of every weight."""
     agent, spec = run.config.agent.settings, run.env.spec
+    sizes = {"obs_size": spec.obs_size, "num_actions": spec.num_actions}
+    if not is_gru(run):
+        return {"name": run.config.agent.name, **sizes}
     return {
-        "obs_size": spec.obs_size,
-        "num_actions": spec.num_actions,
+        **sizes,
         "hidden_size": agent.hidden_size,
         "share_parameters": agent.share_parameters,
         "use_agent_id": agent.use_agent_id,
@@ -223,11 +281,9 @@ def _describe_agents(names: tuple[str, ...], layout: Layout) -> dict:
     return {"agents": agents, "observation_kinds": kinds, "availability": layout.availability}
 
 
-def _describe_rules(network: dict) -> dict:
-    """What a program without this package needs to act as the team does."""
+def _describe_gru(network: dict) -> dict:
+    """What a program without this package needs to compute an agent's Q-values."""
     return {
-        "padding": "an observation is padded with zeros to network.obs_size, actions with illegal ones to num_actions",
-        "choice": "the legal action with the largest q, the first of equals; at least one action must be legal",
         "recurrent_state": {
             "size": network["hidden_size"],
             "dtype": "float32",

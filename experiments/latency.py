@@ -2,8 +2,8 @@
 
     python experiments/latency.py TEAM [TEAM ...]
 
-A TEAM is a folder that `qmix-jax export` wrote. It runs the `deployed_agent.py` in that folder and needs NumPy alone, or
-JAX for a team with a `compiled_network.py`.
+A TEAM is a folder that `qmix-jax export` wrote. It runs the `deployed_agent.py` in that folder and needs NumPy alone;
+JAX too for a team with a `compiled_network.py`.
 """
 
 import os

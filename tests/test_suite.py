@@ -26,7 +26,7 @@ from qmix_jax.settings import ConfigError, flatten
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "suite"
-MODULES = ("plan", "run", "report")
+MODULES = ("plan", "run", "report", "script")
 
 
 @pytest.fixture
@@ -46,6 +46,20 @@ def tiny_jobs(plan, env_steps=192):
     words = [f"{name}={value}" for name, value in flatten(TINY).items() if not name.startswith(others)]
     shared = ("env=probe", f"total_env_steps={env_steps}", "logging.film=false", "devices=1", *words)
     return tuple(plan.Job(f"probe-{name}", env_steps, (f"algorithm={name}", *shared)) for name in ("qmix", "vdn"))
+
+
+def test_a_script_ends_in_one_line_or_where_it_is_interrupted_in_none(load):
+    def raises(error):
+        def main():
+            raise error
+
+        return main
+
+    with pytest.raises(SystemExit, match=r"^values\.py: error: no such run$"):
+        load("script").exit_with(raises(ConfigError("no such run")), "somewhere/values.py")
+    with pytest.raises(SystemExit) as stopped:
+        load("script").exit_with(raises(KeyboardInterrupt), "values.py")
+    assert stopped.value.code == exits.INTERRUPTED
 
 
 # --- the plan ----------------------------------------------------------------------------------------------------
@@ -243,7 +257,10 @@ def test_a_lookahead_finds_the_best_joint_action_that_an_untrained_team_misses(l
     env = make_env(config.env)
     agents = jax.vmap(make_agents(config.agent, env).init)(jax.random.split(jax.random.key(0), 1))
     run = TrainedRun(config, env, {"agent": agents, "mixer": {}})
-    play = jax.jit(partial(load("lookahead").Lookahead(run, team=0, candidates=512, tries=2).play, 2))
+    lookahead = load("lookahead").Lookahead
+    with pytest.raises(ConfigError, match=r"^--team=1, but the run has 1, numbered from 0$"):
+        lookahead(run, team=1, candidates=512, tries=2)
+    play = jax.jit(partial(lookahead(run, team=0, candidates=512, tries=2).play, 2))
     scores, _ = play(0, jax.random.key(0))
     np.testing.assert_array_equal(scores, [[11.0, 11.0]])
     missed, tried = play(1, jax.random.key(0))  # begins after the game's only step

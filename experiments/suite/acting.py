@@ -26,9 +26,11 @@ class Decision(NamedTuple):
 
 
 class Team:
-    """The team of seed number `number` of a run; raises ConfigError where the run has no Q_tot."""
+    """The team of seed number `number` of a run; raises ConfigError where the run has no such seed, or no Q_tot."""
 
     def __init__(self, run: TrainedRun, number: int):
+        count = run.config.num_seeds
+        require(0 <= number < count, f"--team={number}, but the run has {count}, numbered from 0")
         require(run.config.algorithm.name != "iql", "a run of iql has no Q_tot")
         self._env, self._agents, self._params = run.env, run.agents, run.params(number)
         self._mixer = make_mixer(run.config.algorithm, run.env)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import script
 from acting import Team
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -33,7 +34,6 @@ from qmix_jax.console import say
 from qmix_jax.envs.base import metric_names
 from qmix_jax.learning.rollout import RolloutState, advance
 from qmix_jax.run.trained import TrainedRun, load_run
-from qmix_jax.settings import ConfigError
 
 LOW, HIGH = 0.1, 0.6
 WINDOW = 4
@@ -173,7 +173,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ConfigError as error:
-        sys.exit(f"lookahead.py: error: {error}")
+    script.exit_with(main, __file__)

@@ -7,12 +7,12 @@ Only results/ is needed to write them again. Of a run it keeps config.yaml, run.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import plan
+import script
 from run import RUNS, is_finished
 
 from qmix_jax.analysis.comparison import compare
@@ -25,7 +25,6 @@ from qmix_jax.files import write_figure, write_file, write_json
 from qmix_jax.records import format_rows, read_manifest, read_metrics
 from qmix_jax.run.metrics import SUMS
 from qmix_jax.run.usage import Usage
-from qmix_jax.settings import ConfigError
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("env_steps", *SUMS, "train/loss", "train/updates")
@@ -148,7 +147,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ConfigError as error:
-        sys.exit(f"report.py: error: {error}")
+    script.exit_with(main, __file__)

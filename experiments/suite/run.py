@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import plan
+import script
 
 from qmix_jax.cli.compose import compose_jobs
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.console import duration, say
 from qmix_jax.records import read_metrics
 from qmix_jax.run.exits import STOPPED
-from qmix_jax.settings import ConfigError
 from qmix_jax.sweep.board import NoBoard
 from qmix_jax.sweep.jobs import Job
 from qmix_jax.sweep.launchers.processes import Processes
@@ -94,7 +94,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ConfigError as error:
-        sys.exit(f"run.py: error: {error}")
+    script.exit_with(main, __file__)

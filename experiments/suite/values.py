@@ -10,7 +10,6 @@ explains; below 0 it is worse than the mean. Runs on SMAX.
 
 import argparse
 import itertools
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import script
 from acting import Team
 from jax import lax
 
@@ -27,7 +27,7 @@ from qmix_jax.cli.arguments import count_from
 from qmix_jax.envs.scene import scene_of
 from qmix_jax.learning.rollout import advance
 from qmix_jax.run.trained import TrainedRun, load_run
-from qmix_jax.settings import ConfigError, require
+from qmix_jax.settings import require
 
 TIMES = (0, 1, 2, 4, 8, 12, 16, 24, 32, 1000)
 """Edges of the groups of time steps."""
@@ -128,7 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ConfigError as error:
-        sys.exit(f"values.py: error: {error}")
+    script.exit_with(main, __file__)

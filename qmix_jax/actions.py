@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+NO_ACTION = -1
+"""In the place of an action: none."""
+
 
 def greedy(q: Float[Array, "*batch A"], available: Bool[Array, "*batch A"]) -> Int[Array, "*batch"]:
     """The legal action with the largest Q; the first one of equals (subnormal numbers may count as 0)."""
@@ -39,3 +42,11 @@ def epsilon_greedy(
     """With probability epsilon a random legal action, else the greedy one; independently for each agent."""
     is_random = uniform[0] < epsilon
     return jnp.where(is_random, random_action(uniform[1], available), greedy(q, available))
+
+
+def together(
+    own: Int[Array, "*batch N"], team: Int[Array, "*batch"], available: Bool[Array, "*batch N A"]
+) -> Int[Array, "*batch N"]:
+    """The team's action for the agents to whom it is legal (NO_ACTION is legal to none), for the others their own."""
+    is_taken = jnp.arange(available.shape[-1]) == team[..., None, None]
+    return jnp.where(jnp.any(is_taken & available, axis=-1), team[..., None], own)

@@ -113,6 +113,10 @@ class ExplorationConfig(Section):
     """Epsilon after the decay."""
     decay_env_steps: Traced[Steps] = 100_000
     """Environment steps from start to finish."""
+    team_epsilon: Share = 0.0
+    """Share of the steps in which a team's agents all try one random action, and keep to it for some steps."""
+    team_steps: Count = 6
+    """How many steps they keep to it, in the mean."""
 
     change = traced_property(lambda self: self.finish - self.start)
     """From start to finish."""
@@ -313,14 +317,10 @@ class Config:
             f"learner.env_steps_per_update={self.learner.env_steps_per_update} means {updates:.2g} updates in "
             f"{self.trained_env_steps} steps, but at most 2^31 - 1 are counted; raise it",
         )
-        is_count = self.devices in map(str, range(1, 4097))
+        is_known = self.devices in ("auto", *map(str, range(1, 4097)))
+        require(is_known, f"devices={shown(self.devices)} must be auto or a number of devices (1 to 4096)")
         require(
-            self.devices == "auto" or is_count,
-            f"devices={shown(self.devices)} must be auto or a number of devices (1 to 4096)",
-        )
-        sequences = self.replay_sequences
-        require(
-            sequences > 0 or not self.has_replay,
+            self.replay_sequences > 0 or not self.has_replay,
             f"replay.capacity={self.replay.capacity} holds no rollout of {self.iteration_env_steps} steps "
             f"(rollout.num_envs x rollout.num_steps); set replay.capacity={self.iteration_env_steps} or more, or 0 to "
             f"learn from the newest rollout alone",

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import best_legal, masks, strange_values
 
-from qmix_jax.actions import epsilon_greedy, greedy, legal_values, random_action
+from qmix_jax.actions import NO_ACTION, epsilon_greedy, greedy, legal_values, random_action, together
 from qmix_jax.config import ExplorationConfig
-from qmix_jax.learning.exploration import epsilon_at
+from qmix_jax.learning.exploration import epsilon_at, team_actions
 from qmix_jax.mixers.base import mixer_input
 from qmix_jax.types import Observation
 
@@ -75,3 +75,41 @@ def test_epsilon_falls_linearly_in_environment_steps_and_stays():
     config = ExplorationConfig(start=1.0, finish=0.1, decay_env_steps=100)
     steps = jnp.array([0, 50, 100, 101, 10_000])
     np.testing.assert_allclose(epsilon_at(config, steps), [1.0, 0.55, 0.1, 0.1, 0.1], rtol=1e-5)
+
+
+# --- actions of a whole team -------------------------------------------------------------------------------------
+
+
+def test_a_teams_action_is_taken_by_those_to_whom_it_is_legal():
+    own = jnp.array([[0, 2, 3], [0, 2, 3], [0, 2, 3]])
+    taken = together(own, jnp.array([2, 0, NO_ACTION]), jnp.broadcast_to(AVAILABLE, (3, 3, 4)))
+    np.testing.assert_array_equal(taken, [[2, 2, 2], [0, 2, 0], [0, 2, 3]])
+
+
+STEPS, ENVS, ACTIONS = 600, 200, 4
+
+
+def drawn(**settings):
+    """(T, B), as NumPy."""
+    return np.asarray(team_actions(jax.random.key(0), ExplorationConfig(**settings), STEPS, ENVS, ACTIONS))
+
+
+@pytest.mark.parametrize("team_steps", [1, 5])
+def test_a_team_explores_in_team_epsilon_of_the_steps_from_the_first_on_every_action_alike(team_steps):
+    actions = drawn(team_epsilon=0.3, team_steps=team_steps)
+    for steps, tolerance in ((actions, 0.01), (actions[:1], 0.1)):
+        share = [(steps == action).mean() for action in (NO_ACTION, *range(ACTIONS))]
+        np.testing.assert_allclose(share, [0.7, *[0.3 / ACTIONS] * ACTIONS], atol=tolerance)
+
+
+@pytest.mark.parametrize("team_steps", [1, 5])
+def test_a_team_keeps_to_its_action_for_team_steps_in_the_mean(team_steps):
+    """A step decides with probability 1 / team_steps, then for another action with (ACTIONS - 1) / ACTIONS."""
+    actions = drawn(team_epsilon=1.0, team_steps=team_steps)
+    changes = (actions[1:] != actions[:-1]).mean()
+    assert changes == pytest.approx((ACTIONS - 1) / ACTIONS / team_steps, rel=0.03)
+
+
+def test_teams_decide_each_for_itself():
+    actions = drawn(team_epsilon=1.0, team_steps=2)
+    assert (actions[:, 0] == actions[:, 1]).mean() == pytest.approx(1 / ACTIONS, abs=0.1)

@@ -124,21 +124,34 @@ def test_the_learning_rate_ends_with_the_run_and_not_before(probe):
     assert [float(rate(jnp.array(steps))) for steps in (0, 96, 192)] == pytest.approx([1.0, 0.75, 0.5])
 
 
-def test_exploration_uses_the_epsilon_of_each_environment_step(probe):
-    """Epsilon falls to 0 after 48 environment steps: only the first 12 of 16 joint steps may differ from greedy."""
-    config = tiny(exploration={"start": 1.0, "finish": 0.0, "decay_env_steps": 48}, rollout={"num_steps": 16})
-    trainer = Trainer(config, probe)
+def play(probe, exploration):
+    """16 steps of the first rollout: the actions, the greedy ones (T, B, N), and which are legal (T, B, N, A)."""
+    trainer = Trainer(tiny(exploration=exploration, rollout={"num_steps": 16}), probe)
 
     @jax.jit
     def play(key):
         state = trainer.init(jnp.array(0))
         sequence = trainer.play(Clock(jnp.array(0)), state.learner.params, state.rollout, key)[1]
         _, output = trainer.agents.unroll(state.learner.params["agent"], sequence.hidden, inputs_of(sequence))
-        return sequence, jnp.where(sequence.observation.available[:-1], output.q, -jnp.inf).argmax(-1)
+        available = sequence.observation.available[:-1]
+        return sequence.action, jnp.where(available, output.q, -jnp.inf).argmax(-1), available
 
-    sequence, best = play(jax.random.key(0))
-    is_greedy = np.asarray(best == sequence.action).all(axis=(1, 2))
+    return play(jax.random.key(0))
+
+
+def test_exploration_uses_the_epsilon_of_each_environment_step(probe):
+    """Epsilon falls to 0 after 48 environment steps: only the first 12 of 16 joint steps may differ from greedy."""
+    actions, best, _ = play(probe, {"start": 1.0, "finish": 0.0, "decay_env_steps": 48})
+    is_greedy = np.asarray(best == actions).all(axis=(1, 2))
     assert is_greedy[12:].all() and not is_greedy[:12].all()
+
+
+def test_a_team_that_explores_takes_one_action_where_it_is_legal_and_all_else_is_greedy(probe):
+    exploration = {"start": 0.0, "finish": 0.0, "team_epsilon": 0.5, "team_steps": 2}
+    actions, best, legal = (np.asarray(each) for each in play(probe, exploration))
+    is_greedy = (actions == best).all(-1)
+    is_of_team = [(actions == np.where(legal[..., a], a, best)).all(-1) for a in range(legal.shape[-1])]
+    assert (is_greedy | np.any(is_of_team, axis=0)).all() and 0.2 < np.mean(~is_greedy) < 0.6
 
 
 def inputs_of(sequence):

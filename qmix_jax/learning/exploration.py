@@ -1,10 +1,13 @@
-"""Linear schedules in environment steps: of epsilon, and of the learning rate."""
+"""What is explored when: linear schedules in environment steps, and actions that a whole team takes together."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
+from qmix_jax.actions import NO_ACTION, uniform
 from qmix_jax.config import ExplorationConfig
 
 
@@ -19,3 +22,23 @@ def linear(first: float, change: float, env_steps: Int[Array, "*times"], end: An
 def epsilon_at(config: ExplorationConfig, env_steps: Int[Array, "*times"]) -> Float[Array, "*times"]:
     """Epsilon after so many environment steps."""
     return linear(config.start, config.change, env_steps, jnp.maximum(config.decay_env_steps, 1))
+
+
+def team_actions(
+    key: jax.Array, config: ExplorationConfig, num_steps: int, num_envs: int, num_actions: int
+) -> Int[Array, "T B"]:
+    """The action that all agents of an environment's team take together in each step, or NO_ACTION.
+
+    A team decides at the first step, and from then on at every step with probability 1 / team_steps: with probability
+    team_epsilon it takes a random action up to the next decision, otherwise none. Agents that explore each for itself,
+    one step at a time, hardly ever walk anywhere together. Exploration over several steps is that of temporally
+    extended epsilon-greedy (Dabney et al. 2021), that a team commits itself as a whole is MAVEN's (Mahajan et al.
+    2019). Here, unlike in the former, durations are geometric; unlike in the latter, nothing is learned.
+    """
+    when_key, whether_key, what_key = jax.random.split(key, 3)
+    shape = (num_steps, num_envs)
+    decides = (uniform(when_key, shape) < 1 / config.team_steps).at[0].set(True)
+    decided_at = lax.cummax(jnp.where(decides, jnp.arange(num_steps)[:, None], 0), axis=0)
+    action = jnp.floor(uniform(what_key, shape) * num_actions).astype(int)
+    decision = jnp.where(uniform(whether_key, shape) < config.team_epsilon, action, NO_ACTION)
+    return jnp.take_along_axis(decision, decided_at, axis=0)

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from qmix_jax.actions import epsilon_greedy, uniform
+from qmix_jax.actions import epsilon_greedy, together, uniform
 from qmix_jax.agents.base import Agents
 from qmix_jax.build import make_agents, make_mixer
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning import rollout as rollouts
 from qmix_jax.learning.evaluate import evaluate
-from qmix_jax.learning.exploration import epsilon_at
+from qmix_jax.learning.exploration import epsilon_at, team_actions
 from qmix_jax.learning.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.learning.replay import ReplayBuffer, SequenceFormat, minibatch
 from qmix_jax.learning.rollout import EpisodeSums, RolloutState
@@ -177,11 +177,16 @@ class Trainer:
         def policy(
             state: RecurrentState, inputs: AgentInput, available: Array, per_step: Any
         ) -> tuple[RecurrentState, Array]:
-            noise, epsilon = per_step
+            noise, epsilon, team_action = per_step
             state, output = agents.step(params["agent"], state, inputs)
-            return state, epsilon_greedy(noise, output.q, available, epsilon)
+            action = epsilon_greedy(noise, output.q, available, epsilon)
+            return state, action if team_action is None else together(action, team_action, available)
 
-        per_step = (noise, epsilon_at(config.exploration, env_steps))
+        team_action = None
+        if config.exploration.team_epsilon:
+            team_key, num_actions = jax.random.fold_in(noise_key, 1), self.env.spec.num_actions
+            team_action = team_actions(team_key, config.exploration, num_steps, num_envs, num_actions)
+        per_step = (noise, epsilon_at(config.exploration, env_steps), team_action)
         return self.rollout(policy, env_key, restart_key, state, per_step)
 
     def rollout(

@@ -117,6 +117,8 @@ class ExplorationConfig(Section):
     """Share of the steps in which a team's agents all try one random action, and keep to it for some steps."""
     team_steps: Count = 6
     """How many steps they keep to it, in the mean."""
+    team_actions: tuple[int, ...] = ()
+    """The actions that they try, by number; []: all."""
 
     change = traced_property(lambda self: self.finish - self.start)
     """From start to finish."""
@@ -332,10 +334,8 @@ class Config:
             f"newest rollout's sequences are learnt from in equal minibatches; set learner.batch_size="
             f"{math.gcd(batch, envs)}",
         )
-        require(
-            self.learner.burn_in < self.rollout.num_steps,
-            f"learner.burn_in={self.learner.burn_in} leaves nothing of rollout.num_steps={self.rollout.num_steps}",
-        )
+        burn_in, length = self.learner.burn_in, self.rollout.num_steps
+        require(burn_in < length, f"learner.burn_in={burn_in} leaves nothing of rollout.num_steps={length}")
 
     @property
     def iteration_env_steps(self) -> int:

@@ -87,6 +87,14 @@ def test_a_finished_run_can_be_used_again(finished):
         run.params(seed=2)
 
 
+@pytest.mark.parametrize("actions", [(0, 4), (-1,)])
+def test_a_team_explores_by_actions_of_the_environment(actions):
+    with pytest.raises(
+        ConfigError, match=r"exploration.team_actions=.* actions of probe, whose numbers are 0 to 3$"
+    ):
+        experiment.check(tiny(exploration={"team_actions": actions}))
+
+
 def test_whole_episodes_need_whole_rollouts():
     with pytest.raises(ConfigError, match=r"set rollout\.num_steps=5"):
         experiment.check(tiny(rollout={"whole_episodes": True, "num_steps": 4}))

@@ -102,6 +102,10 @@ def test_a_team_explores_in_team_epsilon_of_the_steps_from_the_first_on_every_ac
         np.testing.assert_allclose(share, [0.7, *[0.3 / ACTIONS] * ACTIONS], atol=tolerance)
 
 
+def test_a_team_tries_only_the_actions_that_are_named():
+    assert set(np.unique(drawn(team_epsilon=0.5, team_actions=(1, 3)))) == {NO_ACTION, 1, 3}
+
+
 @pytest.mark.parametrize("team_steps", [1, 5])
 def test_a_team_keeps_to_its_action_for_team_steps_in_the_mean(team_steps):
     """A step decides with probability 1 / team_steps, then for another action with (ACTIONS - 1) / ACTIONS."""

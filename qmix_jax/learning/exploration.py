@@ -30,8 +30,8 @@ def team_actions(
     """The action that all agents of an environment's team take together in each step, or NO_ACTION.
 
     A team decides at the first step, and from then on at every step with probability 1 / team_steps: with probability
-    team_epsilon it takes a random action up to the next decision, otherwise none. Agents that explore each for itself,
-    one step at a time, hardly ever walk anywhere together. Exploration over several steps is that of temporally
+    team_epsilon it takes one of `team_actions` up to the next decision, otherwise none. Agents that explore each for
+    itself, one step at a time, hardly ever walk anywhere together. Exploration over several steps is that of temporally
     extended epsilon-greedy (Dabney et al. 2021), that a team commits itself as a whole is MAVEN's (Mahajan et al.
     2019). Here, unlike in the former, durations are geometric; unlike in the latter, nothing is learned.
     """
@@ -39,6 +39,7 @@ def team_actions(
     shape = (num_steps, num_envs)
     decides = (uniform(when_key, shape) < 1 / config.team_steps).at[0].set(True)
     decided_at = lax.cummax(jnp.where(decides, jnp.arange(num_steps)[:, None], 0), axis=0)
-    action = jnp.floor(uniform(what_key, shape) * num_actions).astype(int)
+    tried = jnp.array(config.team_actions or range(num_actions))
+    action = tried[jnp.floor(uniform(what_key, shape) * len(tried)).astype(int)]
     decision = jnp.where(uniform(whether_key, shape) < config.team_epsilon, action, NO_ACTION)
     return jnp.take_along_axis(decision, decided_at, axis=0)

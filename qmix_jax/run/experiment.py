@@ -57,6 +57,9 @@ def check(config: Config) -> Program:
     limit, steps = env.spec.episode_limit, config.rollout.num_steps
     if config.rollout.whole_episodes and steps < limit:
         raise ConfigError(f"rollout.num_steps={steps} cuts whole episodes short; set rollout.num_steps={limit}")
+    tried, count = list(config.exploration.team_actions), env.spec.num_actions
+    named = f"exploration.team_actions={tried} must be actions of {env.spec.name}"
+    require(all(0 <= action < count for action in tried), f"{named}, whose numbers are 0 to {count - 1}")
     score_metric(config, env)
     if not hosts.is_first():
         config = replace(config, callbacks=(), logging=LoggingConfig(display="none", film=False))

@@ -89,9 +89,7 @@ def test_a_finished_run_can_be_used_again(finished):
 
 @pytest.mark.parametrize("actions", [(0, 4), (-1,)])
 def test_a_team_explores_by_actions_of_the_environment(actions):
-    with pytest.raises(
-        ConfigError, match=r"exploration.team_actions=.* actions of probe, whose numbers are 0 to 3$"
-    ):
+    with pytest.raises(ConfigError, match=r"exploration.team_actions=.* actions of probe, whose numbers are 0 to 3$"):
         experiment.check(tiny(exploration={"team_actions": actions}))
 
 

@@ -33,12 +33,13 @@ def summary(contract: dict, out: Path) -> str:
     provenance, names = contract["provenance"], [agent["name"] for agent in contract["agents"]]
     sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
     is_compiled = "compiled_network.py" in sizes
+    needed = "Python, JAX and flatbuffers" if is_compiled else "Python and NumPy"
     return "\n".join(
         [
             f"Exported: {provenance['algorithm'].upper()} on {contract['environment']['name']}, seed "
             f"{provenance['seed']}, agents {', '.join(names)}",
             *(f"  {out / name}  {size / 1024:.0f} KiB" for name, size in sizes.items()),
-            f"Next, wherever there are Python and {'JAX, flatbuffers' if is_compiled else 'NumPy'} (docs/deploy.md):",
+            f"Next, wherever there are {needed} (docs/deploy.md):",
             *["  from compiled_network import CompiledNetwork"] * is_compiled,
             f"  from deployed_agent import DecentralisedAgent  # {out / 'deployed_agent.py'}",
             f'  agent = DecentralisedAgent("{out}", agent="{names[0]}"{", network=CompiledNetwork" * is_compiled})',

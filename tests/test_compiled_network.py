@@ -11,6 +11,7 @@ import pytest
 from exporting import COMPILED, LEGAL, OBS, made, play_in_processes
 from test_own_agents import LSTMAgents
 
+from qmix_jax.agents.gru import RecurrentAgents
 from qmix_jax.compiled_network import CompiledNetwork
 from qmix_jax.config import AgentConfig
 from qmix_jax.deployed_agent import ArtifactError, DecentralisedAgent
@@ -96,6 +97,25 @@ def test_a_gru_acts_the_same_compiled(tmp_path):
     pair = [DecentralisedAgent(folder, "listener_0", network=network) for network in (None, CompiledNetwork)]
     for obs in np.random.default_rng(0).standard_normal((20, 11)):
         assert len({agent.act(obs, LEGAL) for agent in pair}) == 1
+
+
+class Negated(RecurrentAgents):
+    """The GRU's weights, and other values."""
+
+    def step(self, params, state, inputs):
+        state, output = super().step(params, state, inputs)
+        return state, output._replace(q=-output.q)
+
+
+def test_a_subclass_of_the_gru_acts_as_it_does_itself_and_not_as_the_gru(tmp_path):
+    run = made(SPEAKER, {})
+    config = replace(run.config, agent=replace(run.config.agent, given=Negated))
+    negated = TrainedRun(config, run.env, run.all_params)
+    _, gru = exported(run, tmp_path / "gru")
+    _, folder = exported(negated, tmp_path / "negated")
+    agent = DecentralisedAgent(gru, "listener_0")
+    other = DecentralisedAgent(folder, "listener_0", network=CompiledNetwork)
+    np.testing.assert_allclose(agent._network.step(OBS, 5), -other._network.step(OBS, 5), rtol=1e-5, atol=1e-5)
 
 
 class Talkers(LSTMAgents):

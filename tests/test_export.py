@@ -99,7 +99,7 @@ def test_for_any_values_the_compiled_team_and_a_single_agent_take_the_best_legal
     run, folder = teams["spread"]
     q, legal, team = strange_values(50, 3, 5), masks(5), (31, 3)
     weights = run.params(0)["agent"] | {"q": jnp.zeros((3, 8, 5)), "q_bias": jnp.asarray(q[0])}
-    policy = jax.export.deserialize(bytearray(compile_policy(run, weights)))
+    policy = jax.export.deserialize(compile_policy(run, weights).serialize())
     inputs = jnp.zeros((*team, 8)), jnp.zeros(team, jnp.int32), jnp.ones(31, bool), jnp.zeros((*team, 18))
     compiled = policy.call(*inputs, jnp.asarray(legal[:, None].repeat(3, axis=1)))[2]
     np.testing.assert_array_equal(compiled, [[best_legal(q[0, i], mask) for i in range(3)] for mask in legal])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jax import export as jax_export
+from jax.export import Exported
 
 from qmix_jax import __version__, deployed_agent
 from qmix_jax.agents.gru import RecurrentAgents
@@ -10,11 +10,8 @@ from qmix_jax.envs.layout import Layout, layout_of
 from qmix_jax.records import describe_machine
 from qmix_jax.run.trained import TrainedRun
 
-PLATFORMS = ("cpu", "cuda", "tpu")
-"""For which the team's step is compiled."""
 
-
-def describe(run: TrainedRun, program: bytes) -> dict[str, Any]:
+def describe(run: TrainedRun, program: Exported) -> dict[str, Any]:
     """The contract of a run's team without what belongs to one export; `program` is the team's compiled step."""
     network = describe_network(run)
     return {
@@ -34,7 +31,7 @@ def describe(run: TrainedRun, program: bytes) -> dict[str, Any]:
 
 def is_gru(run: TrainedRun) -> bool:
     """Whether the team's network is the one that a deployed agent computes on NumPy."""
-    return isinstance(run.agents, RecurrentAgents)
+    return type(run.agents) is RecurrentAgents  # a subclass may compute something else
 
 
 def describe_network(run: TrainedRun) -> dict[str, Any]:
@@ -129,15 +126,14 @@ def _equations(network: dict) -> list[str]:
     ]
 
 
-def _describe_compiled(program: bytes) -> dict:
-    exported = jax_export.deserialize(bytearray(program))
-    states = exported.in_avals[:-4]
+def _describe_compiled(program: Exported) -> dict:
+    states = program.in_avals[:-4]
     names = ["hidden"] if len(states) == 1 else [f"hidden_{i}" for i in range(len(states))]
     hidden = {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in zip(names, states, strict=True)}
-    batch = exported.in_avals[-3].shape[0]
+    batch = program.in_avals[-3].shape[0]
     return {
         "file": deployed_agent.PROGRAM,
-        "platforms": PLATFORMS,
+        "platforms": program.platforms,
         "inputs": {
             **{name: f"{text}, what the step before returned" for name, text in hidden.items()},
             "last_action": f"int32 ({batch}, agents), what the step before returned",

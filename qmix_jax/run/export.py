@@ -26,11 +26,14 @@ from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import to_json
 from qmix_jax.records import best_seed, read_manifest, read_metrics
-from qmix_jax.run.contract import PLATFORMS, describe, describe_network, is_gru
+from qmix_jax.run.contract import describe, describe_network, is_gru
 from qmix_jax.run.snapshot import leaves_by_path
 from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.types import AgentInput, Params
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""For which the team's step is compiled."""
 
 
 def export_run(folder: Path, out: Path, checkpoint: str = "last", seed: int | None = None) -> dict:
@@ -135,7 +138,7 @@ def _write_files(team: Path, run: TrainedRun, params: Params, provenance: dict) 
     if is_gru(run):
         (team / deployed_agent.WEIGHTS).write_bytes(save(params, metadata={"format": deployed_agent.FORMAT}))
     program = compile_policy(run, params)
-    (team / deployed_agent.PROGRAM).write_bytes(program)
+    (team / deployed_agent.PROGRAM).write_bytes(program.serialize())
     contract = {
         **describe(run, program),
         "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(team.iterdir())},
@@ -153,8 +156,8 @@ def _write_files(team: Path, run: TrainedRun, params: Params, provenance: dict) 
 # --- the compiled form -------------------------------------------------------------------------------------------
 
 
-def compile_policy(run: TrainedRun, params: Params) -> bytes:
-    """The team's step, weights included, serialised by `jax.export` for any number of teams at once; for one, where the
+def compile_policy(run: TrainedRun, params: Params) -> jax_export.Exported:
+    """The team's step, weights included, exported by `jax.export` for any number of teams at once; for one, where the
     network cannot be compiled for any number.
 
     Inputs are the arrays of the recurrent state and then `last_action`, `first`, `observation` and `available`; outputs
@@ -169,7 +172,7 @@ def compile_policy(run: TrainedRun, params: Params) -> bytes:
         state, output = agents.step(weights, state, AgentInput(observation, last_action, first))
         return *jax.tree.leaves(state), output.q, greedy(output.q, available).astype(jnp.int32)
 
-    def compiled(batch) -> bytes:
+    def compiled(batch) -> jax_export.Exported:
         team = (batch, spec.num_agents)
         inputs = (
             *(jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype) for leaf in states),
@@ -178,7 +181,7 @@ def compile_policy(run: TrainedRun, params: Params) -> bytes:
             jax.ShapeDtypeStruct((*team, spec.obs_size), jnp.float32),
             jax.ShapeDtypeStruct((*team, spec.num_actions), bool),
         )
-        return bytes(jax_export.export(jax.jit(policy), platforms=PLATFORMS)(*inputs).serialize())
+        return jax_export.export(jax.jit(policy), platforms=PLATFORMS)(*inputs)
 
     try:
         return compiled(*jax_export.symbolic_shape("batch"))

@@ -75,6 +75,15 @@ def test_long_numbers_are_short_in_names_where_that_keeps_them_apart(tmp_path):
     ]
 
 
+def test_a_setting_that_an_older_run_did_not_have_counts_as_its_default(tmp_path):
+    """Also a list, and only in a section that the run names."""
+    leave_run(tmp_path / "older", [0.1], exploration={"start": 1.0}, learner={"env_steps_per_update": 5e3})
+    newer = {"start": 1.0, "team_epsilon": 0.1, "team_steps": 6, "team_actions": []}
+    leave_run(tmp_path / "newer", [0.1], exploration=newer, learner={"env_steps_per_update": 25e2})
+    names = [group.algorithm for group in groups_in(tmp_path)]
+    assert names == ["team_epsilon=0.0 env_steps_per_update=5000", "team_epsilon=0.1 env_steps_per_update=2500"]
+
+
 def test_a_part_is_named_by_its_choice_without_the_settings_that_only_it_has(tmp_path):
     leave_run(tmp_path / "a", [0.1], agent={"name": "gru", "hidden": 8})
     leave_run(tmp_path / "b", [0.1], agent={"name": "transformer", "hidden": 8, "heads": 4})

@@ -156,8 +156,9 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def value_text(value: Any) -> str:
-    """A setting's value as on the command line."""
-    return shown(value) if value is None or isinstance(value, bool) else str(value)
+    """A setting's value as on the command line, a count such as 5e6 in digits."""
+    is_count = isinstance(value, float) and abs(value) >= 1000 and value.is_integer()
+    return shown(value) if value is None or isinstance(value, bool) else str(int(value) if is_count else value)
 
 
 def value_labels(values: Sequence[Any]) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qmix_jax.config import Config
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import read_json
 from qmix_jax.import_path import title_of
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, SEEDS, metric_names, read_metrics
-from qmix_jax.settings import ConfigError, flatten, require
+from qmix_jax.settings import ConfigError, defaults, flatten, require
 from qmix_jax.untrusted import read_settings
 
 TASKS = ("map", "task", "id")
@@ -191,9 +192,15 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """The settings by dotted name; raises ConfigError if they are missing or damaged."""
+    """The settings by dotted name; raises ConfigError if they are missing or damaged.
+
+    Those that an older version did not have, in a section that the run names, count as their defaults.
+    """
     path, settings = folder / "config.yaml", read_settings(folder)
-    flat = flatten(settings)
+    sections = defaults(Config, leave_out=("env", "algorithm", "agent"))
+    added = {name: values for name, values in sections.items() if isinstance(settings.get(name), dict)}
+    flat = {name: list(value) if isinstance(value, tuple) else value for name, value in flatten(added).items()}
+    flat |= flatten(settings)
     for kind, names in {int: ("seed", "num_seeds"), str: ("env.name", "algorithm.name")}.items():
         for name in names:
             require(isinstance(flat.get(name), kind), f"{path} is damaged: {name} is {flat.get(name)}")

@@ -277,14 +277,16 @@ class DecentralisedAgent:
         agents = {entry["name"]: entry for entry in contract["agents"]}
         if agent not in agents:
             raise ValueError(f"{folder} has no agent '{agent}'; its agents are {', '.join(agents)}")
+        if contract["shield"] is not None and shield is None:
+            raise ValueError(f"the team in {folder} was trained with the shield {contract['shield']}; pass shield=...")
+        if not (network is None or callable(network)):
+            raise ValueError(f"network={_shown(network)} must be the class CompiledNetwork, not its name")
         self._network = _load_network(folder, contract, list(agents).index(agent), network)
         self.name, self._shield, self._has_warned = agent, shield, False
         self.actions: tuple[str, ...] = tuple(agents[agent]["actions"])
         self.obs_size, self.num_actions = agents[agent]["obs_size"], len(self.actions)
         self._padded_obs_size, self._padded_num_actions = map(contract["network"].get, ("obs_size", "num_actions"))
         self._zeros = np.zeros(self._padded_num_actions, np.float32)
-        if contract["shield"] is not None and shield is None:
-            raise ValueError(f"the team in {folder} was trained with the shield {contract['shield']}; pass shield=...")
         self.reset()
 
     def reset(self) -> None:

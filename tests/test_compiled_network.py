@@ -86,7 +86,7 @@ def test_the_folder_has_no_weights_and_the_contract_says_what_goes_in_and_comes_
 def test_a_compiled_program_is_executed_only_where_it_is_asked_for(team):
     with pytest.raises(ArtifactError, match=r"is a compiled program, which is code: if you trust it, pass"):
         DecentralisedAgent(team, "listener_0")
-    with pytest.raises(ValueError, match="^network=CompiledNetwork must be the class CompiledNetwork, not its name$"):
+    with pytest.raises(ValueError, match=r"^network=CompiledNetwork must be the class CompiledNetwork, not its name$"):
         DecentralisedAgent(team, "listener_0", network="CompiledNetwork")
     program = team / "policy.jaxexport"
     program.write_bytes(program.read_bytes()[:-1] + b"x")

@@ -11,8 +11,10 @@ import pytest
 
 from qmix_jax.envs.smax.battle import Battle, RandomNumbers
 from qmix_jax.envs.smax.enemy import pick_one
+from qmix_jax.envs.smax.env import Smax
 from qmix_jax.envs.smax.rules import STOP
-from qmix_jax.envs.smax.view import View, view
+from qmix_jax.envs.smax.settings import SmaxConfig
+from qmix_jax.envs.smax.view import View, compress, view
 
 with contextlib.redirect_stdout(io.StringIO()):
     from jaxmarl.environments import smax
@@ -166,3 +168,18 @@ def test_refuses_what_it_does_not_serve():
     for options in ({"use_self_play_reward": True}, {"observation_type": "conic"}, {"attack_mode": "nearest"}):
         with pytest.raises(ValueError, match=r"Battle|attack_mode"):
             Battle(smax.HeuristicEnemySMAX(scenario=scenario, **options))
+
+
+def test_the_scaled_state_lies_between_0_and_1_and_a_weapon_that_is_ready_is_0():
+    """JaxMARL's cooldown falls below 0 while a unit does not shoot, and further in every step."""
+    scaled, raw = (Smax(SmaxConfig(map="2s3z", scale_state=each)) for each in (True, False))
+    battle = Battle(smax.HeuristicEnemySMAX(scenario=smax.map_name_to_scenario("2s3z")))
+    compact = jax.vmap(lambda state: compress(battle.rules, state))(
+        jax.tree.map(lambda x: x[:, -1], battles("2s3z")[2].state)
+    )
+    ours, theirs = (np.asarray(jax.vmap(env.decompress)(compact).state) for env in (scaled, raw))
+    units, their_units = (each[:, :-20].reshape(len(each), 10, -1) for each in (ours, theirs))  # 20: teams and types
+    assert ours.min() == 0 and ours.max() == 1
+    assert their_units[..., 3].min() < -4  # after two seconds without a shot and more
+    np.testing.assert_array_equal(units[..., 3] == 0, their_units[..., 3] <= 0)
+    np.testing.assert_allclose(units[..., :3], their_units[..., :3] / [1, 32, 32], rtol=1e-6)

@@ -43,7 +43,7 @@ class Smax(TeamEnv):
         self._battle = Battle(env)
         self._rules = self._battle.rules
         self._unit_types = tuple(env.unit_type_names)
-        self._state_range = _state_range(env) if settings.scale_state else 1.0
+        self._state_range = _state_range(env) if settings.scale_state else None
         self.spec = TeamSpec(
             name=f"SMAX {settings.map}",
             agent_names=tuple(env.agents),
@@ -69,7 +69,8 @@ class Smax(TeamEnv):
         return step.state, self._observation(step.view), outcome
 
     def _observation(self, view: View) -> Observation:
-        return Observation(view.agents, view.available, view.state / self._state_range)
+        scaled = view.state if self._state_range is None else jnp.clip(view.state / self._state_range, 0, 1)
+        return Observation(view.agents, view.available, scaled)
 
     def compress(self, state: BattleState, observation: Observation) -> CompactBattle:
         """The units: a fifteenth of what all agents see of them (2s3z)."""

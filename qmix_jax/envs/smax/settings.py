@@ -39,8 +39,7 @@ class SmaxConfig:
     attack_mode: Literal["closest", "random"] = "closest"
     """Which unit in range the enemy attacks."""
     scale_state: bool = True
-    """The global state in [0, 1]; false: JaxMARL's, whose coordinates (0 to 32) and cooldowns (of a unit that does not
-    shoot they fall without end) outweigh health (0 to 1)."""
+    """The global state in [0, 1]; false: JaxMARL's, whose coordinates and cooldowns outweigh the health."""
 
 
 def _team_sizes(settings: SmaxConfig) -> dict[str, SmaxConfig]:

@@ -140,6 +140,8 @@ def test_a_signal_saves_the_running_job_starts_no_other_and_the_same_line_goes_o
     again = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
     assert "2 jobs, 1 of them done or failed before: on 1 job" not in again.stdout and "2 jobs: 2 done" in again.stdout
     assert find(second).env_steps == 16_000 and read_record(second).starts == 2 and read_record(first).starts == 1
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
+    assert "2 jobs, 2 of them done or failed before" in done.stdout and "2 jobs: 2 done" in done.stdout
 
 
 # --- the division of a machine -----------------------------------------------------------------------------------

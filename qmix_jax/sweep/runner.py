@@ -74,10 +74,12 @@ def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
         say(_first_line(len(job_list.jobs), len(left), plan))
         write(job_list.files)
         write_sweep(job_list.folder, plans, {"command": sys.argv})
+        if not left:
+            return exits.DONE
         is_shown = len(plans) == 1 and launcher.is_on_terminal
         tasks = [Task.of(job, again.resumes, is_logged=not is_shown) for job in left]
         board = NoBoard() if is_shown else Board(Watch(plans).states, launcher.at_once)
-        return run_all(launcher, board, once(tasks), note_end) if tasks else exits.DONE
+        return run_all(launcher, board, once(tasks), note_end)
 
 
 def make_launcher(values: Mapping[str, Any]) -> Launcher:

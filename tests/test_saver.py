@@ -4,7 +4,7 @@ import os
 import resource
 import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from resuming import LONG, a_snapshot, assert_same_end, numbers, train
 from qmix_jax.config import CheckpointConfig
 from qmix_jax.records import read_metrics
 from qmix_jax.reporters.metrics_file import MetricsFile
-from qmix_jax.run import exits, host_loop
+from qmix_jax.run import exits, host_loop, orbax
 from qmix_jax.run import saver as saver_module
 from qmix_jax.run.checkpoint import checkpoints, find, retain, write
 from qmix_jax.run.metrics import BestScores
@@ -160,6 +160,12 @@ def test_a_checkpoint_of_several_seeds_opens_for_one_of_them(tmp_path):
     jax.tree.map(lambda one, all_: np.testing.assert_array_equal(one, all_[1]), run.params(seed=1), saved)
 
 
+@pytest.mark.parametrize("name", ["team_actions=[0,1]", "what?", "a*", "back\\slash"])
+def test_a_folder_may_have_the_characters_of_a_pattern_in_its_name(tmp_path, name):
+    write(tmp_path / name, a_snapshot(1))
+    assert find(tmp_path / name).read("params")["x"].tolist() == [0, 1, 2]
+
+
 # --- a disk that fails -------------------------------------------------------------------------------------------
 
 
@@ -205,6 +211,15 @@ def test_a_failed_checkpoint_is_reported_once_and_leaves_the_older_ones(tmp_path
     saver.save(a_snapshot(4))
     assert saver.is_saved(4) and saver.failure == "" and find(tmp_path).env_steps == 4
     assert told == [tmp_path / "checkpoints" / "4"]
+
+
+def test_a_checkpoint_that_cannot_be_read_back_is_a_failed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(orbax, "_without_patterns", nullcontext)  # then Orbax leaves arrays that it does not find again
+    said = []
+    saver = Saver(tmp_path / "[0]", CheckpointConfig(), said.append)
+    saver.save(a_snapshot(1))
+    assert not saver.is_saved(1) and not checkpoints(tmp_path / "[0]")
+    assert said == ["warning: no checkpoint at step 1, older ones stay: params holds no arrays that can be read back"]
 
 
 def test_a_run_whose_end_cannot_be_saved_trains_on_and_fails_clearly(copy, never_stopped, capsys):

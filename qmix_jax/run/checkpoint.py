@@ -311,9 +311,9 @@ def _make(draft: Path) -> str:
 def _write_share(draft: Path, snapshot: Snapshot) -> dict[str, tuple[int, int]]:
     """Write this process's share; returns size and CRC-32 of its files."""
     own = {item: tree for item, tree in snapshot.items.items() if hosts.is_first() or item != PARAMS}
-    folders = {draft / _folder(item, snapshot.share): tree for item, tree in own.items()}
-    orbax.write(folders)
-    files = sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+    folders = {_folder(item, snapshot.share): tree for item, tree in own.items()}
+    orbax.write(draft, folders)
+    files = sorted(file for folder in folders for file in (draft / folder).rglob("*") if file.is_file())
     return {file.relative_to(draft).as_posix(): _size_and_crc(file) for file in files}
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,23 +15,44 @@ from qmix_jax.run import hosts
 
 
 def read(folder: Path) -> Any:
-    """The pytree of NumPy arrays in a folder."""
+    """The pytree of NumPy arrays in a folder; raises ValueError where Orbax finds none in it."""
     import orbax.checkpoint as ocp
 
-    path = folder.resolve()
-    with _checkpointer() as checkpointer:
-        structure = checkpointer.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
-        return checkpointer.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
+    with _checkpointer() as checkpointer, _without_patterns(folder.resolve()) as plain:
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _structure(checkpointer, plain))
+        return checkpointer.restore(plain, ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def write(trees: Mapping[Path, Any]) -> None:
-    """Write pytrees of NumPy arrays, each into its folder."""
+def write(place: Path, trees: Mapping[str, Any]) -> None:
+    """Write pytrees of NumPy arrays, each into the folder of its name in `place`; raises ValueError where one cannot be
+    read back.
+    """
     import orbax.checkpoint as ocp
 
-    with _checkpointer(use_zarr3=True) as checkpointer:
-        for folder, tree in trees.items():
-            checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
+    with _checkpointer(use_zarr3=True) as checkpointer, _without_patterns(place) as plain:
+        for name, tree in trees.items():
+            checkpointer.save(plain / name, args=ocp.args.PyTreeSave(tree))
+            _structure(checkpointer, plain / name)
+
+
+def _structure(checkpointer: Any, path: Path) -> Any:
+    """The pytree in a folder with a description of each array, without the arrays' content."""
+    found = checkpointer.metadata(path).item_metadata
+    if found is None:
+        raise ValueError(f"{path.name} holds no arrays that can be read back")
+    return found.tree
+
+
+@contextmanager
+def _without_patterns(place: Path) -> Iterator[Path]:
+    """The folder by a path without characters of a pattern: Orbax looks for its files by patterns of whole paths."""
+    if not set("*?[]\\") & set(str(place)):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="qmix-jax-") as folder:
+        link = Path(folder, place.name)
+        link.symlink_to(place, target_is_directory=True)
+        yield link
 
 
 @contextmanager

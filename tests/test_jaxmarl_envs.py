@@ -1,6 +1,7 @@
 """JaxMARL's environments: the adapter for those without a file of their own, and JaxNav."""
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import get_args
 
@@ -127,6 +128,30 @@ def test_so_it_is_in_a_wrapper_whose_own_object_keeps_its_limit():
     lock = Lock(max_steps=2)
     outcomes = play(JaxMarlEnv(Wrapped(lock)), [(0, 0), (0, 0)])
     assert [bool(outcome.truncated) for outcome in outcomes] == [False, True] and lock.max_steps == 2
+
+
+class LockOfClass(Lock):
+    max_steps = 2
+
+    def __init__(self):
+        self.world_state, self.mask = False, (True, False, True)
+
+
+class LockOfProperty(LockOfClass):
+    max_steps = property(lambda self: 2)
+
+
+@dataclass(frozen=True)
+class FrozenLock(Lock):
+    max_steps: int = 2
+    world_state: bool = False
+    mask: tuple = (True, False, True)
+
+
+@pytest.mark.parametrize("kind", [LockOfClass, LockOfProperty, FrozenLock])
+def test_so_it_is_where_the_limit_belongs_to_the_class_or_the_object_is_frozen(kind):
+    outcomes = play(JaxMarlEnv(kind()), [(0, 0), (0, 0)])
+    assert [(bool(each.terminated), bool(each.truncated)) for each in outcomes] == [(False, False), (False, True)]
 
 
 def test_a_lower_limit_truncates_sooner():

@@ -1,6 +1,7 @@
 """Any environment with JaxMARL's interface under the TeamEnv contract."""
 
 from collections.abc import Sequence
+from types import new_class
 from typing import Any, NamedTuple
 
 import jax
@@ -197,11 +198,13 @@ def _own_limit(env: Any) -> int | None:
 
 
 def _endless(env: Any) -> Any:
-    """A copy of the environment, and of what it wraps, whose time limit is never reached."""
-    copy = object.__new__(type(env))  # copy.copy fails where attributes are looked up in what is wrapped
-    vars(copy).update(vars(env))
-    if "max_steps" in vars(env):
-        copy.max_steps = NEVER
+    """A copy of the environment, and of what it wraps, whose time limit is never reached. The limit may be an attribute
+    of the object or of its class, or a property, and the object may be frozen.
+    """
+    changes = {} if _own_limit(env) is None else {"max_steps": NEVER}
+    cls = new_class(type(env).__name__, (type(env),), exec_body=lambda body: body.update(changes))
+    copy = object.__new__(cls)  # copy.copy fails where attributes are looked up in what is wrapped
+    vars(copy).update(vars(env), **changes)
     if "_env" in vars(env):
-        copy._env = _endless(env._env)
+        vars(copy)["_env"] = _endless(env._env)
     return copy

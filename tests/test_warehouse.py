@@ -158,6 +158,13 @@ def test_replay_keeps_a_byte_for_each_number_action_and_cell():
     assert sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(compact)) == 2 * (66 + 5) + 11 * 10
 
 
+def test_on_a_floor_of_many_rows_replay_restores_them_all():
+    env = Warehouse(WarehouseConfig("9x1-2ag", column_height=25, requests=1))
+    state, seen = jax.jit(env.reset)(jax.random.key(0))
+    last = seen._replace(agents=seen.agents.at[:, :2].set(1.0))  # row 235, column 3
+    np.testing.assert_allclose(env.decompress(env.compress(state, last)).agents, last.agents, atol=1e-6)
+
+
 def test_names_say_size_robots_and_requests():
     expected = {
         "mini-3ag": (1, 3, 3, 3, 3),

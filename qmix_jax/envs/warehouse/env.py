@@ -121,8 +121,11 @@ class Warehouse(TeamEnv):
         return jnp.zeros(self._env.grid_size, bool).at[place.x, place.y].set(state.shelves.is_requested > 0)
 
     def compress(self, state: Any, observation: Observation) -> CompactWarehouse:
-        """jumanji's integers and the cells, in a byte each."""
-        agents = jnp.round(observation.agents * self._scale).astype(jnp.int8)
+        """jumanji's integers and the cells, in a byte each; integers in two where a floor has more rows or columns than
+        a byte holds.
+        """
+        dtype = jnp.int8 if max(self._env.grid_size) <= 128 else jnp.int16
+        agents = jnp.round(observation.agents * self._scale).astype(dtype)
         return CompactWarehouse(agents, observation.available, self._requested(state))
 
     def decompress(self, compact: CompactWarehouse) -> Observation:

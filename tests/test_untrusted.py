@@ -125,6 +125,38 @@ def stranger(run, tmp_path, monkeypatch):
     return tmp_path
 
 
+DECOYS = r"""
+# env: {name: two_step, shield: null}
+'env': {name: "pro\x62e", "shi\x65ld": planted_rules:Evil, episode_length: 5}
+? algorithm
+: {name: qmix}
+"agent": {kind: planted_rules:Net}
+'callbacks': [planted_rules:Watch]
+"import_\x66olders": [.]
+"""
+
+
+def test_imports_names_what_a_run_would_import_however_it_is_written_and_imports_nothing(stranger, capsys):
+    batch = stranger / "seeds" / "0-1" / "checkpoints" / "64"
+    batch.mkdir(parents=True)
+    (batch / "about.json").write_text(r'{"settings": {"algorith\u006d": {"name": "planted_rules\u003aMix"}}}')
+    (stranger / "config.yaml").write_text(DECOYS)
+    assert main(["imports", "."]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "config.yaml: agent.name=planted_rules:Net",
+        "config.yaml: env.shield=planted_rules:Evil",
+        "config.yaml: callbacks=['planted_rules:Watch']",
+        "config.yaml: import_folders=['.']",
+        "seeds/0-1/checkpoints/64/about.json: algorithm.name=planted_rules:Mix",
+    ]
+    assert not marks(stranger)
+
+
+def test_imports_says_that_a_run_with_own_parts_alone_imports_nothing(run, capsys):
+    assert main(["imports", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run}: its settings import nothing but qmix_jax\n"
+
+
 def marks(folder):
     return {path.stem for path in folder.glob("*.ran")}
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "export": ("qmix_jax.cli.export", "make a portable folder of a trained team"),
     "evaluate": ("qmix_jax.cli.evaluate", "score a trained team, also under noise, wrong actions and removed agents"),
     "render": ("qmix_jax.cli.render", "film a trained team, with each agent's credit"),
+    "imports": ("qmix_jax.cli.imports", "name the code of others that a run would import, without importing it"),
     "status": ("qmix_jax.cli.status", "say how far the jobs of a sweep, or a single run, are"),
     "report": ("qmix_jax.cli.report", "compare runs: table, picture, JSON"),
 }

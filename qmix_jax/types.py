@@ -133,8 +133,8 @@ class MixerInput(NamedTuple):
     action: Float[Array, "*batch N A"]
     """The joint action, one-hot."""
     is_greedy: Bool[Array, "*batch N"]
-    """Whether the agent's action is the best one by the network that selects actions (the online network with double
-    Q-learning): true throughout the joint action that makes a target."""
+    """Whether the agent's action is its greedy one: by the online network; in the joint action that makes a target, by
+    the network that selects it, so that it is true throughout."""
     hidden: Float[Array, "*batch N H"]
     """Each agent's features (`AgentOutput.features`)."""
     state: Float[Array, "*batch Z"]

@@ -84,15 +84,17 @@ def loop_loss(learner, state, batch, skipped=0):
         fresh = batch._replace(hidden=jnp.zeros_like(batch.hidden))
         judge = Networks(central, state.target_params["central"], fresh)
         q_star = Networks(central, state.params["central"], fresh)
-    best = (online if config.double_q else target).legal_q.argmax(-1)
-    for networks in filter(None, (online, target, judge, q_star)):
-        networks.best = best
+    best = online.legal_q.argmax(-1)
+    successor = best if config.double_q else target.legal_q.argmax(-1)
+    for networks in filter(None, (target, judge, q_star)):
+        networks.best = successor
+    online.best = best
     b_ = jax.tree.map(np.asarray, batch)
     total, count = 0.0, 0
     for b in range(B):
         goal = None
         for t in reversed(range(T)):
-            v = judge.value(t + 1, b, best[t + 1, b])
+            v = judge.value(t + 1, b, successor[t + 1, b])
             is_dropped = b_.truncated[t, b] and t < T - 1
             trace = config.td_lambda if goal is not None else 0.0
             future = (1 - trace) * v + trace * (goal if goal is not None else 0.0)
@@ -129,6 +131,8 @@ def mean_loss(learner, params, target_params, batch):
         ("cw_qmix", {}),
         ("ow_qmix", {}),
         ("shaq", {}),
+        ("qtran", {"double_q": False}),
+        ("shaq", {"double_q": False}),
     ],
 )
 def test_the_loss_equals_a_loop(probe, batch, name, changes):

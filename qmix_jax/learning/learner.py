@@ -218,14 +218,15 @@ class Learner:
             target_params = params
         online, target = self._unroll_both(params, target_params, batch)
         kept = _skip(batch, self.config.burn_in)
-        selecting_q = lax.stop_gradient(online.q) if self.config.double_q else target.q
-        best = greedy(selecting_q, kept.observation.available)
+        best = greedy(lax.stop_gradient(online.q), kept.observation.available)
+        successor = best if self.config.double_q else greedy(target.q, kept.observation.available)
         chosen_input = _mixer_input(online, kept, NOW, kept.action, best)
         best_input = _mixer_input(online, kept, NOW, best[NOW], best)
         if self.central is None:
-            central, best_value = None, self._mix(target_params, _mixer_input(target, kept, ALWAYS, best, best))
+            target_input = _mixer_input(target, kept, ALWAYS, successor, successor)
+            central, best_value = None, self._mix(target_params, target_input)
         else:
-            central, best_value = self.central._central(params["central"], target_params["central"], batch, best)
+            central, best_value = self.central._central(params["central"], target_params["central"], batch, successor)
         return Estimates(
             chosen=self._mix(params, chosen_input),
             best=lax.stop_gradient(best_value),
@@ -237,8 +238,8 @@ class Learner:
     def _central(
         self, params: Params, target_params: Params, batch: Sequence, best: Int[Array, "times B N"]
     ) -> tuple[Float[Array, "T B 1"], Float[Array, "times B 1"]]:
-        """As Q*: the online value of the joint action that was taken, and the target network's value of the one that is
-        greedy by the acting agents, at all T+1 times.
+        """As Q*: the online value of the joint action that was taken, and the target network's value of `best`, the one
+        that is greedy by the acting agents, at all T+1 times.
         """
         fresh = batch._replace(hidden=self.agents.initial_state(batch.reward.shape[1]))
         online, target = self._unroll_both(params, target_params, fresh)

@@ -130,12 +130,14 @@ def test_axes_before_the_agents_are_all_batch(case):
     assert penalty.shape == (4, B // 4)
 
 
-@pytest.mark.parametrize("name", ["qmix", "qplex", "qatten", "shaq"])
-def test_q_tot_starts_near_the_sum_of_the_agents_values(name):
+@pytest.mark.parametrize(
+    ("name", "options"), [("qmix", {}), ("qmix", {"positive": "softplus"}), ("qplex", {}), ("qatten", {}), ("shaq", {})]
+)
+def test_q_tot_starts_near_the_sum_of_the_agents_values(name, options):
     keys = jax.random.split(jax.random.key(4), 3)
     q, state = 0.2 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
     joint = input_of(q, q.argmin(-1), state, jnp.zeros((B, N, H)))
-    mixer = MIXERS[name]()
+    mixer = MIXERS[name](**options)
     total = jax.jit(lambda key: mixer.apply(mixer.init(key, joint), joint))(keys[2])[:, 0]
     np.testing.assert_allclose(total, joint.chosen_q.sum(-1), atol=0.15)
     assert jnp.abs(total).max() > 0.5

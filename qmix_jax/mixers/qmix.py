@@ -13,7 +13,8 @@ from qmix_jax.nn.linear import Dense
 from qmix_jax.settings import Scale, Size
 from qmix_jax.types import MixerInput
 
-POSITIVE = {"abs": jnp.abs, "softplus": jax.nn.softplus}
+POSITIVE = {"abs": (jnp.abs, lambda x: x), "softplus": (jax.nn.softplus, lambda x: math.log(math.expm1(x)))}
+"""The functions that keep weights positive, each with its inverse."""
 
 
 class QMIX(Mixer):
@@ -45,8 +46,8 @@ class QMIX(Mixer):
         """Q_tot of the joint action."""
         state = normalise_state(joint.state, self.state_norm)
         num_agents, embed = joint.chosen_q.shape[-1], self.embed_size
-        make_positive = POSITIVE[self.positive]
-        size, scale, start = self.hypernet_size, self.init_scale, 1 / math.sqrt(embed)
+        make_positive, inverse = POSITIVE[self.positive]
+        size, scale, start = self.hypernet_size, self.init_scale, inverse(1 / math.sqrt(embed))
         w1 = make_positive(MLP(size, num_agents * embed, scale, start, name="w1")(state))
         w2 = make_positive(MLP(size, embed, scale, start, name="w2")(state))
         b1 = Dense(embed, kernel_init=small(self.init_scale), name="b1")(state)

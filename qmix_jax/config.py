@@ -116,7 +116,7 @@ class ExplorationConfig(Section):
     team_epsilon: Share = 0.0
     """Share of the steps in which a team's agents all try one random action, and keep to it for some steps."""
     team_steps: Count = 6
-    """How many steps they keep to it, in the mean."""
+    """How many steps they keep to it, in the mean, where no rollout ends before."""
     team_actions: tuple[int, ...] = ()
     """The actions that they try, by number; []: all."""
 

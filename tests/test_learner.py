@@ -75,8 +75,10 @@ class Networks:
         return float(self.apply(self.params, self.joint(t, b, action), self.joint(t, b, best), method="penalty")[0])
 
 
-def loop_loss(learner, state, batch, skipped=0):
-    """Double-Q lambda loss by the definition, one environment and one step at a time."""
+def loop_means(learner, state, batch, skipped=0):
+    """Double-Q lambda loss by the definition, one environment and one step at a time; with it the means of the absolute
+    error, of the value and of the target.
+    """
     config, central = learner.config, learner.central
     online, target = Networks(learner, state.params, batch), Networks(learner, state.target_params, batch)
     judge, q_star = target, None
@@ -90,7 +92,7 @@ def loop_loss(learner, state, batch, skipped=0):
         networks.best = successor
     online.best = best
     b_ = jax.tree.map(np.asarray, batch)
-    total, count = 0.0, 0
+    found = []
     for b in range(B):
         goal = None
         for t in reversed(range(T)):
@@ -110,8 +112,8 @@ def loop_loss(learner, state, batch, skipped=0):
                 counts_fully = {CWQMIX: may_be_best, OWQMIX: value < here}[type(learner.mixer)]
                 weight = 1.0 if counts_fully else learner.mixer.alpha
                 cost = weight * cost + (q_star.value(t, b, action) - here) ** 2
-            total, count = total + cost, count + 1
-    return float(np.squeeze(total)) / count
+            found.append([np.squeeze(cost), *(np.mean(each) for each in (np.abs(value - here), value, here))])
+    return np.mean(found, axis=0)
 
 
 def mean_loss(learner, params, target_params, batch):
@@ -139,8 +141,23 @@ def test_the_loss_equals_a_loop(probe, batch, name, changes):
     learner, state = learner_of(probe, name, **changes)
     loss, sums = jax.jit(learner.loss)(state.params, state.target_params, batch)
     assert batch.truncated.any() and batch.terminated.any()
-    assert float(loss / sums.num_errors) == pytest.approx(loop_loss(learner, state, batch), rel=1e-4)
+    ours = np.array([loss, *sums.metrics[1:4]]) / sums.num_errors
+    np.testing.assert_allclose(ours, loop_means(learner, state, batch), rtol=1e-4, atol=1e-6)
     assert float(sums.metrics.loss) == float(loss)
+
+
+def test_importance_weights_the_errors_and_not_the_penalty(probe, batch):
+    class Penalised(OWQMIX):
+        def penalty(self, chosen, best):
+            return jnp.full(chosen.chosen_q.shape[:-1], 3.0)
+
+    learner, state = learner_of(probe, "ow_qmix")
+    mixers = (learner.mixer, Penalised())
+    plain, penalised = (
+        jax.jit(partial(mean_loss, dataclasses.replace(learner, mixer=mixer)))(state.params, state.target_params, batch)
+        for mixer in mixers
+    )
+    assert float(penalised - plain) == pytest.approx(3.0, rel=1e-4)
 
 
 def test_the_loss_of_an_error_is_its_square_or_hubers_which_large_errors_pull_no_harder():
@@ -161,7 +178,7 @@ def test_the_setting_chooses_the_loss_of_every_error(probe, batch, name, monkeyp
 def test_burn_in_leaves_its_steps_out_of_the_loss_but_not_out_of_the_state(probe, batch):
     learner, state = learner_of(probe, burn_in=3)
     loss = jax.jit(partial(mean_loss, learner))(state.params, state.target_params, batch)
-    assert float(loss) == pytest.approx(loop_loss(learner, state, batch, skipped=3), rel=1e-4)
+    assert float(loss) == pytest.approx(loop_means(learner, state, batch, skipped=3)[0], rel=1e-4)
 
 
 def test_whole_episodes_count_nothing_of_a_second_one_that_begins_within_the_burn_in(probe, batch):

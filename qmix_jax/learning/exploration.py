@@ -29,15 +29,16 @@ def team_actions(
 ) -> Int[Array, "T B"]:
     """The action that all agents of an environment's team take together in each step, or NO_ACTION.
 
-    A team decides at the first step, and from then on at every step with probability 1 / team_steps: with probability
-    team_epsilon it takes one of `team_actions` up to the next decision, otherwise none. Agents that explore each for
+    A team decides at the first step of a rollout, and from then on at every step with probability 1 / team_steps: with
+    probability team_epsilon it takes one of `team_actions` up to the next decision or the rollout's end (also through
+    an episode's end), otherwise none. In 32 steps the mean is 5.2 with team_steps=6. Agents that explore each for
     itself, one step at a time, hardly ever walk anywhere together. Exploration over several steps is that of temporally
     extended epsilon-greedy (Dabney et al. 2021), that a team commits itself as a whole is MAVEN's (Mahajan et al.
     2019). Here, unlike in the former, durations are geometric; unlike in the latter, nothing is learned.
     """
     when_key, whether_key, what_key = jax.random.split(key, 3)
     shape = (num_steps, num_envs)
-    decides = (uniform(when_key, shape) < 1 / config.team_steps).at[0].set(True)
+    decides = uniform(when_key, shape) < 1 / config.team_steps
     decided_at = lax.cummax(jnp.where(decides, jnp.arange(num_steps)[:, None], 0), axis=0)
     tried = jnp.array(config.team_actions or range(num_actions))
     action = tried[jnp.floor(uniform(what_key, shape) * len(tried)).astype(int)]

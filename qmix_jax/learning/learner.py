@@ -197,11 +197,12 @@ class Learner:
         estimates = self._estimates(params, target_params, batch)
         targets, weight = self._targets(batch, estimates.best[NEXT])
         error = estimates.chosen - targets
-        cost = LOSSES[self.config.loss](error) + estimates.penalty
+        cost = LOSSES[self.config.loss](error)
         if estimates.central is not None:
             importance = self.mixer.importance(estimates.chosen, targets, estimates.best[NOW], estimates.is_best)
             central_cost = LOSSES[self.config.loss](estimates.central - targets)
             cost = lax.stop_gradient(importance) * cost + central_cost
+        cost = cost + estimates.penalty
 
         def total(x):
             return jnp.sum(weight[..., None] * x)

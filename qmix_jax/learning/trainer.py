@@ -230,6 +230,8 @@ class Trainer:
         inserts = clock.iteration + 1 - clock.replay_start
         is_ready = self.env_steps(Clock(inserts)) >= config.start_env_steps
         due = jnp.where(is_ready, multiples_passed(config.env_steps_per_update, before, after), 0)
+        most = self.config.max_updates_per_iteration
+        due = jnp.minimum(due, most)  # float32 may count one multiple of a fraction more
 
         def update(learner: LearnerState, index: Array, own_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
             batch = self.sample(sequences, inserts, index, key, own_key)
@@ -242,7 +244,6 @@ class Trainer:
         def update_if_due(learner, inputs):
             return self._when(inputs[0] < due, update, skip, learner, *inputs)
 
-        most = self.config.max_updates_per_iteration
         learner, losses = lax.scan(update_if_due, learner, (jnp.arange(most), jax.random.split(key, most)))
         return learner, jax.tree.map(jnp.sum, losses), due
 

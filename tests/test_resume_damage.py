@@ -11,6 +11,7 @@ import yaml
 from conftest import merge, tiny
 from resuming import LONG, assert_same_end, numbers, train
 
+from qmix_jax import deployed_agent
 from qmix_jax.build import from_mapping
 from qmix_jax.records import read_metrics
 from qmix_jax.run import checkpoint as checkpoint_module
@@ -90,19 +91,47 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(copy, damage, capsys):
     assert said.count("\n") == 1 and f"{copy}/checkpoints/192 is skipped: " in said
 
 
-def test_a_checkpoint_that_cannot_be_restored_is_skipped_with_a_warning(copy, never_stopped, monkeypatch, capsys):
+def refuse(error: Exception):
+    """Reads fail with this error."""
+
+    def fail(*args):
+        raise error
+
+    return fail
+
+
+def without_manifests(opens):
+    error = OSError(5, "Input/output error")
+    return lambda path, *args: (refuse(error) if Path(path).name == "manifest.json" else opens)(path, *args)
+
+
+UNREAD = {
+    "a file": lambda patch: patch.setattr(checkpoint_module, "_size_and_crc", refuse(PermissionError(13, "denied"))),
+    "the manifest": lambda patch: patch.setattr(deployed_agent.os, "open", without_manifests(os.open)),
+    "the arrays": lambda patch: patch.setattr(Checkpoint, "read", refuse(MemoryError("9 GiB"))),
+    "the store": lambda patch: patch.setattr(Checkpoint, "read", refuse(ValueError("too many\nopen files"))),
+}
+
+
+@pytest.mark.parametrize("fail", UNREAD.values(), ids=UNREAD)
+def test_a_checkpoint_that_may_be_whole_is_not_written_anew(copy, fail):
+    before = contents(copy)
+    with pytest.MonkeyPatch.context() as patch:
+        fail(patch)
+        with pytest.raises(OSError, match=r"/192 may be whole, but it cannot be read: .*; make it readable, or move"):
+            train(copy, LONG)
+    assert contents(copy) == before
+    assert resume_point_of(copy).env_steps == 192
+
+
+def test_a_team_comes_from_an_older_checkpoint_where_the_newest_cannot_be_read(copy, monkeypatch, capsys):
     read = Checkpoint.read
-
-    def fail(self, item):
-        if self.env_steps == 192:
-            raise RuntimeError("Error opening zarr\ndriver")
-        return read(self, item)
-
-    monkeypatch.setattr(Checkpoint, "read", fail)
+    error = RuntimeError("Error opening zarr\ndriver")
+    monkeypatch.setattr(
+        Checkpoint, "read", lambda self, item: (refuse(error) if self.env_steps == 192 else read)(self, item)
+    )
     assert load_run(copy).env_steps == 160
     assert "checkpoints/192 is skipped: it cannot be read: Error opening zarr driver\n" in capsys.readouterr().err
-    assert train(copy, LONG) == exits.DONE
-    assert_same_end(copy, never_stopped)
 
 
 NEIGHBOURS = {
@@ -303,6 +332,8 @@ def test_a_checkpoint_of_another_version_is_named(copy, capsys):
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
     assert find(copy).env_steps == 160
     assert "another version wrote it (format 99" in capsys.readouterr().err
+    with pytest.raises(OSError, match=r"192 may be whole, but .*another version wrote it \(format 99"):
+        train(copy, LONG)
     program = experiment.check(tiny(devices=1, agent={"hidden_size": 9}))
     with pytest.raises(ConfigError, match=r"float32\[1, .*8.*\] for seeds/learner/params/.* needs float32\[1, .*9"):
         find(copy).restore(program)

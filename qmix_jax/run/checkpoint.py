@@ -30,7 +30,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from qmix_jax.console import reason, warn
-from qmix_jax.files import read_json, write_file, write_json
+from qmix_jax.deployed_agent import ArtifactError, read_file
+from qmix_jax.files import MAX_JSON, parse_json, read_json, write_file, write_json
 from qmix_jax.learning import replay
 from qmix_jax.records import known, versions
 from qmix_jax.run import hosts, orbax
@@ -43,6 +44,9 @@ from qmix_jax.untrusted import require_plain
 FORMAT = 1
 """Increased when older checkpoints can no longer be read."""
 METRICS, ABOUT, MANIFEST = "metrics.jsonl", "about.json", "manifest.json"
+
+GONE = (FileNotFoundError, NotADirectoryError)
+"""Errors of a file that is not there; others tell nothing of its content."""
 
 T = TypeVar("T")
 
@@ -116,18 +120,33 @@ class Checkpoint:
         return next(iter(known(self.about.get(column))), 0.0)
 
     def flaw(self, to_resume: bool = False) -> str:
-        """Why its parameters cannot be read, or a run cannot resume from it, in a few words; '' if they can."""
+        """Why its parameters cannot be read, or a run cannot resume from it, in a few words; '' if they can.
+
+        Raises:
+            OSError: it may be whole, but could not be read this time, or another version wrote it.
+        """
         if not self.path.is_dir():
             return "it is not a folder"
-        manifest = read_json(self.path / MANIFEST)
+        manifest = self._manifest()
         if not isinstance(manifest, dict):
             return f"{MANIFEST} is missing or damaged"
         if manifest.get("format") != FORMAT:
-            return f"another version wrote it (format {str(manifest.get('format'))[:20]} instead of {FORMAT})"
+            wrote = str(manifest.get("format"))[:20]
+            raise OSError(f"another version wrote it (format {wrote} instead of {FORMAT})")
         files = manifest.get("files")
         if not isinstance(files, dict):
             return f"{MANIFEST} is damaged"
         return self._changed(files, to_resume) or self._missing(files) or self._unfit(to_resume)
+
+    def _manifest(self) -> Any:
+        """The value in manifest.json; None where it is missing or damaged. Raises OSError as `flaw`."""
+        try:
+            return parse_json(read_file(self.path / MANIFEST, MAX_JSON))
+        except ArtifactError as error:
+            cause = error.__cause__
+            if cause is None or isinstance(cause, GONE):
+                return None
+            raise cause from error
 
     def _missing(self, files: Mapping[str, Any]) -> str:
         """What the manifest should list and does not."""
@@ -150,7 +169,7 @@ class Checkpoint:
             try:
                 if [*_size_and_crc(self.path / name)] != expected:
                     return f"{name[:100]} is not as it was written"
-            except (OSError, ValueError) as error:
+            except (*GONE, ValueError) as error:
                 return reason(error)
         return ""
 
@@ -200,7 +219,7 @@ def _hidden(path: Path, why: str) -> Path:
 def _size_and_crc(path: Path) -> tuple[int, int]:
     size = crc = 0
     if not path.is_file():  # reading a pipe would block, reading a device never end
-        raise OSError(f"{path.name} is missing, or no regular file")
+        raise FileNotFoundError(f"{path.name} is missing, or no regular file")
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             size, crc = size + len(block), zlib.crc32(block, crc)
@@ -231,18 +250,24 @@ def first_usable(
 ) -> tuple[Checkpoint, T] | None:
     """The first checkpoint without a flaw for which `use` succeeds, and what `use` returned; None where there is none.
 
-    The others are skipped with a warning. A ConfigError of `use` is about the settings, not the checkpoint, and is not
-    caught.
+    The others are skipped with a warning. To resume, only damaged ones are: the run writes them anew. A ConfigError of
+    `use` is about the settings, not the checkpoint, and is not caught.
+
+    Raises:
+        OSError: to resume, where a checkpoint cannot be read that may be whole.
     """
     for checkpoint in candidates:
-        flaw = checkpoint.flaw(to_resume)
-        if not flaw:
-            try:
+        try:
+            flaw = checkpoint.flaw(to_resume)
+            if not flaw:
                 return checkpoint, use(checkpoint)
-            except ConfigError:
-                raise
-            except Exception as error:  # whatever Orbax and its stores raise
-                flaw = f"it cannot be read: {reason(error)}"
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever Orbax and its stores raise
+            flaw = f"it cannot be read: {reason(error)}"
+            if to_resume:
+                way_out = "make it readable, or move it away to go on from an older one"
+                raise OSError(f"{checkpoint.path} may be whole, but {flaw}; {way_out}") from error
         warn(f"{checkpoint.path} is skipped: {flaw}")
     return None
 

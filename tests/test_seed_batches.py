@@ -156,6 +156,15 @@ def test_batches_equal_all_at_once_to_the_last_bit_also_stopped_in_each_of_them_
     )
 
 
+def test_a_signal_after_the_last_chunk_of_a_batch_stops_the_run_before_the_next_batch(at_once, tmp_path, capsys):
+    one_each = {"num_seeds_at_once": 1, "logging": {"display": "plain"}}
+    assert train(tmp_path, SETTINGS, stop_after=4, **one_each) == exits.TERMINATED
+    assert [path.name for path in (tmp_path / "seeds").iterdir()] == BATCHES[:1]
+    assert f"train --resume {tmp_path}" in capsys.readouterr().out
+    assert train(tmp_path, SETTINGS, **one_each) == exits.DONE
+    assert_same_run(tmp_path, at_once)
+
+
 def test_seeds_vmapped_at_once_equal_batches_in_turn_to_rounding(at_once, monkeypatch):
     monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", 10**9)
     program = make()

@@ -275,6 +275,12 @@ def test_runs_in_turn_equal_those_alone_to_the_last_bit_also_stopped_and_resumed
         assert load_run(runs / name).config == config(**changes)
 
 
+def test_a_signal_after_the_last_chunk_of_a_program_stops_the_runs_of_the_next(tmp_path):
+    runs = {"base": RUNS["base"], "wider": {"agent": {"hidden_size": 16}}}
+    assert train_together(tmp_path, runs, stop_after=8) == [exits.DONE, exits.TERMINATED]
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 def test_runs_at_different_steps_resume_in_programs_of_their_own(alone, tmp_path):
     runs = {name: RUNS[name] for name in ("base", "third")}
     assert train(tmp_path / "base", merge(SETTINGS, RUNS["base"]), stop_after=5) == exits.TERMINATED

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,11 @@ REASONS = {
 }
 """Exit status -> why a run failed, where no message says more."""
 STOPPED = frozenset(STOP_SIGNALS.values())
+
+
+def status_of(received: Sequence[signal.Signals]) -> int:
+    """The exit status of a run that was stopped by these signals, of which the first counts."""
+    return STOP_SIGNALS[received[0]]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +95,8 @@ def train(
     """
     program = program or check(config)
     own = callbacks if hosts.is_first() else ()
-    return _train_group([Order(program.config, folder, settings, own, is_kept)], program, resumes)[0]
+    with exits.stop_signals() as received:
+        return _train_group([Order(program.config, folder, settings, own, is_kept)], program, resumes, received)[0]
 
 
 def train_many(orders: Sequence[Order], resumes: bool = False) -> list[Finished]:
@@ -108,17 +109,20 @@ def train_many(orders: Sequence[Order], resumes: bool = False) -> list[Finished]
     """
     require(hosts.count() == 1, "several runs do not train together on several hosts: start each by itself")
     finished: dict[int, Finished] = {}
-    for group in together.groups([order.config for order in orders]):
-        members = [orders[i] for i in group]
-        stopped = _stopped(each.status for each in finished.values())
-        if stopped is None:
-            finished |= zip(group, _train_group(members, check(members[0].config), resumes), strict=True)
-        else:
-            finished |= dict.fromkeys(group, Finished(stopped, [], None))
+    with exits.stop_signals() as received:
+        for group in together.groups([order.config for order in orders]):
+            members = [orders[i] for i in group]
+            if received:
+                finished |= dict.fromkeys(group, Finished(exits.status_of(received), [], None))
+            else:
+                ends = _train_group(members, check(members[0].config), resumes, received)
+                finished |= zip(group, ends, strict=True)
     return [finished[i] for i in range(len(orders))]
 
 
-def _train_group(orders: Sequence[Order], program: Program, resumes: bool) -> list[Finished]:
+def _train_group(
+    orders: Sequence[Order], program: Program, resumes: bool, received: list[signal.Signals]
+) -> list[Finished]:
     """Train runs with one `program_key`: together those whose seeds train at once, each of the others in batches of its
     seeds. `program` is the first one's, checked. What the compiled program then shows to be too large is split again.
     """
@@ -126,27 +130,23 @@ def _train_group(orders: Sequence[Order], program: Program, resumes: bool) -> li
     batches = [seed_batches.plan(its, order.folder) for its, order in zip(programs, orders, strict=True)]
     at_once = [i for i, own in enumerate(batches) if len(own) == 1]
     try:
-        ended = _train_alike([orders[i] for i in at_once], [programs[i] for i in at_once], resumes)
+        ended = _train_alike([orders[i] for i in at_once], [programs[i] for i in at_once], resumes, received)
         finished = dict(zip(at_once, ended, strict=True))
         for i in sorted({*range(len(orders))} - {*at_once}):
-            stopped = _stopped(each.status for each in finished.values())
             finished[i] = (
-                _train_in_batches(orders[i], programs[i], batches[i], resumes)
-                if stopped is None
-                else Finished(stopped, [], None)
+                Finished(exits.status_of(received), [], None)
+                if received
+                else _train_in_batches(orders[i], programs[i], batches[i], resumes, received)
             )
     except TooLargeError:
         _refuse_what_never_fits(program)
-        return _train_group(orders, program, resumes=True)
+        return _train_group(orders, program, True, received)
     return [finished[i] for i in range(len(orders))]
 
 
-def _stopped(statuses: Iterable[int | None]) -> int | None:
-    """The exit status of a run that a signal ended, if there is one."""
-    return next((status for status in statuses if status in exits.STOPPED), None)
-
-
-def _train_alike(orders: Sequence[Order], programs: Sequence[Program], resumes: bool) -> list[Finished]:
+def _train_alike(
+    orders: Sequence[Order], programs: Sequence[Program], resumes: bool, received: list[signal.Signals]
+) -> list[Finished]:
     """Train runs with one `program_key`, of which each trains all its seeds at once."""
     channel = hosts.Channel()
     orders = _agreed(orders, channel)
@@ -161,12 +161,15 @@ def _train_alike(orders: Sequence[Order], programs: Sequence[Program], resumes: 
             point = shared_resume_point(order.folder, its, channel)
             members.append(Member(Run(its, order.folder, point, channel, start), order, own))
         left = [each for each in members if not _is_over(each.run)]
-        for its, batch in together.batches([each.run for each in left]):
-            if _stopped(each.run.status for each in members) is None:
-                _train_batch(its, [left[i] for i in batch])
-        stopped = _stopped(each.run.status for each in members)
-        ends = [(run, stopped if run.status is None else run.status) for run in (each.run for each in members)]
-        return [Finished(status, run.rows, run.params) for run, status in ends]  # pyright: ignore  (all have ended)
+        for number, (its, batch) in enumerate(together.batches(_runs(left))):
+            if not (number and received):  # the first stops itself: on several hosts all agree
+                _train_batch(its, [left[i] for i in batch], received)
+        ends = [(run, exits.status_of(received) if run.status is None else run.status) for run in _runs(members)]
+        return [Finished(status, run.rows, run.params) for run, status in ends]
+
+
+def _runs(members: Sequence[Member]) -> list[Run]:
+    return [each.run for each in members]
 
 
 def _agreed(orders: Sequence[Order], channel: hosts.Channel) -> Sequence[Order]:
@@ -204,7 +207,9 @@ def _is_over(run: Run) -> bool:
     return has_pictures
 
 
-def _train_in_batches(order: Order, program: Program, batches: Sequence[range], resumes: bool) -> Finished:
+def _train_in_batches(
+    order: Order, program: Program, batches: Sequence[range], resumes: bool, received: list[signal.Signals]
+) -> Finished:
     """Train batches of a run's seeds, one after the other, and make the run of them (`seed_batches`)."""
     config, folder = order.config, order.folder
     with locked(folder):
@@ -217,7 +222,7 @@ def _train_in_batches(order: Order, program: Program, batches: Sequence[range], 
         write_settings(folder, title, order.settings, {"changes": changed} if is_begun else None)
         shown(config)(f"{title}: {messages.seed_batches(program, batches)}")
         for seeds in batches:
-            status = _train_seeds(order, program, seeds)
+            status = exits.status_of(received) if received else _train_seeds(order, program, seeds, received)
             if status in exits.STOPPED and order.is_kept:
                 shown(config)(messages.resume_line(folder))
             if status not in (exits.DONE, exits.FAILED):
@@ -225,7 +230,7 @@ def _train_in_batches(order: Order, program: Program, batches: Sequence[range], 
         return _join(order, program, batches)
 
 
-def _train_seeds(order: Order, program: Program, seeds: range) -> int:
+def _train_seeds(order: Order, program: Program, seeds: range, received: list[signal.Signals]) -> int:
     """Train a batch of a run's seeds, unless it is complete; returns the exit status."""
     its, folder = program.of_seeds(seeds), batch_folder(order.folder, seeds)
     if seed_batches.is_complete(folder, its.config):
@@ -234,7 +239,7 @@ def _train_seeds(order: Order, program: Program, seeds: range) -> int:
     own = {"seed": seeds.start, "num_seeds": len(seeds), "logging": {"film": False}}
     its = replace(its, config=replace(its.config, logging=replace(its.config.logging, film=False)))
     batch = Order(its.config, folder, merge(order.settings, own), order.callbacks, is_kept=False)
-    return _train_alike([batch], [its], resumes=True)[0].status
+    return _train_alike([batch], [its], True, received)[0].status
 
 
 def _join(order: Order, program: Program, batches: Sequence[range]) -> Finished:
@@ -252,7 +257,7 @@ def _join(order: Order, program: Program, batches: Sequence[range]) -> Finished:
     return Finished(run.status, run.rows, run.params)
 
 
-def _train_batch(program: Program, members: Sequence[Member]) -> None:
+def _train_batch(program: Program, members: Sequence[Member], received: list[signal.Signals]) -> None:
     """Train runs that are at one environment step, then draw their pictures."""
     if hosts.is_first():
         write_starts(members)
@@ -264,10 +269,10 @@ def _train_batch(program: Program, members: Sequence[Member]) -> None:
             callbacks.callback(each.others.close)
             title = messages.title(run.config, run.program.env)
             each.others.on_start(RunStart(title, run.folder, order.settings, list(run.rows)))
-        with exits.stop_signals() as received, ExitStack() as own:
+        with ExitStack() as own:
             for each in members:
                 own.enter_context(outlets(each, label=f"{each.run.folder.name}: " * (len(members) > 1)))
-            _train_within_memory(program, [each.run for each in members], received)
+            _train_within_memory(program, _runs(members), received)
         for each in members:
             run = each.run
             each.others.on_end(RunEnd(run.status, *pictures.paths(run.folder, each.has_film)))  # pyright: ignore

@@ -203,7 +203,7 @@ def train(program: Program, runs: Sequence[Run], stop_requests: list[signal.Sign
                 run.take(chunk, own, found, used)
     for run, own in zip(runs, seeds, strict=True):
         if run.status is None:
-            run.end(exits.STOP_SIGNALS[stop_requests[0]], state, own)
+            run.end(exits.status_of(stop_requests), state, own)
 
 
 def _is_stopped(stop_requests: list[signal.Signals], channel: hosts.Channel) -> bool:

@@ -2,6 +2,7 @@
 which they are chosen.
 """
 
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from qmix_jax.run import compiled_memory, exits, experiment, memory, seed_batche
 from qmix_jax.run import program as parallel
 from qmix_jax.run.checkpoint import checkpoints
 from qmix_jax.run.program import Program
+from qmix_jax.run.saver import Saver
 from qmix_jax.run.trained import load_run
 from qmix_jax.settings import ConfigError
 from qmix_jax.sweep.ledger import read_sweep, state_of
@@ -163,6 +165,22 @@ def test_a_signal_after_the_last_chunk_of_a_batch_stops_the_run_before_the_next_
     assert f"train --resume {tmp_path}" in capsys.readouterr().out
     assert train(tmp_path, SETTINGS, **one_each) == exits.DONE
     assert_same_run(tmp_path, at_once)
+
+
+def test_damaged_parameters_of_a_batch_or_of_the_run_are_not_replaced_by_older_ones(at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(Saver, "is_due", lambda self, env_steps: True)
+    often = {"num_seeds_at_once": 1, "checkpoint": {"every_env_steps": 32, "keep_last": 2}}
+    assert train(tmp_path, SETTINGS, stop_after=4, **often) == exits.TERMINATED
+    batch = tmp_path / "seeds" / BATCHES[0]
+    assert len(checkpoints(batch)) > 1
+    for folder in (batch, tmp_path):
+        os.truncate(checkpoints(folder)[-1].path / "params" / "_METADATA", 10)
+        assert train(tmp_path, SETTINGS, **often) == exits.DONE
+        assert_same_run(tmp_path, at_once)
+        assert load_run(tmp_path).env_steps == 128
+    os.truncate(checkpoints(batch)[-1].path / "params" / "_METADATA", 10)
+    with pytest.raises(ConfigError, match=r"no checkpoint '128' of .*5-5 can be read"):
+        seed_batches.read_params(make(num_seeds=1), tmp_path, [range(5, 6)])
 
 
 def test_seeds_vmapped_at_once_equal_batches_in_turn_to_rounding(at_once, monkeypatch):

@@ -81,9 +81,15 @@ def _saved(folder: Path) -> list[int]:
 
 
 def is_complete(folder: Path, config: Config) -> bool:
-    """Whether a batch's folder holds its end, saved."""
+    """Whether a batch's folder holds its end, with parameters that can be read; raises OSError as `Checkpoint.flaw`."""
     rows, saved = read_rows(folder), _saved(folder)
-    return bool(rows and saved) and rows[-1]["env_steps"] == saved[-1] >= config.total_env_steps
+    is_at_end = bool(rows and saved) and rows[-1]["env_steps"] == saved[-1] >= config.total_env_steps
+    return is_at_end and _has_params(folder, saved[-1])
+
+
+def _has_params(folder: Path, env_steps: int) -> bool:
+    """Whether a run's folder has whole parameters of this environment step."""
+    return any(each.env_steps == env_steps and not each.flaw() for each in checkpoints(folder))
 
 
 # --- all seeds ---------------------------------------------------------------------------------------------------
@@ -94,8 +100,7 @@ def are_joined(folder: Path, batches: Sequence[range], config: Config) -> bool:
     if not all(is_complete(batch_folder(folder, each), config) for each in batches):
         return False
     rows = join_batches(folder, batches)
-    has_params = any(each.env_steps == rows[-1]["env_steps"] for each in checkpoints(folder))
-    return has_params and read_rows(folder) == rows
+    return read_rows(folder) == rows and _has_params(folder, rows[-1]["env_steps"])
 
 
 def join_batches(folder: Path, batches: Sequence[range]) -> list[dict]:
@@ -112,8 +117,9 @@ def read_params(program: Program, folder: Path, batches: Sequence[range]) -> Par
     found = []
     for each in batches:
         place = batch_folder(folder, each)
-        is_saved = bool(checkpoints(place))
-        found.append(find(place).params if is_saved else to_host(program.of_seeds(each).init().seeds.learner.params))
+        saved = [checkpoint.env_steps for checkpoint in checkpoints(place)]
+        last = find(place, saved[-1]).params if saved else to_host(program.of_seeds(each).init().seeds.learner.params)
+        found.append(last)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
 
 

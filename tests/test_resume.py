@@ -219,6 +219,14 @@ def test_a_complete_run_says_so_and_is_left_alone(never_stopped, capsys):
     assert {path: path.stat().st_mtime_ns for path in never_stopped.rglob("*")} == before
 
 
+@pytest.mark.parametrize("damage", [os.remove, lambda path: os.truncate(path, 100)], ids=["lost", "cut short"])
+def test_rows_of_a_complete_run_are_written_anew(never_stopped, tmp_path, damage):
+    folder = shutil.copytree(never_stopped, tmp_path / "run")
+    damage(folder / "metrics.jsonl")
+    assert train(folder, LONG) == exits.DONE
+    assert (folder / "metrics.jsonl").read_bytes() == (never_stopped / "metrics.jsonl").read_bytes()
+
+
 # --- other settings ----------------------------------------------------------------------------------------------
 
 

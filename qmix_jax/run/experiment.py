@@ -16,11 +16,13 @@ from qmix_jax.build import as_algorithm_sees, make_env
 from qmix_jax.config import Config, LoggingConfig, by_name
 from qmix_jax.console import say, warn
 from qmix_jax.envs.check import refuse_wrong_shapes
-from qmix_jax.records import batch_folder
+from qmix_jax.files import write_file
+from qmix_jax.records import batch_folder, format_rows
 from qmix_jax.reporters.base import Callback, RunEnd, RunStart
 from qmix_jax.reporters.callbacks import Callbacks, make_callbacks
 from qmix_jax.reporters.dashboard import make_dashboards
 from qmix_jax.run import exits, host_loop, hosts, messages, pictures, plan, seed_batches, together
+from qmix_jax.run.checkpoint import METRICS
 from qmix_jax.run.host_loop import Run
 from qmix_jax.run.lock import locked
 from qmix_jax.run.memory import TooLargeError, fits, refuse_what_cannot_fit, what_to_lower
@@ -28,7 +30,7 @@ from qmix_jax.run.metrics import score_metric
 from qmix_jax.run.outlets import Member, Order, files, outlets, shown, write_settings, write_starts
 from qmix_jax.run.parts import refuse_wrong_parts
 from qmix_jax.run.program import Program
-from qmix_jax.run.resume import ResumePoint, changes, holds_run, require_place, shared_resume_point
+from qmix_jax.run.resume import ResumePoint, changes, holds_run, read_rows, require_place, shared_resume_point
 from qmix_jax.settings import ConfigError, merge, require
 
 
@@ -193,7 +195,7 @@ def _like(program: Program, config: Config) -> Program:
 
 
 def _is_over(run: Run) -> bool:
-    """Whether the run cannot be trained further, which is said."""
+    """Whether the run cannot be trained further, which is said. Lost rows of a complete run are written anew."""
     if run.point.met_nan is not None:
         say(messages.only_parameters(run.folder, run.point), sys.stderr)
         run.status = exits.FAILED
@@ -203,6 +205,8 @@ def _is_over(run: Run) -> bool:
     run.status = run.end_status
     has_pictures = run.channel.first(pictures.exist(run.folder, run.config.logging.film))
     if has_pictures:
+        if hosts.is_first() and read_rows(run.folder) != run.rows:
+            write_file(run.folder / METRICS, format_rows(run.rows))
         say(messages.complete(run.folder, run.env_steps))
     return has_pictures
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -185,6 +186,19 @@ def test_what_usual_runs_take_is_known_to_a_factor_of_two():
     program = Program.make(config, make_env(config.env))
     update = next(part for part in memory.estimate(program) if part.name == "an update")
     assert 0.5 < update.size / program.compile_chunk().memory_analysis().temp_size_in_bytes < 2
+
+
+def test_files_that_a_container_caches_are_free_memory(tmp_path, monkeypatch):
+    """The kernel gives their memory away before it refuses any."""
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    assert memory.memory_at_hand() == 10_000  # no container
+    (tmp_path / "memory.max").write_text("4000\n")
+    (tmp_path / "memory.current").write_text("3900\n")
+    (tmp_path / "memory.stat").write_text("anon 700\nfile 3200\ninactive_file 2000\nactive_file 1000\n")
+    assert memory.memory_at_hand() == 3100
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.memory_at_hand() == 10_000  # no limit
 
 
 @pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")])

@@ -45,6 +45,9 @@ EPISODE_COPIES = 3
 """Copies of an environment's state in an evaluation: 3 measured."""
 BYTES = 4
 
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where a container's processes see the limits of its memory (cgroup v2)."""
+
 
 class Part(NamedTuple):
     """A part of the memory of a run."""
@@ -59,17 +62,19 @@ class Part(NamedTuple):
 
 
 def memory_at_hand() -> int:
-    """Free bytes of one device: of the GPU, or of the machine (or its container)."""
+    """Free bytes of one device: of the GPU, or of the machine (or its container, but for the files that it caches)."""
     stats = jax.local_devices()[0].memory_stats() or {} if jax.default_backend() != "cpu" else {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     available = psutil.virtual_memory().available
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit = int((CONTAINER / "memory.max").read_text())
+        used = int((CONTAINER / "memory.current").read_text())
+        of_what = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        cached = sum(int(of_what.get(name, 0)) for name in ("inactive_file", "active_file"))
     except (OSError, ValueError):  # no container, or no limit
         return available
-    return min(available, limit - used)
+    return min(available, limit - used + cached)
 
 
 def estimate(program: Program) -> list[Part]:

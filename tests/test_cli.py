@@ -20,7 +20,7 @@ from qmix_jax.config import Config, by_name
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.mixers import MIXERS
 from qmix_jax.run import startup
-from qmix_jax.run.exits import NOT_SAVED, STOP_SIGNALS
+from qmix_jax.run.exits import NOT_SAVED, REQUEUE, STOP_SIGNALS
 from qmix_jax.run.lock import locked
 from qmix_jax.settings import ConfigError
 from qmix_jax.sweep import jobs, runner, worker
@@ -454,7 +454,7 @@ def test_the_folder_of_a_sweep_takes_no_other_jobs(experiment, capsys):
 
 def test_two_processes_cannot_run_one_sweep(experiment, capsys, tmp_path):
     with locked(tmp_path / "many"):
-        assert run("-m env=probe seed=0,1 hydra.sweep.dir=many") == 2
+        assert run("-m env=probe seed=0,1 hydra.sweep.dir=many") == REQUEUE
     assert "many is in use by process" in capsys.readouterr().err and not experiment.runs
 
 

@@ -182,7 +182,7 @@ def test_a_second_process_is_refused_and_a_closed_terminal_saves(tmp_path):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert second.returncode == exits.REQUEUE and second.stderr.count("\n") == 1
     assert f"in use by process {first.pid} on " in second.stderr and first.poll() is None
     closing.set()
     reader.join()

@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from qmix_jax.run import exits, startup
 from qmix_jax.run.compilation import compile_with
-from qmix_jax.run.lock import NAME, locked, require_unlocked
+from qmix_jax.run.lock import NAME, InUseError, locked, require_unlocked
 from qmix_jax.settings import ConfigError
 
 
@@ -47,9 +48,10 @@ def other(tmp_path):
 def test_a_second_process_is_refused_and_told_by_whom(tmp_path, other):
     folder = tmp_path / "run"
     for attempt in (lambda: locked(folder).__enter__(), lambda: require_unlocked(folder)):
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(InUseError) as refused:
             attempt()
         said = str(refused.value)
+        assert startup.status_of(refused.value) == exits.REQUEUE
         assert f"in use by process {other.pid} on {socket.gethostname()} since 20" in said and "\n" not in said
         assert f"delete {folder / NAME} to break the lock" in said
 

@@ -18,7 +18,7 @@ NOT_SAVED = 74
 """Something could not be written (EX_IOERR of sysexits.h)."""
 REQUEUE = 75
 """Stopped by SIGUSR1 or SIGUSR2, which batch systems send before they start a job again, or by the death of another
-process of the run (EX_TEMPFAIL of sysexits.h)."""
+process of the run; or another process trains in the folder (EX_TEMPFAIL of sysexits.h)."""
 KILLED = 137
 """Ended by SIGKILL, or with its machine."""
 INTERRUPTED, TERMINATED = 130, 143

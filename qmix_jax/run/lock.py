@@ -23,6 +23,10 @@ except ImportError:  # Windows
 NAME = "run.lock"
 
 
+class InUseError(ConfigError):
+    """Another process holds the lock: the same command may work later."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; a missing folder is created.
@@ -30,7 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
     Where the file system has no locks, or the file cannot be created, nothing is locked.
 
     Raises:
-        ConfigError: another process holds it; the message names process, host and time.
+        InUseError: another process holds it; the message names process, host and time.
         OSError: the folder cannot be created.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,7 @@ def waited_for(path: Path) -> Iterator[None]:
 
 
 def require_unlocked(folder: Path) -> None:
-    """Raise ConfigError where another process holds the folder's lock."""
+    """Raise InUseError where another process holds the folder's lock."""
     handle = _acquire(folder / NAME, os.O_RDWR)
     if handle is not None:
         os.close(handle)
@@ -71,7 +75,7 @@ def is_held(folder: Path) -> bool:
     """Whether a process holds the folder's lock."""
     try:
         require_unlocked(folder)
-    except ConfigError:
+    except InUseError:
         return True
     return False
 
@@ -100,7 +104,7 @@ def _lock(handle: int, path: Path) -> bool:
         except BlockingIOError as error:
             if wait is None:
                 os.close(handle)
-                raise ConfigError(_describe_holder(path)) from error
+                raise InUseError(_describe_holder(path)) from error
             time.sleep(wait)
         except OSError:
             return False

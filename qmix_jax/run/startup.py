@@ -21,6 +21,7 @@ from qmix_jax.run.exits import (
     HostLostError,
     is_out_of_memory,
 )
+from qmix_jax.run.lock import InUseError
 from qmix_jax.settings import ConfigError, require
 
 AUTO = "auto"
@@ -45,7 +46,8 @@ def status_of(error: BaseException) -> int | None:
     """The exit status for an error; None where neither the settings nor the machine are its cause."""
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
-    kinds = {ConfigError: USAGE_ERROR, HostLostError: REQUEUE, OSError: NOT_SAVED, KeyboardInterrupt: INTERRUPTED}
+    kinds = {InUseError: REQUEUE, HostLostError: REQUEUE}  # these come first: they are kinds of the next
+    kinds |= {ConfigError: USAGE_ERROR, OSError: NOT_SAVED, KeyboardInterrupt: INTERRUPTED}
     return next((status for kind, status in kinds.items() if isinstance(error, kind)), None)
 
 

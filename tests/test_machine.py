@@ -134,6 +134,35 @@ def test_a_checkpoint_that_makes_progress_is_waited_for(tmp_path, monkeypatch):
     assert slow.is_saved(1) and slow.failure == ""
 
 
+STOPPED_BEFORE_AND_AFTER = """
+import os, signal, sys, threading
+from qmix_jax.cli import main, train
+from qmix_jax.run import exits
+number, when = signal.Signals[NUMBER], WHEN
+kill = lambda *args: os.kill(os.getpid(), number)
+
+def run(arguments):
+    if when == "before":
+        kill()
+    with exits.stop_signals() as received:
+        kill()
+    threading.Timer(0.5, kill).start()  # at exit Python waits for this thread
+    return exits.status_of(received)
+
+train.train = run
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("number", "status"), exits.STOP_SIGNALS.items())
+def test_a_signal_before_or_after_a_run_ends_the_process_with_its_status(number, status, when):
+    text = STOPPED_BEFORE_AND_AFTER.replace("NUMBER", repr(number.name)).replace("WHEN", repr(when))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", text, "train"], env=environment, timeout=60, check=False)
+    assert done.returncode == status
+
+
 WAITS_FOR_EVER = """
 import sys, threading
 from qmix_jax.run import exits

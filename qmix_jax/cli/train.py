@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.conf import conf_dir
 from qmix_jax.cli.help import help_text
-from qmix_jax.run import cluster, startup
+from qmix_jax.run import cluster, exits, startup
 from qmix_jax.settings import require
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Train as the command line says; returns the exit status, the worst one of a sweep."""
+    with exits.ended_by_signals():
+        return train(arguments)
+
+
+def train(arguments: list[str]) -> int:
+    """As `main`, where signals are handled."""
     if not {"-h", "--help"}.isdisjoint(arguments):
         print(help_text(arguments))
         return 0

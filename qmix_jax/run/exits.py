@@ -81,6 +81,21 @@ def _is_ignored_hangup(number: signal.Signals) -> bool:
     return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let the signals that stop a run end the process at once, with the same statuses, before and after a run that
+    catches them. Ctrl-C raises KeyboardInterrupt, as ever.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        os._exit(STOP_SIGNALS[signal.Signals(number)])
+
+    with signals_handled_by(end):
+        yield
+
+
 class HostLostError(OSError):
     """Another process of the run did not answer in time."""
 
@@ -96,10 +111,17 @@ SHUTDOWN_SECONDS = 60
 
 
 def limit_shutdown(status: int) -> None:
-    """End the process with this status after `SHUTDOWN_SECONDS`, even if a thread still runs.
+    """End the process with this status after `SHUTDOWN_SECONDS`, even if a thread still runs, or at a signal.
 
     At exit Python waits for every thread that is not a daemon; after memory ran out, one may never end.
     """
+
+    def end(number: int, frame: Any) -> None:
+        os._exit(status)
+
+    for number in STOP_SIGNALS:
+        if not _is_ignored_hangup(number):
+            signal.signal(number, end)
     if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, lambda number, frame: os._exit(status))
+        signal.signal(signal.SIGALRM, end)
         signal.alarm(SHUTDOWN_SECONDS)

@@ -94,6 +94,28 @@ def test_the_parameters_of_the_best_evaluation_are_kept_as_they_come(tmp_path, m
         jax.tree.map(np.testing.assert_array_equal, run.all_params, parameters[192])
 
 
+def test_the_best_of_a_resumed_run_is_the_best_that_is_saved(tmp_path, monkeypatch, capsys):
+    """The best evaluation of all came before scores were kept, or by another metric."""
+    rates = dict(zip(range(32, 257, 32), (0.9, 0.1, 0.2, 0.1, 0.6, 0.1, 0.5, 0.0), strict=True))
+    make_row = host_loop.make_row
+
+    def with_scores(*args):
+        row = make_row(*args)
+        rate = rates[row["env_steps"]]
+        return {**row, "eval/win_rate": [rate], "eval/return": [1 - rate]}
+
+    monkeypatch.setattr(host_loop, "make_row", with_scores)
+    once = {"every_env_steps": None, "keep_last": 1}
+    for name, before in {"kept": {"keep_best": 0}, "metric": {"metric": "eval/return"}}.items():
+        folder = tmp_path / name
+        assert train(folder, LONG, stop_after=3, checkpoint={**once, **before}) == exits.TERMINATED
+        capsys.readouterr()
+        now = {"checkpoint": {**once, "keep_best": 1, "metric": "eval/win_rate"}, "logging": {"display": "plain"}}
+        assert train(folder, LONG, **now) == exits.DONE
+        assert "  best: win rate 60.0% at step 160 (--checkpoint best)\n" in capsys.readouterr().out
+        assert load_run(folder, "best").env_steps == 160
+
+
 @pytest.mark.parametrize("keep", [0, 1, 3])
 def test_a_score_is_among_the_best_while_fewer_earlier_ones_are_as_good(keep):
     scores = [None if i % 7 == 3 else float(x) for i, x in enumerate(np.random.default_rng(0).integers(0, 9, 60))]

@@ -377,6 +377,12 @@ def retain(folder: Path, keep_last: int, keep_best: int) -> None:
         each.remove()
 
 
+def scored(folder: Path, metric: str) -> list[Checkpoint]:
+    """Those in a run's folder that have a score of this metric, the best first, and of equal ones the newest."""
+    found = [each for each in checkpoints(folder) if each.about.get("metric") == metric and each.score > -np.inf]
+    return sorted(found, key=lambda each: (each.score, each.env_steps), reverse=True)
+
+
 def _best_first(found: list[Checkpoint]) -> list[Checkpoint]:
     """By score; scores of another metric than the newest one's (a resumed run may change it) come last."""
     metric = next((each.about["metric"] for each in reversed(found) if "metric" in each.about), None)

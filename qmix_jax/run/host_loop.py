@@ -17,6 +17,7 @@ from qmix_jax.config import Config, to_mapping
 from qmix_jax.records import format_rows, mean
 from qmix_jax.reporters.base import STOP, Callback
 from qmix_jax.run import exits, hosts, messages
+from qmix_jax.run.checkpoint import scored
 from qmix_jax.run.devices import share_of
 from qmix_jax.run.memory import check_compiled, gib, needed, room_for
 from qmix_jax.run.metrics import SUMS, BestScores, FrozenSeeds, Seconds, env_steps_at, make_row, score_metric
@@ -65,8 +66,9 @@ class Run:
         self.start -= point.total("wall_seconds")
         self._metric = score_metric(self.config, self.program.env)
         self._best = BestScores(self.config.checkpoint.keep_best)
-        for row in self.rows:
-            self._best.add(mean(row.get(self._metric)))
+        for each in scored(self.folder, self._metric):
+            if each.env_steps <= point.env_steps:
+                self._best.add(each.score)
 
     @property
     def config(self) -> Config:

@@ -1,7 +1,6 @@
 """What a run says on the terminal: what it will train, how it resumes and ends, what to do next and after a NaN."""
 
 import json
-import math
 import shlex
 import shutil
 import signal
@@ -21,6 +20,7 @@ from qmix_jax.envs import DEFAULT_ENVIRONMENT
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.records import FROZEN, SEEDS, is_share, known, mean, metric_names
 from qmix_jax.run import compiled_memory, exits, hosts
+from qmix_jax.run.checkpoint import scored
 from qmix_jax.run.devices import DATA, SEED, describe_idle
 from qmix_jax.run.memory import gib, needed, room_for
 from qmix_jax.run.metrics import score_metric
@@ -200,7 +200,7 @@ def summary(
         f"(compiling {duration(last['compile_seconds'])})",
         f"  greedy over {config.evaluation.episodes} episodes: {_last_scores(last)}",
         f"  used {Usage(*(last.get(name, 0.0) for name in Usage._fields)).describe()}",
-        *(_best_before(config, rows, score_metric(config, program.env)) if is_whole else []),
+        *(_best_before(folder, last, score_metric(config, program.env)) if folder and is_whole else []),
     ]
     if folder is None:
         return "\n".join(lines)
@@ -228,14 +228,13 @@ def _last_scores(row: dict) -> str:
     return ", ".join(_describe_score(name, row[f"eval/{name}"]) for name in names)
 
 
-def _best_before(config: Config, rows: Sequence[dict], metric: str) -> list[str]:
+def _best_before(folder: Path, last: dict, metric: str) -> list[str]:
     """The best evaluation that is saved, where it is not the last one."""
-    best = max(rows, key=lambda row: -math.inf if (value := mean(row.get(metric))) is None else value)
-    top, last = mean(best.get(metric)), mean(rows[-1].get(metric))
-    if not config.checkpoint.keep_best or top is None or (last is not None and top <= last):
+    top, score = next(iter(scored(folder, metric)), None), mean(last.get(metric))
+    if top is None or (score is not None and top.score <= score):
         return []
-    shown = _describe_score(metric.partition("/")[2], [top])
-    return [f"  best: {shown} at step {best['env_steps']:,} (--checkpoint best)"]
+    shown = _describe_score(metric.partition("/")[2], [top.score])
+    return [f"  best: {shown} at step {top.env_steps:,} (--checkpoint best)"]
 
 
 def _describe_score(name: str, value: list[float | None]) -> str:

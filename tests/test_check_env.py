@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from qmix_jax.build import make_env
+from qmix_jax.build import from_mapping, make_env
 from qmix_jax.cli import check_env
 from qmix_jax.cli import main as cli
 from qmix_jax.config import AlgorithmConfig, EnvConfig
@@ -31,7 +31,7 @@ from qmix_jax.run import experiment, startup
 from qmix_jax.run.metrics import Seconds, make_row
 from qmix_jax.run.program import ChunkMetrics, Program
 from qmix_jax.run.usage import Usage
-from qmix_jax.settings import ConfigError
+from qmix_jax.settings import ConfigError, Count, Share, Traced, constructor_settings
 from qmix_jax.types import Clock, Observation, Outcome, TeamSpec
 
 
@@ -437,6 +437,102 @@ def test_a_traced_array_in_an_attribute_is_found_where_it_is_kept_and_where_it_i
         "Toy.reset changes self.goal, but must be pure: keep it in the state",
         "Toy.step: an array that an earlier call left in an attribute or global; put it into the state",
     ]
+
+
+# --- Traced settings ---------------------------------------------------------------------------------------------
+
+
+class Traceable(Toy):
+    """A toy with a number that every step's reward is more."""
+
+    def __init__(self, bonus: Traced[Share] = 0.05, size: int = 2):
+        self.bonus, self.size, self.draw = bonus, size, lambda key: jax.random.uniform(key)
+
+    def step(self, key, state, action):
+        state, observation, outcome = super().step(key, state, action)
+        return state, observation, outcome._replace(reward=outcome.reward + self.number())
+
+    def number(self):
+        return self.bonus
+
+
+class Doubled(Traceable):
+    def __init__(self, bonus: Traced[Share] = 0.05, size: int = 2):
+        super().__init__(bonus, size)
+        self.table = {"double": np.full(size, 2 * bonus)}
+
+    def number(self):
+        return self.table["double"][0]
+
+
+class Followed(Doubled):
+    def with_numbers(self, numbers):
+        return super().with_numbers({**numbers, "table": {"double": jnp.full(self.size, 2 * numbers["bonus"])}})
+
+
+class Renamed(Traceable):
+    def __init__(self, bonus: Traced[Share] = 0.05):
+        self._bonus = bonus
+
+    def number(self):
+        return self._bonus
+
+
+class Branching(Traceable):
+    def number(self):
+        if self.bonus > 0:
+            return 1.0
+        return 0.0
+
+
+class Counting(Traceable):
+    """The number is a part of the state, which step rounds."""
+
+    def __init__(self, start: Traced[Count] = 3):
+        super().__init__()
+        self.start = start
+
+    def reset(self, key):
+        state, observation = super().reset(key)
+        return (state, jnp.array(self.start)), observation
+
+    def step(self, key, state, action):
+        after, *rest = super().step(key, state[0], action)
+        return (after, jnp.round(state[1]).astype(int)), *rest
+
+
+def made(cls, **arguments):
+    """What a run checks: the environment, and the settings that made it."""
+    settings = constructor_settings(cls)(**arguments)
+    return shape_problems(cls(**vars(settings)), settings)
+
+
+def test_a_traced_setting_may_be_an_attribute_or_what_with_numbers_computes():
+    assert made(Traceable) == made(Traceable, bonus=1) == made(Followed) == problems(Traceable()) == []
+
+
+@pytest.mark.parametrize(("cls", "attribute"), [(Doubled, "table"), (Renamed, "_bonus")])
+def test_an_attribute_that_is_computed_from_a_traced_setting_needs_with_numbers(cls, attribute):
+    line = f"{cls.__name__}.{attribute} is computed from bonus, which is Traced: override with_numbers, or drop Traced"
+    assert made(cls) == made(cls, bonus=1) == [line]
+
+
+def test_a_traced_setting_decides_no_branch():
+    (line,) = made(Branching)
+    assert shape_problems(Branching()) == [line], "an object says how it was made by its attributes"
+    advice = "Branching.bonus is Traced, but decides a branch, a shape or a dtype: a Python if, while, and, or"
+    assert line.startswith(advice) and line.endswith(": if self.bonus > 0:); or drop Traced")
+
+
+def test_a_traced_setting_is_a_float_wherever_it_goes():
+    (line,) = made(Counting)
+    assert line.startswith("Counting.start is Traced, but decides a branch, a shape or a dtype: ")
+    assert "return states of different dtypes" in line
+
+
+def test_training_refuses_a_traced_setting_that_would_be_ignored():
+    with pytest.raises(ConfigError, match=r"^Renamed\._bonus is computed from bonus, which is Traced"):
+        experiment.check(from_mapping({"env": {"name": "test_check_env:Renamed"}, "algorithm": {"name": "vdn"}}))
 
 
 # --- mistakes that random play shows -----------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
     jax.config.update("jax_enable_compilation_cache", False)  # leaves files
     env = make_env(config.env)
-    if mistakes := shape_problems(env) or _painter_problems(env):
+    if mistakes := shape_problems(env, config.env.settings) or _painter_problems(env):
         return _report(mistakes)
     played = play(env, jax.random.key(config.seed))
     if played.mistakes:

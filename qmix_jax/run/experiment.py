@@ -53,7 +53,7 @@ def check(config: Config) -> Program:
     require(jnp.result_type(float) == jnp.float32, "training is in 32 bits: set JAX_ENABLE_X64=0, or unset it")
     plan.check(config)
     env = make_env(config.env)
-    refuse_wrong_shapes(env, config.env.name)
+    refuse_wrong_shapes(env, config.env.name, config.env.settings)
     env = as_algorithm_sees(config.algorithm, env)
     refuse_wrong_parts(config, env)
     limit, steps = env.spec.episode_limit, config.rollout.num_steps

@@ -20,8 +20,10 @@ def problems(env: Any) -> list[str]:
     return shape_problems(env) or play_problems(env, jax.random.key(0))
 
 
-def refuse_wrong_shapes(env: Any, name: str) -> None:
-    """Raise ConfigError with the first mistake that tracing shows; `name` is what `env=` names the environment."""
-    if mistakes := shape_problems(env):
+def refuse_wrong_shapes(env: Any, name: str, settings: Any = None) -> None:
+    """Raise ConfigError with the first mistake that tracing shows; `name` is what `env=` names the environment, and
+    `settings` as in `shape_problems`.
+    """
+    if mistakes := shape_problems(env, settings):
         more = f" (and {len(mistakes) - 1} more: qmix-jax check-env env={name})" if mistakes[1:] else ""
         raise ConfigError(mistakes[0] + more)

@@ -10,6 +10,7 @@ import numpy as np
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check.calls import WrongArgumentsError, explain, kind, require_arguments, trace
 from qmix_jax.envs.check.spec import layout_problems, spec_problems
+from qmix_jax.envs.check.traced_numbers import traced_problems
 from qmix_jax.records import RESERVED_METRICS
 from qmix_jax.settings import shown
 from qmix_jax.types import Observation, Outcome
@@ -24,12 +25,14 @@ METHODS = {
 NUMBER = bool | int | float | complex | np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct
 
 
-def shape_problems(env: Any) -> list[str]:
+def shape_problems(env: Any, settings: Any = None) -> list[str]:
     """A line for each mistake that tracing shows, without compiling anything. Of an environment around another (its
     attribute `wrapped`), the mistakes of the inner one are told first, alone.
+
+    `settings` are the arguments that made the environment, as a dataclass (`EnvConfig.settings`); None: its attributes.
     """
     inner = getattr(env, "wrapped", None)
-    if isinstance(inner, TeamEnv) and (found := shape_problems(inner)):
+    if isinstance(inner, TeamEnv) and (found := shape_problems(inner, settings)):
         return found
     name = type(env).__name__
     if not isinstance(env, TeamEnv):
@@ -38,7 +41,8 @@ def shape_problems(env: Any) -> list[str]:
         return [f"{name}.{line}" for line in found]
     shapes = _Shapes(env)
     shapes.check()
-    return [f"{name}.{line}" for line in shapes.found]
+    found = shapes.found or list(traced_problems(env, None if inner else settings))
+    return [f"{name}.{line}" for line in found]
 
 
 def _wrong_methods(env: TeamEnv) -> Iterator[str]:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from depot.env import Depot
 from depot.parts import Linear, Weights
 from qmix_jax import Callback, TeamEnv
+from qmix_jax.settings import Traced
 
 def function(): raise AssertionError("called")
 
@@ -92,6 +93,10 @@ class NoStream(Weights):
 
 class LongPenalty(Weights):
     def penalty(self, chosen, best): return chosen.chosen_q
+
+class BranchingMixer(Weights):
+    scale: Traced[float] = 1.0
+    def __call__(self, joint): return super().__call__(joint) if self.scale > 0 else -super().__call__(joint)
 
 class RaisingCallback(Callback):
     def __init__(self): raise KeyError("no floor")
@@ -216,6 +221,10 @@ MISTAKES = {
     "a penalty of each agent": (
         "env=depot algorithm=own_parts:LongPenalty",
         "LongPenalty.penalty: returns float32 of s",
+    ),
+    "a mixer with a branch on a Traced option": (
+        "env=depot algorithm=own_parts:BranchingMixer",
+        "BranchingMixer.scale is Traced, but decides a branch, a shape or a dtype: a Python if, while,",
     ),
     "a callback without class": (
         "env=depot callbacks=[depot.parts]",

@@ -13,7 +13,7 @@ from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check.calls import explain, kind
 from qmix_jax.mixers.base import Mixer
-from qmix_jax.settings import ConfigError, require
+from qmix_jax.settings import ConfigError, require, traced_numbers
 from qmix_jax.types import AgentInput, AgentOutput, MixerInput, TeamSpec
 
 TIMES, BATCH = 2, 3
@@ -96,6 +96,13 @@ def _check_mixer(mixer: Mixer, spec: TeamSpec, num_features: int) -> None:
         found = _shape(mixer, "penalty", params, joint, joint, call=partial(mixer.apply, method="penalty"))
         wanted = f"float32 of shape (*batch), here {times}"
         _require(mixer, "penalty", _is_float(found, *times), f"returns {kind(found)}, but must return {wanted}")
+
+    def varied(numbers: dict[str, Any], params: Any, joint: MixerInput) -> Any:
+        return mixer.clone(**numbers).apply(params, joint)
+
+    for name, value in traced_numbers(type(mixer), vars(mixer)).items():
+        mistake = f"{name} is Traced, but decides a branch, a shape or a dtype"
+        _shape(mixer, mistake, {name: jnp.float32(value)}, params, joint, call=varied)
 
 
 def _shape(part: Any, method: str, *arguments: Any, call: Callable | None = None) -> Any:

@@ -535,6 +535,32 @@ def test_training_refuses_a_traced_setting_that_would_be_ignored():
         experiment.check(from_mapping({"env": {"name": "test_check_env:Renamed"}, "algorithm": {"name": "vdn"}}))
 
 
+# --- numbers of Python and NumPy ---------------------------------------------------------------------------------
+
+
+class Plain(Toy):
+    """Its episodes start with numbers of Python and NumPy, which `step` and `compress` use as JAX arrays."""
+
+    def reset(self, key):
+        _, observation = super().reset(key)
+        return ToyState(0, np.float32(0.0)), observation
+
+    def step(self, key, state, action):
+        return super().step(key, state._replace(time=state.time.at[()].add(0)), action)
+
+    def compress(self, state, observation):
+        return observation.agents, state.place.astype(jnp.bfloat16)
+
+    def decompress(self, compact):
+        return self.see(ToyState(None, compact[0][0, 0]))
+
+
+def test_a_state_may_start_as_numbers_of_python_and_numpy():
+    assert problems(Plain()) == []
+    assert bytes_per_step(Plain()) == 24 + 2 + 2 + 4 + 3, "2 x 3 numbers and the place; actions, reward and flags"
+    experiment.check(from_mapping({"env": {"name": "test_check_env:Plain"}, "algorithm": {"name": "vdn"}}))
+
+
 # --- mistakes that random play shows -----------------------------------------------------------------------------
 
 

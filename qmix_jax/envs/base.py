@@ -64,11 +64,16 @@ class TeamEnv(ABC):
         return {}
 
 
+def start_of(env: TeamEnv, key: jax.Array) -> tuple[EnvState, Observation]:
+    """A reset as other methods get it: numbers of Python and arrays of NumPy in the state have become JAX arrays."""
+    return jax.tree.map(jnp.asarray, env.reset(key))
+
+
 def metric_names(env: TeamEnv) -> tuple[str, ...]:
     """The names in every step's `Outcome.metrics`, in alphabetical order."""
 
     def step(key: jax.Array) -> dict[str, jax.Array]:
-        state, _ = env.reset(key)
+        state, _ = start_of(env, key)
         return env.step(key, state, jnp.zeros(env.spec.num_agents, int))[2].metrics
 
     return tuple(sorted(jax.eval_shape(step, jax.random.key(0))))

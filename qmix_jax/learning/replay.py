@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
-from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.base import TeamEnv, start_of
 from qmix_jax.types import CompactObservation, RecurrentState, Sequence, action_dtype, swap_time_and_batch
 
 
@@ -93,7 +93,9 @@ class SequenceFormat:
         def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
             return jax.ShapeDtypeStruct(sizes, dtype)
 
-        compact = jax.eval_shape(lambda key: self._round(self.env.compress(*self.env.reset(key))), jax.random.key(0))
+        compact = jax.eval_shape(
+            lambda key: self._round(self.env.compress(*start_of(self.env, key))), jax.random.key(0)
+        )
         return Sequence(
             observation=jax.tree.map(lambda leaf: shape(time + 1, *leaf.shape, dtype=leaf.dtype), compact),
             action=shape(time, spec.num_agents, dtype=action_dtype(spec)),

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from qmix_jax.actions import random_action, uniform
-from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.base import TeamEnv, start_of
 from qmix_jax.envs.check.calls import explain
 from qmix_jax.types import EnvState, Observation, Outcome, TeamSpec, action_dtype, tree_bytes, tree_where
 
@@ -85,7 +85,7 @@ def _reused_key(env: TeamEnv) -> list[str]:
     """
 
     def reset_and_step(reset_key: jax.Array, step_key: jax.Array, action: Array) -> Any:
-        return env.step(step_key, env.reset(reset_key)[0], action)
+        return env.step(step_key, start_of(env, reset_key)[0], action)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct((env.spec.num_agents,), jnp.int32)
@@ -279,7 +279,7 @@ def _sums_between(values: np.ndarray, ends: np.ndarray) -> list[float]:
 
 def bytes_per_step(env: TeamEnv) -> int:
     """Bytes that replay stores for each step: the compact observation, the actions, the reward and three flags."""
-    compact = jax.eval_shape(lambda key: env.compress(*env.reset(key)), jax.random.key(0))
+    compact = jax.eval_shape(lambda key: env.compress(*start_of(env, key)), jax.random.key(0))
     return tree_bytes(compact) + env.spec.num_agents * np.dtype(action_dtype(env.spec)).itemsize + 4 + 3
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.base import TeamEnv, start_of
 from qmix_jax.envs.check.calls import explain
 from qmix_jax.envs.check.contents import copied, is_same
 from qmix_jax.settings import ConfigError, check_ranges, constructor_settings, require, traced_numbers
@@ -73,7 +73,7 @@ def _failure(env: TeamEnv, numbers: Mapping[str, float]) -> Exception | None:
 
     def play(numbers: dict[str, jax.Array], key: jax.Array, action: jax.Array) -> Any:
         varied = env.with_numbers(numbers)
-        state, observation = varied.reset(key)
+        state, observation = start_of(varied, key)
         after = varied.step(key, state, action)
         was, now = (list(map(jnp.result_type, jax.tree.leaves(each))) for each in (state, after[0]))
         require(was == now, "reset and step, called with it as float32, return states of different dtypes")

@@ -283,7 +283,15 @@ STATES = {
     ),
 }
 
-KIND = (Feature("height"),) * 4
+
+def layout(scout=3, digger=2, actions=4, state=(), **fields):
+    """A `layout` in which the agents see so many numbers and have so many actions."""
+    kinds = {"scout": (Feature("height"),) * scout, "digger": (Feature("height"),) * digger}
+    agents = [AgentLayout(((name, name), ("goal", "none")), ("walk",) * actions) for name in kinds]
+    agents[0] = agents[0]._replace(**fields)
+    return {"layout": lambda self: Layout({**kinds, "none": ()}, tuple(agents), "always", state)}
+
+
 LAYOUTS = {
     "no method": ({"layout": Layout({}, (), "")}, "layout is of type Layout, but must be a method layout()"),
     "of another class": ({"layout": lambda self: {}}, "layout() is of type dict, but must be a Layout"),
@@ -292,16 +300,32 @@ LAYOUTS = {
         "layout describes 1 agents, but must describe spec.num_agents = 2",
     ),
     "without the kind": (
-        {"layout": lambda self: Layout({"own": KIND}, (AgentLayout((("scout", "unit"),), ()),) * 2, "")},
-        "layout has a block of kind 'unit', but must have one of its kinds: own",
+        layout(blocks=(("scout", "unit"),)),
+        "layout has a block of kind 'unit', but must have one of its kinds: scout, digger, none",
     ),
     "too long": (
-        {"layout": lambda self: Layout({"own": KIND}, (AgentLayout((), ()), AgentLayout((("scout", "own"),), ())), "")},
-        "layout.agents[1] has 4 numbers, but must have at most spec.obs_size = 3",
+        layout(digger=4),
+        "layout.agents[1], with the most numbers, has 4 numbers, but must have spec.obs_size = 3",
+    ),
+    "too short": (
+        layout(scout=2),
+        "layout.agents[0], with the most numbers, has 2 numbers, but must have spec.obs_size = 3",
+    ),
+    "without an action": (
+        layout(actions=3),
+        "layout.agents[0], with the most actions, has 3 actions, but must have spec.num_actions = 4",
+    ),
+    "with one aim": (
+        layout(aims=("goal",)),
+        "layout.agents[0] has 1 aims, but must have none, or one for each of its 4 actions",
+    ),
+    "with an aim at what is not seen": (
+        layout(aims=(None, "goal", "scout", "prey")),
+        "layout.agents[0] aims at 'prey', but must aim at None or an entity of its blocks: scout, goal",
     ),
     "of another state": (
-        {"layout": lambda self: Layout({"own": KIND}, (AgentLayout((), ()),) * 2, "", (("scout", "own"),))},
-        "layout.state has 4 numbers, but must have spec.state_size = 5",
+        layout(state=(("scout", "scout"),)),
+        "layout.state has 3 numbers, but must have spec.state_size = 5",
     ),
     "painter": ({"painter": "paint"}, "painter is the Python str 'paint', but must be \"module:function\" or None"),
 }

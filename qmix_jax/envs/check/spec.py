@@ -1,6 +1,6 @@
 """Mistakes in what an environment says of itself: its spec, its layout and the name of its painter."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from qmix_jax.envs.base import TeamEnv
@@ -88,21 +88,31 @@ def _wrong_layout(layout: Any, spec: TeamSpec) -> Iterator[str]:
         return
     if len(layout.agents) != spec.num_agents:
         yield f"layout describes {len(layout.agents)} agents, but must describe spec.num_agents = {spec.num_agents}"
-    size = _size_of(layout)
+        return
+
+    def size(blocks: Any) -> int:
+        return sum(len(layout.kinds[kind]) for _, kind in blocks)
+
+    yield from _wrong_sizes("numbers", [size(agent.blocks) for agent in layout.agents], "obs_size", spec)
+    yield from _wrong_sizes("actions", [len(agent.actions) for agent in layout.agents], "num_actions", spec)
     for i, agent in enumerate(layout.agents):
-        yield from (f"layout.agents[{i}] {text}" for text in _wrong_agent(agent, size, spec))
+        yield from (f"layout.agents[{i}] {text}" for text in _wrong_aims(agent))
     if layout.state and (length := size(layout.state)) != spec.state_size:
         yield f"layout.state has {length} numbers, but must have spec.state_size = {spec.state_size}"
 
 
-def _wrong_agent(agent: AgentLayout, size: Callable[[Any], int], spec: TeamSpec) -> Iterator[str]:
-    if (length := size(agent.blocks)) > spec.obs_size:
-        yield f"has {length} numbers, but must have at most spec.obs_size = {spec.obs_size}"
-    if len(agent.actions) > spec.num_actions:
-        yield f"has {len(agent.actions)} actions, but must have at most spec.num_actions = {spec.num_actions}"
+def _wrong_sizes(what: str, counts: list[int], field: str, spec: TeamSpec) -> Iterator[str]:
+    """The largest agent has as many numbers and actions as the spec says; smaller ones are padded."""
+    largest, must = max(counts), getattr(spec, field)
+    if largest != must:
+        agent = f"layout.agents[{counts.index(largest)}]"
+        yield f"{agent}, with the most {what}, has {largest} {what}, but must have spec.{field} = {must}"
+
+
+def _wrong_aims(agent: AgentLayout) -> Iterator[str]:
     if agent.aims and len(agent.aims) != len(agent.actions):
         yield f"has {len(agent.aims)} aims, but must have none, or one for each of its {len(agent.actions)} actions"
-
-
-def _size_of(layout: Layout) -> Callable[[Any], int]:
-    return lambda blocks: sum(len(layout.kinds[kind]) for _, kind in blocks)
+    entities = list(dict.fromkeys(about for about, _ in agent.blocks))
+    for aim in agent.aims:
+        if aim is not None and aim not in entities:
+            yield f"aims at {aim!r}, but must aim at None or an entity of its blocks: {', '.join(entities)}"

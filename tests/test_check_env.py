@@ -4,7 +4,7 @@ import random
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -559,6 +559,40 @@ def test_training_refuses_a_traced_setting_that_would_be_ignored():
         experiment.check(from_mapping({"env": {"name": "test_check_env:Renamed"}, "algorithm": {"name": "vdn"}}))
 
 
+# --- variants ----------------------------------------------------------------------------------------------------
+
+
+class Sized(Toy):
+    """A toy in several sizes."""
+
+    variant = "size"
+    variants = ("small", "large")
+
+    def __init__(self, size: Literal["small", "large"] = "small", depth: int = 1):
+        if size == "large" and depth < 3:
+            raise ValueError(f"depth={depth} is too little")
+
+
+VARIANTS = {
+    "no setting": ({"variant": "map"}, "variant is 'map', but must be an argument of the constructor: size, depth"),
+    "without a setting": (
+        {"variant": None},
+        "variants is ('small', 'large'), but variant, the setting that has these values, is None",
+    ),
+    "numbers": ({"variants": (1, 2)}, "variants is (1, 2), but must be a tuple of words"),
+    "of another type": (
+        {"variants": ("small", "huge")},
+        "variants has 'huge', but env.size=huge is not known; choose one of small, large",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_are_values_of_a_setting(name):
+    changes, line = VARIANTS[name]
+    assert shape_problems(type("Sized", (Sized,), changes)()) == [f"Sized.{line}"]
+
+
 # --- numbers of Python and NumPy ---------------------------------------------------------------------------------
 
 
@@ -813,3 +847,11 @@ def test_a_constructor_that_raises_is_one_line(command, capsys):
     assert command("env=test_check_env:Raising") == 2
     line = capsys.readouterr().err
     assert line.startswith("qmix-jax: error: env=test_check_env:Raising cannot be made: KeyError: 'map' (")
+
+
+def test_a_variant_that_cannot_be_made_is_told(command, capsys):
+    assert command("env=test_check_env:Sized env.depth=3") == 2, "of the other settings the defaults count"
+    line = (
+        "qmix-jax: error: Sized.variants has 'large', but env=test_check_env:Sized cannot be made: ValueError: depth=1 "
+    )
+    assert capsys.readouterr().err.startswith(line)

@@ -1,17 +1,20 @@
 """`qmix-jax check-env`: whether an environment keeps the contract, and what is to be known of it."""
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from qmix_jax.build import from_mapping, make_env
+from qmix_jax.build import environments, from_mapping, make_env
 from qmix_jax.cli.arguments import Parser
 from qmix_jax.console import say
 from qmix_jax.run import startup
 from qmix_jax.run.exits import DONE, USAGE_ERROR
-from qmix_jax.settings import ConfigError, shown
+from qmix_jax.settings import ConfigError, defaults, shown
 
 if TYPE_CHECKING:
+    from qmix_jax.config import EnvConfig
     from qmix_jax.envs.base import TeamEnv
     from qmix_jax.envs.check import Play
 
@@ -44,7 +47,10 @@ def main(arguments: list[str]) -> int:
 
     jax.config.update("jax_enable_compilation_cache", False)  # leaves files
     env = make_env(config.env)
-    if mistakes := shape_problems(env, config.env.settings) or _painter_problems(env):
+    if mistakes := shape_problems(env, config.env.settings) or [
+        *_painter_problems(env),
+        *_variant_problems(config.env),
+    ]:
         return _report(mistakes)
     played = play(env, jax.random.key(config.seed))
     if played.mistakes:
@@ -68,6 +74,21 @@ def _painter_problems(env: "TeamEnv") -> list[str]:
     except ConfigError as error:
         return [str(error)]
     return []
+
+
+def _variant_problems(config: "EnvConfig") -> Iterator[str]:
+    """Variants of an environment from elsewhere that cannot be made with the defaults of the other settings."""
+    entry = environments()[config.name]
+    if not hasattr(entry.settings, "made_from"):
+        return
+    required = [name for name in vars(config.settings) if name not in defaults(entry.settings)]
+    others = {name: getattr(config.settings, name) for name in required}
+    for value in entry.variants:
+        settings = entry.settings(**{**others, entry.variant: value})
+        try:
+            make_env(dataclasses.replace(config, settings=settings, shield=None))
+        except ConfigError as error:
+            yield f"{entry.settings.__name__}.variants has {value!r}, but {error}"
 
 
 def _report(mistakes: list[str]) -> int:

@@ -104,7 +104,7 @@ def on_map(run: "TrainedRun", name: str) -> "tuple[TeamEnv, Agents]":
     """The run's environment on another map, with the team; raises ConfigError where the team does not fit."""
     config = run.config.env
     known = environments()[config.name]
-    if known.variant is None:
+    if known.variant is None or known.variant not in vars(config.settings):
         raise ConfigError(f"--map={name}: the run was trained on the {run.env.spec.name}, which has no maps")
     require_one_of("--map", name, known.variants)
     settings = dataclasses.replace(config.settings, **{known.variant: name})

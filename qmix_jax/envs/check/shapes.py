@@ -9,7 +9,7 @@ import numpy as np
 
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check.calls import WrongArgumentsError, explain, kind, require_arguments, trace
-from qmix_jax.envs.check.spec import layout_problems, spec_problems
+from qmix_jax.envs.check.spec import layout_problems, spec_problems, variant_problems
 from qmix_jax.envs.check.traced_numbers import traced_problems
 from qmix_jax.records import RESERVED_METRICS
 from qmix_jax.settings import shown
@@ -37,7 +37,7 @@ def shape_problems(env: Any, settings: Any = None) -> list[str]:
     name = type(env).__name__
     if not isinstance(env, TeamEnv):
         return [f"{name} must be derived from qmix_jax.envs.base.TeamEnv"]
-    if found := spec_problems(env) or list(_wrong_methods(env)):
+    if found := [*spec_problems(env), *variant_problems(env)] or list(_wrong_methods(env)):
         return [f"{name}.{line}" for line in found]
     shapes = _Shapes(env)
     shapes.check()

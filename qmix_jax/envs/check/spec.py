@@ -1,11 +1,13 @@
-"""Mistakes in what an environment says of itself: its spec, its layout and the name of its painter."""
+"""Mistakes in what an environment says of itself: its spec, its variants, its layout and the name of its painter."""
 
+import typing
 from collections.abc import Iterator
 from typing import Any
 
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check.calls import explain, kind
 from qmix_jax.envs.layout import AgentLayout, Layout
+from qmix_jax.settings import ConfigError, constructor_settings, convert, require
 from qmix_jax.types import TeamSpec
 
 MOST_ACTIONS = 2**15 - 2
@@ -55,6 +57,27 @@ def _wrong_fields(spec: TeamSpec) -> Iterator[tuple[str, str]]:
 def is_whole(value: Any, low: int, high: int | None = None) -> bool:
     """Whether a value is an int of Python within the limits."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high)
+
+
+def variant_problems(env: TeamEnv) -> Iterator[str]:
+    """What is wrong with `variant` and `variants`, against the arguments of the constructor."""
+    name, variants = env.variant, env.variants
+    if not (isinstance(variants, tuple | list) and all(isinstance(value, str) for value in variants)):
+        yield f"variants is {shown(variants)}, but must be a tuple of words"
+    elif name is None and variants:
+        yield f"variants is {variants}, but variant, the setting that has these values, is None"
+    elif name is not None:
+        try:
+            hints = typing.get_type_hints(constructor_settings(type(env)))
+            require(name in hints, f"must be an argument of the constructor: {', '.join(hints) or 'it has none'}")
+        except ConfigError as error:
+            yield f"variant is {shown(name)}, but {error}"
+            return
+        for value in variants:
+            try:
+                convert(value, hints[name], f"env.{name}")
+            except ConfigError as error:
+                yield f"variants has {value!r}, but {error}"
 
 
 # --- the layout and the painter ------------------------------------------------------------------------------------

@@ -654,6 +654,22 @@ def test_a_key_in_the_state_that_reset_has_used_is_found_in_step():
     assert line.startswith("Toy.step: a key is used twice")
 
 
+@pytest.mark.parametrize("renews", [False, True])
+def test_a_key_in_the_state_must_be_renewed_by_every_step(renews):
+    def reset(self, key):
+        key, place_key = jax.random.split(key)
+        state, observation = Toy.reset(self, place_key)
+        return (state, key), observation
+
+    def step(self, key, state, action):
+        own, after_key = jax.random.split(state[1]) if renews else (state[1], state[1])
+        after, *rest = Toy.step(self, own, state[0], action)
+        return (after, after_key), *rest
+
+    line = "Toy.step: a key is used twice, which gives the same random numbers again; use jax.random.split"
+    assert beginnings(problems(toy(reset=reset, step=step))) == [line][renews:]
+
+
 def test_what_cannot_be_vmapped_is_one_line():
     def reset(self, key):
         state, observation = Toy.reset(self, key)

@@ -80,18 +80,18 @@ def play_problems(env: TeamEnv, key: jax.Array) -> list[str]:
 
 
 def _reused_key(env: TeamEnv) -> list[str]:
-    """A line where a random key is used twice within `reset` and one `step`. Compiles nothing. Keys of the old kind
+    """A line where a random key is used twice within `reset` and two steps. Compiles nothing. Keys of the old kind
     (`jax.random.PRNGKey`, `key_data`) are not seen.
     """
 
-    def reset_and_step(reset_key: jax.Array, step_key: jax.Array, action: Array) -> Any:
-        return env.step(step_key, start_of(env, reset_key)[0], action)
+    def two_steps(reset_key: jax.Array, key: jax.Array, next_key: jax.Array, action: Array) -> Any:
+        return env.step(next_key, env.step(key, start_of(env, reset_key)[0], action)[0], action)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct((env.spec.num_agents,), jnp.int32)
     for name, call, arguments in (
         ("reset", lambda key: env.reset(key), (key,)),
-        ("step", reset_and_step, (key, key, action)),
+        ("step", two_steps, (key, key, key, action)),
     ):
         try:
             with jax.debug_key_reuse(True):

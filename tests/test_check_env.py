@@ -439,6 +439,27 @@ def test_a_step_that_counts_in_an_attribute_is_impure():
     assert shape_problems(toy(step=step)) == ["Toy.step changes self.count, but must be pure: keep it in the state"]
 
 
+IN_PLACE = {
+    "a list": ([], lambda log: log.append(1)),
+    "a list in a dict": ({"steps": [0]}, lambda log: log["steps"].append(1)),
+    "a set": (set(), lambda log: log.add(len(log))),
+    "an array": (np.zeros(3), lambda log: np.add(log, 1, out=log)),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_an_attribute_is_not_changed_in_place_either(name):
+    log, change = IN_PLACE[name]
+
+    def step(self, key, state, action):
+        change(self.log)
+        return Toy.step(self, key, state, action)
+
+    wrong = toy(step=step)
+    wrong.log = log
+    assert shape_problems(wrong) == ["Toy.step changes self.log, but must be pure: keep it in the state"]
+
+
 def test_what_is_computed_once_and_for_all_may_be_an_attribute():
     def reset(self, key):
         if not hasattr(self, "table"):

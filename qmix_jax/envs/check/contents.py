@@ -23,6 +23,8 @@ def copied(value: Any, depth: int = DEEPEST) -> Any:
 
 def is_same(one: Any, other: Any) -> bool:
     """Whether two copies hold the same, up to the precision of float32. Other objects only are what they are."""
+    if one is other:
+        return True
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
     if _is_numeric(one) and _is_numeric(other):
@@ -30,7 +32,7 @@ def is_same(one: Any, other: Any) -> bool:
         if one.shape != other.shape or "f" not in one.dtype.kind + other.dtype.kind:
             return np.array_equal(one, other)
         return np.allclose(one, other, rtol=1e-6, equal_nan=True)
-    return one is other or (isinstance(one, str | bytes | bytearray | set | frozenset) and one == other)
+    return isinstance(one, str | bytes | bytearray | set | frozenset) and one == other
 
 
 def _parts(value: Any) -> dict | None:

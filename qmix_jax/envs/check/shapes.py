@@ -9,6 +9,7 @@ import numpy as np
 
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check.calls import WrongArgumentsError, explain, kind, require_arguments, trace
+from qmix_jax.envs.check.contents import copied, is_same
 from qmix_jax.envs.check.spec import layout_problems, spec_problems, variant_problems
 from qmix_jax.envs.check.traced_numbers import traced_problems
 from qmix_jax.records import RESERVED_METRICS
@@ -82,7 +83,7 @@ class _Shapes:
         method, before = getattr(self._env, name), {}
         try:
             first = trace(method, *arguments)
-            before = dict(vars(self._env))  # after the first call, which may compute something once and for all
+            before = copied(vars(self._env))  # after the first call, which may compute something once and for all
             second = trace(method, *arguments)
         except Exception as error:  # somebody's code can raise anything
             self.found.append(f"{name}: {explain(error)}")
@@ -91,7 +92,10 @@ class _Shapes:
             wanted = _listed(cls.__name__ if cls else "state" for cls in returns)
             self.found.append(f"{name} returns {_returned(first.result)}, but must return {wanted}")
             return None
-        changed = [attribute for attribute, value in vars(self._env).items() if before.get(attribute) is not value]
+        now = copied(vars(self._env))
+        changed = [
+            attribute for attribute in now if attribute not in before or not is_same(before[attribute], now[attribute])
+        ]
         if changed:
             self.found.append(f"{name} changes self.{changed[0]}, but must be pure: keep it in the state")
         elif not first.is_same_program(second):

@@ -14,7 +14,7 @@ from qmix_jax.build import environments, from_mapping, mixers, networks
 from qmix_jax.cli.compose import compose_jobs
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.cli.store import GIVEN
-from qmix_jax.config import Config
+from qmix_jax.config import Config, to_mapping
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.robustness import ParallelEvaluator
 from qmix_jax.mixers.base import Mixer
@@ -113,7 +113,7 @@ def train(
     program = ReusingProgram(checked.config, checked.env, checked.mesh)
     with _folder(folder, job) as place:
         is_kept = folder is not None
-        finished = experiment.train(program.config, place, job.settings, resume, program, callbacks, is_kept)
+        finished = experiment.train(program.config, place, to_mapping(config), resume, program, callbacks, is_kept)
     _raise_for(finished.status, place)
     steps = finished.rows[-1]["env_steps"] if finished.rows else None
     kept = None if folder is None else place

@@ -13,7 +13,7 @@ from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.definition import Definition
-from qmix_jax.import_path import is_import_path, search_in
+from qmix_jax.import_path import MADE_IN_PYTHON, is_import_path, search_in
 from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
 from qmix_jax.settings import (
@@ -185,9 +185,6 @@ def _class_of(part: Any) -> type:
 
 
 # --- parts made in Python ----------------------------------------------------------------------------------------
-
-MADE_IN_PYTHON = " (made in Python)"
-"""Ends the name of a part that cannot be made again from its settings."""
 
 
 def name_of(part: Any) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 from qmix_jax.settings import ConfigError, nearest, require, shown
 
+MADE_IN_PYTHON = " (made in Python)"
+"""Ends the name of a part of a run that cannot be made again from its settings."""
 PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 

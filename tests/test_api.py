@@ -9,12 +9,15 @@ from conftest import TINY
 from test_own_agents import LSTMAgents
 
 import qmix_jax
+from qmix_jax.config import by_name
 from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
+from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.vdn import VDN
 from qmix_jax.records import read_metrics
 from qmix_jax.run.checkpoint import find
 from qmix_jax.run.program import Program
 from qmix_jax.settings import ConfigError
+from qmix_jax.untrusted import read_settings
 
 SETTINGS = {name: value for name, value in TINY.items() if name != "env"} | {"devices": 1}
 PROBE = ("env=probe", *(f"env.{name}={value}" for name, value in TINY["env"].items() if name != "name"))
@@ -191,6 +194,24 @@ def test_a_network_made_in_python_is_given_again_to_load_its_run(tmp_path):
         qmix_jax.load_run(folder)
     loaded = qmix_jax.load_run(folder, agents=Local)
     jax.tree.map(np.testing.assert_array_equal, loaded.params(), trained.params())
+
+
+def test_the_settings_of_objects_are_written_as_they_are(tmp_path, capsys):
+    class Narrow(LSTMAgents):
+        def __init__(self, env, width: int = 3):
+            super().__init__(env)
+            self.width = width
+
+    settings = {name: value for name, value in SETTINGS.items() if name not in ("agent", "algorithm")}
+    game, folder = Game(length=3), tmp_path / "run"
+    parts = {"env": game, "mixer": QMIX(embed_size=4, hypernet_size=3), "agents": Narrow(game, width=5)}
+    trained = qmix_jax.train(*QUIET, **parts, folder=folder, **settings)
+    written = read_settings(folder)
+    assert written["env"] == {"name": "test_api:Game", "length": 3, "starts_per_rollout": None, "shield": None}
+    assert (written["algorithm"]["embed_size"], written["algorithm"]["hypernet_size"]) == (4, 3)
+    assert written["agent"] == {"name": "test_api:Narrow (made in Python)", "width": 5}
+    assert by_name(qmix_jax.load_run(folder, agents=parts["agents"]).config) == by_name(trained.config)
+    assert "was changed since" not in capsys.readouterr().err
 
 
 MISTAKES = {

@@ -28,6 +28,18 @@ def test_runs_that_differ_in_seeds_only_are_one_group(tmp_path):
     np.testing.assert_allclose(group.scores("win_rate", [3000]), [[0.1], [0.2], [0.3]])
 
 
+def test_runs_with_objects_of_unknown_settings_are_one_group_which_is_told(tmp_path, capsys):
+    env = {"name": "fire:Fire (made in Python)", "shield": None}
+    for seed, name in enumerate("ab"):
+        leave_run(tmp_path / name, [0.1], env=env, seed=seed)
+    assert len(groups_in(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{tmp_path / 'a'}, {tmp_path / 'b'} count as seeds of one algorithm" in said
+    for seed, name in enumerate("cd"):
+        leave_run(tmp_path / "known" / name, [0.1], env=env | {"size": 3}, seed=seed)
+    assert len(groups_in(tmp_path / "known")) == 1 and not capsys.readouterr().err
+
+
 def test_names_are_what_differs_within_an_environment(tmp_path):
     """The last part of a setting's name; the whole one where two end alike."""
     leave_run(tmp_path / "a", [0.1])

@@ -10,10 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from qmix_jax.analysis.runs import RunFolder, natural
+from qmix_jax.console import warn
+from qmix_jax.import_path import MADE_IN_PYTHON
 from qmix_jax.settings import require, shown
 
 NO_DIFFERENCE = ("seed", "num_seeds", "num_seeds_at_once", "devices", "logging", "callbacks", "import_folders")
 """Settings (or sections) in which runs of one group may differ."""
+COMMON = ("env.name", "env.starts_per_rollout", "env.shield", "agent.name")
+"""Settings of a part that are not its own."""
 
 Item = TypeVar("Item")
 
@@ -81,6 +85,7 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Group]:
     ]
     for group in groups:
         _refuse_repeated_seeds(group)
+        _warn_of_unknown_settings(group)
     return groups
 
 
@@ -196,6 +201,17 @@ def _setting_texts(runs: Sequence[RunFolder], keys: Iterable[str]) -> dict[tuple
         for value, label in zip(values, value_labels(values), strict=True):
             texts[key, value_text(value)] = f"{name}={label}"
     return texts
+
+
+def _warn_of_unknown_settings(group: Group) -> None:
+    """Runs with objects of which no settings are recorded may differ in them."""
+    first, *others = group.runs
+    for part in ("env", "agent"):
+        name = str(first.settings.get(f"{part}.name"))
+        known = [key for key in first.settings if key.startswith(f"{part}.") and key not in COMMON]
+        if others and name.endswith(MADE_IN_PYTHON) and not known:
+            folders = ", ".join(str(run.folder) for run in group.runs)
+            warn(f"{folders} count as seeds of one algorithm, but the settings of {part}={name} are not recorded")
 
 
 def _refuse_repeated_seeds(group: Group) -> None:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.agents.base import Agents
-from qmix_jax.build import MADE_IN_PYTHON, NOTHING, REGISTRIES, from_mapping, make_agents, make_team
+from qmix_jax.build import NOTHING, REGISTRIES, from_mapping, make_agents, make_team
 from qmix_jax.config import Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.import_path import ImportPathError
+from qmix_jax.import_path import MADE_IN_PYTHON, ImportPathError
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run.checkpoint import Checkpoint, find
 from qmix_jax.run.snapshot import leaves_by_path

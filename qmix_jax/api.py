@@ -28,6 +28,8 @@ from qmix_jax.settings import ConfigError, flatten, require
 from qmix_jax.sweep.jobs import Job
 
 AUTO = "auto"
+PARTS = {"env": ("env", "environment"), "algorithm": ("mixer", "mixer"), "agent": ("agents", "network")}
+"""Group of settings -> the argument for a part of it made in Python, and what that is."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def register(name: str, cls: type) -> None:
 def _job(overrides: Sequence[str], settings: Mapping[str, Any], env: Any, mixer: Any, agents: Any) -> tuple[Job, dict]:
     """The job that the arguments describe, and the parts that are made in Python."""
     parts = {"env": env, "algorithm": mixer, "agent": agents}
+    _refuse_two_names(parts, overrides, settings)
     given = {group: part for group, part in parts.items() if part is not None and not isinstance(part, str)}
     named = [f"{group}={GIVEN if group in given else part}" for group, part in parts.items() if part is not None]
     plain = [f"{name}={json.dumps(value)}" for name, value in flatten(settings).items()]
@@ -144,6 +147,21 @@ def _job(overrides: Sequence[str], settings: Mapping[str, Any], env: Any, mixer:
     require(not options.multirun, "one call trains one run: leave out -m, and call train several times")
     (job,) = compose_jobs(options, given).jobs
     return job, given
+
+
+def _refuse_two_names(parts: Mapping[str, Any], overrides: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError where a setting names a part that an argument gives too."""
+    for group, part in parts.items():
+        words = [*overrides, *([f"{group}={settings[group]}"] if isinstance(settings.get(group), str) else [])]
+        named = [word for word in words if isinstance(word, str) and word.startswith(f"{group}=")]
+        argument, what = PARTS[group]
+        both = f"{(*named, '')[0]} and {argument}={_title(part)} both name the {what}; leave one out"
+        require(part is None or not named, both)
+
+
+def _title(part: Any) -> str:
+    """A part for people: its name, or that of its class."""
+    return part if isinstance(part, str) else (part if isinstance(part, type) else type(part)).__name__
 
 
 @contextmanager

@@ -223,6 +223,13 @@ MISTAKES = {
     ),
     "an unknown nested setting": (((), {"learner": {"gama": 0.9}}), "did you mean 'learner.gamma'?"),
     "an object with settings": ((("algorithm.x=3",), {"mixer": VDN()}), "algorithm.x"),
+    "two mixers": (
+        (("algorithm=vdn",), {"mixer": QMIX}),
+        "algorithm=vdn and mixer=QMIX both name the mixer; leave one",
+    ),
+    "two mixers by name": (((), {"mixer": QMIX(), "algorithm": "vdn"}), "algorithm=vdn and mixer=QMIX both name the"),
+    "two environments": ((("env=matrix",), {}), "env=matrix and env=two_step both name the environment; leave one out"),
+    "two networks": ((("agent=gru",), {"agents": LSTMAgents}), "agent=gru and agents=LSTMAgents both name the network"),
     "a mixer as env": (((), {"env": VDN}), "is no subclass of qmix_jax.TeamEnv"),
     "an env as mixer": (((), {"mixer": TwoStep}), "is no subclass of qmix_jax.Mixer"),
 }

@@ -22,16 +22,16 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_one_of(name: str, value: str, choices: Collection[str]) -> None:
+def require_one_of(name: str, value: Any, choices: Collection[Any]) -> None:
     """Raise unless `value` is one of `choices`; the message names the nearest choice."""
     if value not in choices:
-        hint = nearest(str(value), choices) or f"; choose one of {', '.join(choices)}"
+        hint = nearest(str(value), choices) or f"; choose one of {', '.join(map(str, choices))}"
         raise ConfigError(f"{name}={shown(value)} is not known{hint}")
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[Any]) -> str:
     """` (did you mean 'x'?)` for the choice most like `word`, also by its part after the last dot; '' if none is."""
-    choices = list(choices)
+    choices = [str(choice) for choice in choices]
     last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
     match = difflib.get_close_matches(word, choices, 1, 0.6) or [
         last[key] for key in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), 1, 0.6)
@@ -253,8 +253,13 @@ def convert(value: Any, hint: Any, path: str) -> Any:
         return value
     if tuple in (hint, origin) or list in (hint, origin):
         require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
-        kind = (*typing.get_args(hint), Any)[0]
-        return (origin or hint)(convert(each, kind, path) for each in value)
+        kinds = typing.get_args(hint) or (Any, ...)
+        is_fixed = tuple in (hint, origin) and ... not in kinds
+        require(
+            not is_fixed or len(value) == len(kinds), f"{path}={shown(value)} must be a list of {len(kinds)} values"
+        )
+        kinds = kinds if is_fixed else kinds[:1] * len(value)
+        return (origin or hint)(convert(each, kind, path) for each, kind in zip(value, kinds, strict=True))
     if {dict, Mapping} & {hint, origin}:
         require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings, as in {{name: value}}")
         return {str(name): each for name, each in value.items()}
@@ -269,7 +274,7 @@ def _convert_to_one(value: Any, options: tuple, path: str) -> Any:
     if value in words or (value is None and type(None) in options):
         return value
     kinds = [option for option in options if option is not type(None) and typing.get_origin(option) is not Literal]
-    also = [*words, *["null"] * (type(None) in options)]
+    also = [*map(str, words), *["null"] * (type(None) in options)]
     errors = []
     for kind in kinds:
         try:

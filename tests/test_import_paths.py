@@ -15,7 +15,8 @@ from qmix_jax.settings import ConfigError
 SITE = Path(__file__).parent / "site"
 """A folder of installed packages with one in it: `depot`."""
 
-OWN = """
+OWN = '''
+from typing import Literal
 import jax.numpy as jnp
 from depot.env import Depot
 from depot.parts import Linear, Weights
@@ -39,6 +40,14 @@ class Untyped(Depot):
 
 class Required(Depot):
     def __init__(self, robots: int): super().__init__(robots)
+
+class Crew(Depot):
+    """A depot.
+
+    Args:
+        crew: How many.
+    """
+    def __init__(self, crew: Literal[2, 3, 4] = 2, grid: tuple[int, int] = (2, 3)): super().__init__(crew)
 
 class Odd(Depot):
     def __init__(self, draw=print): ...
@@ -100,7 +109,7 @@ class BranchingMixer(Weights):
 
 class RaisingCallback(Callback):
     def __init__(self): raise KeyError("no floor")
-"""
+'''
 MODULES = {
     "own_parts": OWN,
     "own_broken": "raise RuntimeError('no floor')",
@@ -181,6 +190,8 @@ MISTAKES = {
     ),
     "a wrong type": ("env=depot.env:Depot env.num_robots=1.5", "env.num_robots=1.5 must be a whole number"),
     "a wrong word": ("env=depot env.layout=smal", "env.layout=smal is not known (did you mean 'small'?)"),
+    "a wrong number of a few": ("env=own_parts:Crew env.crew=5", "env.crew=5 is not known; choose one of 2, 3, 4"),
+    "too long a tuple": ("env=own_parts:Crew env.grid=[2,2,9]", "env.grid=[2, 2, 9] must be a list of 2 values"),
     "a mixer's setting": ("env=depot algorithm=weights algorithm.strt=2", "(did you mean 'algorithm.start'?)"),
     "a network's setting": ("env=depot agent=linear agent.decai=2", "(did you mean 'agent.decay'?)"),
     "Q-values of one action": (
@@ -278,6 +289,12 @@ def test_settings_are_the_arguments_of_the_constructor():
     assert vars(config.env.settings) == {"num_robots": 4, "layout": "small", "bonus": 1.0}
     assert vars(config.agent.settings) == {"hidden_size": 4, "decay": 0.5}  # 4 suits the environment
     assert config.rollout.num_steps == 4 and config.import_folders == (str(SITE),)
+
+
+def test_a_setting_can_be_one_of_a_few_numbers(capsys):
+    assert from_mapping(compose(["env=own_parts:Crew", "env.crew=4"])).env.settings.crew == 4
+    assert cli.main(["train", "--help", "settings", "env=own_parts:Crew"]) == 0
+    assert "crew: 2  # How many (2, 3, 4)" in capsys.readouterr().out
 
 
 def test_the_default_yaml_of_an_installed_package_sets_what_differs():

@@ -79,7 +79,7 @@ def _documented(definition: Any) -> Iterator[tuple[str, str]]:
 def _with_words(text: str, hint: Any) -> str:
     """The text, and behind it the words that the setting can be, where the text does not name them all."""
     options = (hint, *typing.get_args(hint))
-    words = [word for each in options if typing.get_origin(each) is Literal for word in typing.get_args(each)]
+    words = [str(word) for each in options if typing.get_origin(each) is Literal for word in typing.get_args(each)]
     return text if all(word in text for word in words) else f"{text} ({', '.join(words)})"
 
 

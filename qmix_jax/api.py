@@ -1,6 +1,8 @@
 """The package from Python: training with settings, objects or both, and what a run is good for (docs/python.md)."""
 
 import json
+import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +12,10 @@ from typing import Any
 
 from qmix_jax.agents.base import Agents
 from qmix_jax.analysis.scores import Scores
-from qmix_jax.build import environments, from_mapping, mixers, networks
+from qmix_jax.build import REGISTRIES, from_mapping
 from qmix_jax.cli.compose import compose_jobs
 from qmix_jax.cli.flags import parse_flags
+from qmix_jax.cli.render import SUFFIXES
 from qmix_jax.cli.store import GIVEN
 from qmix_jax.config import Config, to_mapping
 from qmix_jax.envs.base import TeamEnv
@@ -22,14 +25,19 @@ from qmix_jax.records import best_seed, read_metrics
 from qmix_jax.reporters.base import Callback, of_seed
 from qmix_jax.run import exits, experiment, startup, trained
 from qmix_jax.run.program import ReusingProgram
+from qmix_jax.run.resume import holds_run
 from qmix_jax.run.scoring import score
 from qmix_jax.run.trained import TrainedRun
-from qmix_jax.settings import ConfigError, flatten, require
+from qmix_jax.settings import ConfigError, flatten, is_plain, require, shown
 from qmix_jax.sweep.jobs import Job
 
 AUTO = "auto"
 PARTS = {"env": ("env", "environment"), "algorithm": ("mixer", "mixer"), "agent": ("agents", "network")}
 """Group of settings -> the argument for a part of it made in Python, and what that is."""
+CONTRACTS: dict[str, type] = {"env": TeamEnv, "algorithm": Mixer, "agent": Agents}
+"""Group of settings -> the class from which its parts are derived."""
+SEVERAL = re.compile(r"""[^\s=]+=[^\s='"\[{(]+(\s+[^\s=]+=[^\s='"\[{(]+)+""")
+"""Words of a command line in one."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ def train(
         KeyboardInterrupt: it was interrupted; what it learnt is saved in its folder.
         MemoryError, OSError: it ran out of memory, or its end could not be written.
     """
+    _require_callbacks(callbacks)
     job, given = _job(overrides, settings, env, mixer, agents)
     config = from_mapping(job.settings, given)
     startup.start_jax([config.devices])
@@ -114,6 +123,8 @@ def train(
     checked = experiment.check(config)
     program = ReusingProgram(checked.config, checked.env, checked.mesh)
     with _folder(folder, job) as place:
+        is_free = resume or not holds_run(place)
+        require(is_free, f"{place} holds a run: continue it with resume=True, or name another folder=")
         is_kept = folder is not None
         finished = experiment.train(program.config, place, to_mapping(config), resume, program, callbacks, is_kept)
     _raise_for(finished.status, place)
@@ -130,23 +141,74 @@ def register(name: str, cls: type) -> None:
     Raises:
         ConfigError: the name is taken, or the class fulfils no contract.
     """
-    for contract, registry in ((TeamEnv, environments()), (Mixer, mixers()), (Agents, networks())):
+    for group, contract in CONTRACTS.items():
         if isinstance(cls, type) and issubclass(cls, contract):
-            return registry.register(name, cls)
+            return REGISTRIES[group]().register(name, cls)
     raise ConfigError(f"{cls} is no subclass of qmix_jax.TeamEnv, Mixer or Agents")
 
 
 def _job(overrides: Sequence[str], settings: Mapping[str, Any], env: Any, mixer: Any, agents: Any) -> tuple[Job, dict]:
     """The job that the arguments describe, and the parts that are made in Python."""
     parts = {"env": env, "algorithm": mixer, "agent": agents}
+    _refuse_what_is_no_setting(overrides, settings)
     _refuse_two_names(parts, overrides, settings)
     given = {group: part for group, part in parts.items() if part is not None and not isinstance(part, str)}
+    for group, part in given.items():
+        _require_part(group, part)
     named = [f"{group}={GIVEN if group in given else part}" for group, part in parts.items() if part is not None]
-    plain = [f"{name}={json.dumps(value)}" for name, value in flatten(settings).items()]
+    plain = [f"{name}={json.dumps(_plain(name, value))}" for name, value in flatten(settings).items()]
     options = parse_flags([*named, *overrides, *plain]).options
     require(not options.multirun, "one call trains one run: leave out -m, and call train several times")
     (job,) = compose_jobs(options, given).jobs
     return job, given
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting's value without types of NumPy, JAX and the like; raises ConfigError where it cannot be one."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(name, each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, each) for each in value]
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    require(is_plain(value), f"{name}={shown(value)}: a setting cannot be of type {type(value).__name__}")
+    return value
+
+
+def _refuse_what_is_no_setting(overrides: Sequence[Any], settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what a person new to `train` may write in place of settings."""
+    for word in overrides:
+        forms = 'settings are words, such as "env=two_step", or are given by name, such as seed=3'
+        require(isinstance(word, str), f"{shown(word)} is no setting: {forms}")
+        each = ", ".join(f'"{part}"' for part in word.split())
+        require(not SEVERAL.fullmatch(word), f"'{word}' holds several settings: give each as its own argument, {each}")
+    for group, (argument, what) in PARTS.items():
+        value = settings.get(group)
+        is_setting = value is None or isinstance(value, str | Mapping)
+        own = f"a {what} made in Python is given as {argument}={_title(value)}"
+        require(is_setting, f"{group}={_title(value)} is no name: {own}")
+
+
+def _require_part(group: str, part: Any) -> None:
+    """Raise ConfigError unless a part made in Python is one of its group."""
+    (argument, _), contract, cls = PARTS[group], CONTRACTS[group], part if isinstance(part, type) else type(part)
+    wrong = f"{argument}={_title(part)} is no subclass of qmix_jax.{contract.__name__}"
+    if group == "env" and isinstance(part, Mapping):
+        wrong = "env is a name, a class or an object: write env='matrix', and its settings as \"env.SETTING=VALUE\""
+    if group == "env" and cls.__module__.startswith("jaxmarl."):
+        wrong += ': give JaxMarlEnv(env) of qmix_jax.envs.jaxmarl.env, or env="jaxmarl" (docs/jaxmarl.md)'
+    require(issubclass(cls, contract), wrong)
+
+
+def _require_callbacks(callbacks: Any) -> None:
+    """Raise ConfigError unless these are objects of callbacks."""
+    is_list = isinstance(callbacks, list | tuple)
+    require(is_list, f"callbacks={_title(callbacks)} must be a list of objects: callbacks=[{_title(callbacks)}(...)]")
+    for each in callbacks:
+        is_class = isinstance(each, type) and issubclass(each, Callback)
+        wrong = f"is a class: make an object of it, {_title(each)}()" if is_class else "is no qmix_jax.Callback"
+        require(isinstance(each, Callback), f"{shown(each)} in callbacks {wrong}")
 
 
 def _refuse_two_names(parts: Mapping[str, Any], overrides: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -219,16 +281,21 @@ def render(run: Run | str | Path, path: str | Path | None = None, episodes: int 
         path: a .gif, .mp4 or .png (a figure); None: a GIF in memory.
         episodes: how many.
         seed: the random seed of the episodes.
+
+    Raises:
+        ConfigError: the path has another ending.
     """
     from qmix_jax.film.painter import painter_of
     from qmix_jax.run import films
 
     run = run if isinstance(run, TrainedRun) else load_run(run)
+    suffix = ".gif" if path is None else Path(path).suffix.lower()
+    require(suffix in SUFFIXES, f"{path} must end in {', '.join(SUFFIXES)}")
     recordings = films.play(run, best_seed(run.rows[-1]) if run.rows else 0, seed, episodes)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(path) if path is not None else Path(scratch) / "film.gif"
         films.write(painter_of(run.env), recordings, place)
-        return Film(None if path is None else place, place.read_bytes(), place.suffix.lower())
+        return Film(None if path is None else place, place.read_bytes(), suffix)
 
 
 def export(run: Run | str | Path, out: str | Path, checkpoint: str = "last", seed: int | None = None) -> dict[str, Any]:

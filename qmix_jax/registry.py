@@ -67,9 +67,14 @@ class Registry(Mapping[str, T]):
         return [*self._places, *self.installed, *self._registered]
 
     def register(self, name: str, cls: type) -> None:
-        """Give a class a name in this process; raises ConfigError where the name is taken or the class unfit."""
+        """Give a class a name in this process; raises ConfigError where the name is taken or the class unfit.
+
+        A class that was defined anew replaces its earlier self.
+        """
         require(name.isidentifier(), f"{shown(name)} is no name: it may have letters, digits and underscores")
-        require(self._registered.get(name, cls) is cls and name not in self._places, f"{name} is taken already")
+        before = self._registered.get(name, cls)
+        is_same = (before.__module__, before.__qualname__) == (cls.__module__, cls.__qualname__)
+        require(is_same and name not in self._places, f"{name} is taken already")
         self.of_class(cls, name)
         self._registered[name] = cls
 

@@ -3,12 +3,14 @@
 import threading
 
 import jax
+import jaxmarl
 import numpy as np
 import pytest
 from conftest import TINY
 from test_own_agents import LSTMAgents
 
 import qmix_jax
+from qmix_jax.build import make_env
 from qmix_jax.config import by_name
 from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
 from qmix_jax.mixers.qmix import QMIX
@@ -230,6 +232,20 @@ MISTAKES = {
     "two mixers by name": (((), {"mixer": QMIX(), "algorithm": "vdn"}), "algorithm=vdn and mixer=QMIX both name the"),
     "two environments": ((("env=matrix",), {}), "env=matrix and env=two_step both name the environment; leave one out"),
     "two networks": ((("agent=gru",), {"agents": LSTMAgents}), "agent=gru and agents=LSTMAgents both name the network"),
+    "a network under the command line's name": (((), {"agent": LSTMAgents}), "is given as agents=LSTMAgents"),
+    "a mixer under the command line's name": (((), {"algorithm": VDN()}), "is given as mixer=VDN"),
+    "a list of settings": (((["seed=3"],), {}), "['seed=3'] is no setting: settings are words"),
+    "settings in one word": ((("seed=3 devices=1",), {}), 'give each as its own argument, "seed=3", "devices=1"'),
+    "an environment as settings": (((), {"env": {"name": "matrix"}}), "write env='matrix', and its settings as"),
+    "an environment of JaxMARL": (((), {"env": jaxmarl.make("MPE_simple_v3")}), "give JaxMarlEnv(env) of qmix_jax.env"),
+    "a class of nothing": (((), {"env": dict}), "env=dict is no subclass of qmix_jax.TeamEnv"),
+    "a setting of an odd type": (((), {"seed": {3}}), "seed={3}: a setting cannot be of type set"),
+    "a function as callback": (((), {"callbacks": [print]}), "in callbacks is no qmix_jax.Callback"),
+    "a class as callback": (((), {"callbacks": [Fans]}), "in callbacks is a class: make an object of it, Fans()"),
+    "a callback alone": (
+        ((), {"callbacks": Fans()}),
+        "callbacks=Fans must be a list of objects: callb",
+    ),
     "a mixer as env": (((), {"env": VDN}), "is no subclass of qmix_jax.TeamEnv"),
     "an env as mixer": (((), {"mixer": TwoStep}), "is no subclass of qmix_jax.Mixer"),
 }
@@ -241,6 +257,44 @@ def test_a_mistake_is_one_line(arguments, message):
     with pytest.raises(ConfigError) as error:
         qmix_jax.train(*overrides, folder=None, **{"env": "two_step", **settings})
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_jax_are_settings():
+    learner = {"learning_rate": np.float32(0.5), "gamma": jax.numpy.float32(0.25)}
+    payoff = {"env.payoff": np.eye(2)}
+    config = qmix_jax.compose("env=matrix", seed=np.int64(3), learner=learner, **payoff)
+    assert (config.seed, config.learner.learning_rate, config.learner.gamma) == (3, 0.5, 0.25)
+    assert config.env.settings.payoff == ((1, 0), (0, 1))
+
+
+def test_a_folder_that_holds_a_run_is_refused_in_the_words_of_python(run):
+    run, _ = run
+    with pytest.raises(ConfigError, match=r"holds a run: continue it with resume=True, or name another folder="):
+        train(folder=run.folder, num_seeds=2)
+
+
+def test_a_film_of_another_format_is_refused(run, tmp_path):
+    run, _ = run
+    with pytest.raises(ConfigError, match=r"film\.jpeg must end in \.gif, \.mp4, \.png"):
+        run.render(tmp_path / "film.jpeg")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_that_is_defined_anew_takes_the_name_of_its_earlier_self():
+    def define(value):
+        class Mine(TwoStep):
+            length = value
+
+            def __init__(self):
+                super().__init__(TwoStepConfig())
+
+        return Mine
+
+    for value in (1, 2):
+        qmix_jax.register("mine", define(value))
+        assert make_env(qmix_jax.compose("env=mine").env).length == value
+    with pytest.raises(ConfigError, match="mine is taken already"):
+        qmix_jax.register("mine", Game)
 
 
 def test_a_run_without_folder_is_not_exported(tmp_path):

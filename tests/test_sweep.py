@@ -70,6 +70,16 @@ def test_jobs_run_at_once_each_on_its_core_and_their_folders_tell_what_happened(
     ]  # fmt: skip
 
 
+def test_a_sweep_that_is_over_only_shows_its_scores_again(quick, capsys):
+    for attempt in range(2):
+        assert run("seed=2,3 total_env_steps=2") == exits.FAILED
+        said = capsys.readouterr().out
+        assert "2 jobs: 1 done, 1 failed" in said and "qmix-jax report many" in said
+        assert ("job 2 of 2 failed" in said) == (attempt == 0)
+    assert said.startswith("2 jobs, 2 of them done or failed before\n")
+    assert [len(path.read_text().splitlines()) for path in quick.glob("*/starts.txt")] == [1, 1]
+
+
 def test_a_job_that_is_killed_is_recorded_as_stopped_and_does_not_stop_the_others(quick):
     from qmix_jax.sweep.launchers.processes import Processes
 

@@ -25,6 +25,7 @@ from qmix_jax.run.lock import locked
 from qmix_jax.settings import ConfigError
 from qmix_jax.sweep import jobs, runner, worker
 from qmix_jax.sweep.launchers.base import Ended, Launcher
+from qmix_jax.sweep.ledger import read_sweep
 
 PRESETS = list(choices("preset"))
 
@@ -443,13 +444,33 @@ def test_the_same_line_goes_on_with_what_is_left_and_tries_failures_again_only_w
     assert again("learner.learning_rate=1e-4") == 0 and len(trained) == 3, "other settings are resumed with"
 
 
-def test_the_folder_of_a_sweep_takes_no_other_jobs(experiment, capsys):
-    assert run("-m env=probe learner.learning_rate=1e-3,1e-4 hydra.sweep.dir=many") == 0
-    assert run("-m env=probe learner.learning_rate=1e-4,1e-3 hydra.sweep.dir=many") == 2
-    error = capsys.readouterr().err
-    assert "many/0_probe-qmix_seed0 is of the job learner.learning_rate=0.001: repeat its sweep, or name" in error
-    assert run("-m env=probe learner.learning_rate=1e-3,1e-4,1e-5 hydra.sweep.dir=many") == 0
-    assert len(experiment.runs) == 3, "a value more at the end"
+def test_more_values_of_any_list_are_new_jobs_and_those_before_keep_their_folders(experiment, tmp_path, capsys):
+    def again(rates, seeds, *words):
+        experiment.runs.clear()
+        line = f"-m env=probe learner.learning_rate={rates} seed={seeds} hydra.sweep.dir=many"
+        assert run(" ".join([line, *words])) == 0
+        return [(config.learner.learning_rate, folder.name) for config, folder, _ in experiment.runs]
+
+    first = ["0_probe-qmix_seed0", "1_probe-qmix_seed1", "2_probe-qmix_seed0", "3_probe-qmix_seed1"]
+    assert again("1e-3,1e-4", "0,1") == [*zip([1e-3, 1e-3, 1e-4, 1e-4], first, strict=True)]
+    new = ["4_probe-qmix_seed2", "5_probe-qmix_seed2"]
+    assert again("1e-3,1e-4", "0,1,2") == [(1e-3, new[0]), (1e-4, new[1])]
+    assert again("1e-4,1e-3", "2,0,1") == [], "the same in another order"
+    capsys.readouterr()
+    assert again("1e-5,1e-4", "1") == [(1e-5, "6_probe-qmix_seed1")], "without most of those before"
+    assert "job 2 of 2 done" in capsys.readouterr().out
+    plans = read_sweep(tmp_path / "many")
+    assert [plan.folder.name for plan in plans] == [*first, *new, "6_probe-qmix_seed1"], "which are still its own"
+    assert again("1e-3,1e-4", "0,1,2", "total_env_steps=4000") == [
+        *zip([1e-3, 1e-3, 1e-4, 1e-4, 1e-3, 1e-4], first + new, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("other", ["env=mpe seed=0,1", "env=probe learner.gamma=0.9,0.8", "env=probe seed=2,3"])
+def test_the_folder_of_a_sweep_takes_no_other_jobs(experiment, capsys, other):
+    assert run("-m env=probe seed=0,1 hydra.sweep.dir=many") == 0
+    assert run(f"-m {other} hydra.sweep.dir=many") == 2 and len(experiment.runs) == 2
+    assert "many/0_probe-qmix_seed0 is of the job seed=0: repeat its sweep, or name" in capsys.readouterr().err
 
 
 def test_two_processes_cannot_run_one_sweep(experiment, capsys, tmp_path):

@@ -40,6 +40,7 @@ from qmix_jax.run.startup import leave_accelerators_free
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job, JobList
 from qmix_jax.sweep.launchers import LAUNCHERS
+from qmix_jax.sweep.ledger import numbered, plans_before
 
 if TYPE_CHECKING:
     from qmix_jax.sweep.search.loop import Search
@@ -163,7 +164,7 @@ class _Composer:
             return make_search(to_plain(master.hydra.sweeper), overrides, job, common, _words(options))
         combinations = _combinations(overrides)
         require(bool(combinations), "this sweep has no job: one of its settings has no value")
-        return replace(common, jobs=tuple(job(number, own) for number, own in enumerate(combinations)))
+        return replace(common, jobs=tuple(numbered(combinations, plans_before(folder), job)))
 
     def _swept_job(self, master: DictConfig, number: int, own: Sequence[str]) -> Job:
         """A job of a sweep by its number and its overrides; also works when this composer's context has ended."""
@@ -175,7 +176,7 @@ class _Composer:
                 raise ConfigError(one_line(error)) from error
             with open_dict(config):
                 config.hydra.job.update({"num": number, "id": number})
-            return _job(config, is_swept=True)
+            return replace(_job(config, is_swept=True), number=number)
 
     def _compose(self, lines: list[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Hydra's composition, with its own part."""

@@ -30,6 +30,8 @@ class Job:
     """Environment variables set while the job runs."""
     dated: str = ""
     """The setting that gives the job a new folder at every start; '' where none does."""
+    number: int = 0
+    """Among the jobs of its sweep; by default part of its folder's name."""
 
     @property
     def config(self) -> Config:

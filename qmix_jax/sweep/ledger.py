@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class JobPlan:
     """How seeds become one score: mean or iqm."""
     direction: str = "maximize"
     """Whether a large score is good or a small one: maximize or minimize."""
+    number: int = 0
+    """`Job.number`."""
 
     @property
     def label(self) -> str:
@@ -69,16 +71,39 @@ class JobState:
         return 1.0 if self.state == "done" else min(1.0, self.env_steps / self.plan.env_steps)
 
 
-def plans_of(jobs: Sequence[Job], configs: Sequence[Config]) -> list[JobPlan]:
-    """The plans of a sweep's jobs."""
-    different = differing([job.overrides for job in jobs])
-    return [plan_of(job, config, own) for job, config, own in zip(jobs, configs, different, strict=True)]
+def numbered(
+    lines: Sequence[Sequence[str]], before: Sequence[JobPlan], make: Callable[[int, Sequence[str]], Job]
+) -> list[Job]:
+    """The jobs with these overrides: those that the sweep had before, with their numbers, and then the new ones.
+
+    `make` composes a job of a number and overrides. A job is that of a plan if it has what told the plan's from others,
+    and the same folder; of several such jobs, the one with the most equal overrides.
+    """
+    left, jobs = list(lines), list[Job]()
+    for plan in before:
+        told = set(plan.differs) if len(before) > 1 else set()
+        alike = [own for own in left if told <= set(own)]
+        own = max(alike, key=lambda own: len({*own} & {*plan.overrides}), default=None)
+        if own is not None and (job := make(plan.number, own)).folder == plan.folder:
+            left.remove(own)
+            jobs.append(job)
+    first = max((plan.number + 1 for plan in before), default=0)
+    return [*jobs, *(make(number, own) for number, own in enumerate(left, first))]
+
+
+def plans_of(jobs: Sequence[Job], configs: Sequence[Config], before: Sequence[JobPlan] = ()) -> list[JobPlan]:
+    """The plans of a sweep's jobs, and those of jobs that an earlier line began in its folder and this one lacks."""
+    new = {job.folder: plan_of(job, config, ()) for job, config in zip(jobs, configs, strict=True)}
+    begun = {plan.folder: plan for plan in before if plan.folder in new or plan.folder.exists()}
+    plans = list((begun | new).values())
+    different = differing([plan.overrides for plan in plans])
+    return [replace(plan, differs=own) for plan, own in zip(plans, different, strict=True)]
 
 
 def plan_of(job: Job, config: Config, differs: tuple[str, ...]) -> JobPlan:
     """The plan of a job."""
     metric, how = config.checkpoint.metric, config.evaluation.score
-    return JobPlan(job.folder, job.overrides, differs, config.trained_env_steps, metric, how)
+    return JobPlan(job.folder, job.overrides, differs, config.trained_env_steps, metric, how, number=job.number)
 
 
 def differing(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -99,6 +124,11 @@ def write_sweep(folder: Path, plans: Sequence[JobPlan], about: dict[str, Any]) -
     write_json(folder / NAME, {**about, "jobs": jobs}, indent=1)
 
 
+def plans_before(folder: Path) -> list[JobPlan]:
+    """The jobs of the sweep in a folder; none where it holds no sweep yet."""
+    return read_sweep(folder) if (folder / NAME).exists() else []
+
+
 def read_sweep(folder: Path) -> list[JobPlan]:
     """The jobs of the sweep in a folder, or the single run that it holds; raises ConfigError where it is neither."""
     require(folder.is_dir(), f"{folder} is a file, not a folder" if folder.exists() else f"there is no folder {folder}")
@@ -107,8 +137,14 @@ def read_sweep(folder: Path) -> list[JobPlan]:
     found = read_json(folder / NAME)
     try:
         return [
-            JobPlan(folder / job["folder"], tuple(job["overrides"]), tuple(job["differs"]), *_numbers(job))
-            for job in found["jobs"]
+            JobPlan(
+                folder / job["folder"],
+                tuple(job["overrides"]),
+                tuple(job["differs"]),
+                *_numbers(job),
+                number=int(job.get("number", place)),
+            )
+            for place, job in enumerate(found["jobs"])
         ]
     except (TypeError, KeyError, ValueError) as error:
         raise ConfigError(f"{folder / NAME} is damaged: delete it, and the sweep's own line writes it again") from error

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qmix_jax.console import say, short
@@ -16,8 +15,7 @@ from qmix_jax.sweep.board import Board, NoBoard, closing, show
 from qmix_jax.sweep.jobs import Job, JobList, check, run_here, write
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.launchers.base import Ended, Launcher
-from qmix_jax.sweep.ledger import NAME as SWEEP
-from qmix_jax.sweep.ledger import JobPlan, Watch, plans_of, read_sweep, state_of, write_sweep
+from qmix_jax.sweep.ledger import JobPlan, Watch, plans_before, plans_of, read_sweep, state_of, write_sweep
 from qmix_jax.sweep.worker import Task
 
 PREFIX = "hydra.launcher."
@@ -56,7 +54,8 @@ def run(job_list: JobList, again: Again) -> int:
         return run_here(job_list.jobs, again.resumes)[0]
     left = [job for job in job_list.jobs if not is_over(job, again)]
     worst = run_jobs(job_list, left, again)
-    show(closing([state_of(plan) for plan in read_sweep(job_list.folder)], job_list.folder))
+    plans = _of_jobs(read_sweep(job_list.folder), job_list.jobs)
+    show(closing([state_of(plan) for plan in plans], job_list.folder))
     over = [found for job in job_list.jobs if job not in left and (found := record.read_record(job.folder))]
     return max([worst, *(each.status or 0 for each in over)])
 
@@ -67,8 +66,9 @@ def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
     launcher = make_launcher(job_list.launcher)
     check(JobList(tuple(job for job in left if not launcher.holds(job))), again.resumes)
     configs = [job.config for job in job_list.jobs]
-    plans = plans_of(job_list.jobs, configs)
-    _refuse_other_jobs(job_list.folder, plans)
+    before = plans_before(job_list.folder)
+    _refuse_other_jobs(before, job_list.jobs)
+    plans = plans_of(job_list.jobs, configs, before)
     plan = launcher.plan(configs) if left else ""  # of all jobs: one that is resumed gets what it had
     with locked(short(job_list.folder)), launcher:
         say(_first_line(len(job_list.jobs), len(left), plan))
@@ -76,9 +76,10 @@ def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
         write_sweep(job_list.folder, plans, {"command": sys.argv})
         if not left:
             return exits.DONE
-        is_shown = len(plans) == 1 and launcher.is_on_terminal
+        own = _of_jobs(plans, job_list.jobs)
+        is_shown = len(own) == 1 and launcher.is_on_terminal
         tasks = [Task.of(job, again.resumes, is_logged=not is_shown) for job in left]
-        board = NoBoard() if is_shown else Board(Watch(plans).states, launcher.at_once)
+        board = NoBoard() if is_shown else Board(Watch(own).states, launcher.at_once)
         return run_all(launcher, board, once(tasks), note_end)
 
 
@@ -96,15 +97,22 @@ def is_over(job: Job, again: Again) -> bool:
     return found.state == "done" or (found.state == "failed" and not again.retries)
 
 
-def _refuse_other_jobs(folder: Path, plans: Sequence[JobPlan]) -> None:
-    """Raise ConfigError where the folder's sweep has a job of other settings in the place of one of these."""
-    if not (folder / SWEEP).exists():
-        return
-    before, lines = read_sweep(folder), {plan.folder: plan.overrides for plan in plans}
-    for plan in before if len(before) > 1 else ():
-        is_same = set(plan.differs) <= set(lines.get(plan.folder, plan.differs))
+def _of_jobs(plans: Sequence[JobPlan], jobs: Sequence[Job]) -> list[JobPlan]:
+    """Those of these jobs, among all that the folder of a sweep holds."""
+    folders = {job.folder for job in jobs}
+    return [plan for plan in plans if plan.folder in folders]
+
+
+def _refuse_other_jobs(before: Sequence[JobPlan], jobs: Sequence[Job]) -> None:
+    """Raise ConfigError where the folder's sweep has none of these jobs, or one of other settings in the place of one
+    of them.
+    """
+    lines = {job.folder: job.overrides for job in jobs}
+    is_one_there = any(plan.folder in lines for plan in before)
+    for plan in before:
+        is_same = set(plan.differs) <= set(lines.get(plan.folder, plan.differs)) or len(before) == 1
         own = f"{short(plan.folder)} is of the job {plan.label}"
-        require(is_same, f"{own}: repeat its sweep, or name another folder, hydra.sweep.dir=FOLDER")
+        require(is_one_there and is_same, f"{own}: repeat its sweep, or name another folder, hydra.sweep.dir=FOLDER")
 
 
 def _first_line(total: int, left: int, plan: str) -> str:

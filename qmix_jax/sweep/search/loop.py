@@ -20,8 +20,7 @@ from qmix_jax.sweep import record
 from qmix_jax.sweep.board import Board, show
 from qmix_jax.sweep.jobs import Job, JobList, check, check_settings, write
 from qmix_jax.sweep.launchers.base import Ended, Launcher
-from qmix_jax.sweep.ledger import NAME as SWEEP
-from qmix_jax.sweep.ledger import JobPlan, JobState, Watch, plan_of, read_sweep, state_of, write_sweep
+from qmix_jax.sweep.ledger import JobPlan, JobState, Watch, plan_of, plans_before, state_of, write_sweep
 from qmix_jax.sweep.runner import Again, is_over, make_launcher, note_end, run_all
 from qmix_jax.sweep.search.results import results
 from qmix_jax.sweep.search.settings import PREFIX, SearchSettings
@@ -97,8 +96,7 @@ class _Loop:
 
     def __init__(self, search: Search, study: Study, launcher: Launcher, example: JobPlan):
         self._search, self._study, self._launcher, self._example = search, study, launcher, example
-        has_plans = (search.folder / SWEEP).exists()
-        self._plans = {plan.folder: plan for plan in read_sweep(search.folder)} if has_plans else {}
+        self._plans = {plan.folder: plan for plan in plans_before(search.folder)}
         is_own = bool(study.trials) or not self._plans
         require(is_own, f"{search.folder} holds another sweep: name another folder, hydra.sweep.dir=FOLDER")
         self._watch = Watch(self._plans.values())

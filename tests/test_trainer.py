@@ -1,5 +1,7 @@
 """When things happen: epsilon, learning, target sync and replay follow the one clock, to the environment step."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +117,15 @@ def test_counting_multiples():
     before, after = jnp.array([0, 99, 100, 150]), jnp.array([99, 100, 150, 350])
     np.testing.assert_array_equal(multiples_passed(100, before, after), [0, 1, 0, 2])
     np.testing.assert_array_equal(multiples_passed(12.5, jnp.array([0, 12]), jnp.array([12, 25])), [0, 2])
+
+
+@pytest.mark.parametrize("every", ["0.7", "1.5", "12.8", "25.6", "7.3", "256.5", "99999.9"])
+def test_multiples_of_a_fraction_are_counted_exactly_up_to_the_clocks_end(every):
+    ends = 32 * np.concatenate([np.arange(1000), 2**19 + np.arange(1000), 2**26 - 2 - np.arange(1000)])
+    exact = [int((n + 32) / Fraction(every)) - int(n / Fraction(every)) for n in ends.tolist()]
+    counted = multiples_passed(float(every), jnp.array(ends), jnp.array(ends + 32))
+    np.testing.assert_array_equal(counted, exact)
+    assert max(exact) <= tiny(learner={"env_steps_per_update": float(every)}).max_updates_per_iteration
 
 
 def test_the_learning_rate_ends_with_the_run_and_not_before(probe):

@@ -1,7 +1,9 @@
 """One iteration of training: rollout -> replay.insert -> (sample -> learn) x K -> target sync."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,7 @@ from qmix_jax.learning.exploration import epsilon_at, team_actions
 from qmix_jax.learning.learner import Learner, LearnerState, LossMetrics
 from qmix_jax.learning.replay import ReplayBuffer, SequenceFormat, minibatch
 from qmix_jax.learning.rollout import EpisodeSums, RolloutState
+from qmix_jax.settings import LARGEST_INT
 from qmix_jax.traced import numbers_of_env, with_numbers
 from qmix_jax.types import AgentInput, Clock, Params, RecurrentState, Sequence, swap_time_and_batch, tree_where
 
@@ -44,10 +47,17 @@ class StepMetrics(NamedTuple):
 
 
 def multiples_passed(every: int | float, before: Int[Array, "*times"], after: Int[Array, "*times"]) -> Array:
-    """How many multiples of `every` lie in (before, after]."""
-    if float(every).is_integer():
-        return after // int(every) - before // int(every)
-    return jnp.floor(after / every).astype(int) - jnp.floor(before / every).astype(int)
+    """How many multiples of `every` lie in (before, after].
+
+    They are counted in integers, as float32 cannot beyond 2^24; `every` is the nearest fraction with which int32 can.
+    """
+    fraction = Fraction(every).limit_denominator(max(math.isqrt(int(LARGEST_INT / every)), 1))
+    step, parts = fraction.numerator, fraction.denominator
+
+    def passed(env_steps: Array) -> Array:
+        return env_steps // step * parts + env_steps % step * parts // step if parts > 1 else env_steps // step
+
+    return passed(after) - passed(before)
 
 
 @dataclass(frozen=True)
@@ -230,8 +240,6 @@ class Trainer:
         inserts = clock.iteration + 1 - clock.replay_start
         is_ready = self.env_steps(Clock(inserts)) >= config.start_env_steps
         due = jnp.where(is_ready, multiples_passed(config.env_steps_per_update, before, after), 0)
-        most = self.config.max_updates_per_iteration
-        due = jnp.minimum(due, most)  # float32 may count one multiple of a fraction more
 
         def update(learner: LearnerState, index: Array, own_key: jax.Array) -> tuple[LearnerState, LossMetrics]:
             batch = self.sample(sequences, inserts, index, key, own_key)
@@ -244,6 +252,7 @@ class Trainer:
         def update_if_due(learner, inputs):
             return self._when(inputs[0] < due, update, skip, learner, *inputs)
 
+        most = self.config.max_updates_per_iteration
         learner, losses = lax.scan(update_if_due, learner, (jnp.arange(most), jax.random.split(key, most)))
         return learner, jax.tree.map(jnp.sum, losses), due
 

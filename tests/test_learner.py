@@ -181,6 +181,25 @@ def test_burn_in_leaves_its_steps_out_of_the_loss_but_not_out_of_the_state(probe
     assert float(loss) == pytest.approx(loop_means(learner, state, batch, skipped=3)[0], rel=1e-4)
 
 
+def test_burn_in_is_a_start_from_the_state_that_it_makes_for_the_gradient_too(probe, batch):
+    learner, state = learner_of(probe, burn_in=3)
+    other, _ = learner_of(probe)
+    inputs = AgentInput(
+        obs=batch.observation.agents[:3],
+        last_action=jnp.concatenate([batch.last_action[None], batch.action[:2]]),
+        first=batch.first[:3],
+    )
+    hidden, _ = learner.agents.unroll(state.params["agent"], batch.hidden, inputs)
+    rest = jax.tree.map(lambda leaf: leaf[3:], batch._replace(last_action=None, hidden=None))
+    rest = rest._replace(last_action=batch.action[2], hidden=hidden)
+
+    def gradient(learner, batch):
+        return jax.jit(jax.grad(lambda params: mean_loss(learner, params, state.params, batch)))(state.params)
+
+    ours, theirs = gradient(learner, batch), gradient(other, rest)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, theirs)
+
+
 def test_whole_episodes_count_nothing_of_a_second_one_that_begins_within_the_burn_in(probe, batch):
     learner, state = learner_of(probe, whole_episodes=True, burn_in=3)
     sums = jax.jit(learner.loss)(state.params, state.target_params, batch)[1]

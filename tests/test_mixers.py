@@ -130,6 +130,17 @@ def test_axes_before_the_agents_are_all_batch(case):
     assert penalty.shape == (4, B // 4)
 
 
+@pytest.mark.parametrize("name", ["qatten", "qplex_qatten", "transfqmix", "qtran"])
+def test_features_that_make_weights_pass_no_gradient_to_the_agents_and_qtrans_joint_value_does(name):
+    case = case_of(name)
+
+    def total(hidden):
+        return jnp.sum(case.apply(case.params, case.joint(case.action)._replace(hidden=hidden)))
+
+    assert abs(total(case.hidden) - total(2 * case.hidden)) > 1e-3
+    assert bool(jnp.any(jax.grad(total)(case.hidden) != 0)) == (name == "qtran")
+
+
 @pytest.mark.parametrize(
     ("name", "options"), [("qmix", {}), ("qmix", {"positive": "softplus"}), ("qplex", {}), ("qatten", {}), ("shaq", {})]
 )

@@ -45,7 +45,8 @@ class Qatten(Mixer):
     state_norm: StateNorm = "layer_norm"
     """layer_norm: normalise the state first; none: use it as it is, as in PyMARL2."""
     init_scale: Scale = 0.01
-    """Scale of the last layers at the start; small: Q_tot starts as the sum of the agents' values."""
+    """Scale of the last layers at the start; small: Q_tot starts as the sum of the Q_i (weighted_heads=false: as that
+    times num_heads / N)."""
 
     @nn.compact
     def mix(self, joint: MixerInput) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch heads N"]]:

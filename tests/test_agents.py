@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from qmix_jax.agents.base import num_features
 from qmix_jax.agents.gru import GruConfig, RecurrentAgents
 from qmix_jax.nn import gru
 from qmix_jax.nn.gru import GruWeights, gru_step, gru_unroll
@@ -191,3 +192,8 @@ def test_separate_parameters_are_independent(inputs):
     after = q_of(agents, changed, inputs)
     np.testing.assert_array_equal(before[:, :, 0], after[:, :, 0])
     assert not np.allclose(before[:, :, 1], after[:, :, 1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_width_of_the_features_is_known_without_running_the_network():
+    assert num_features(RecurrentAgents(GruConfig(hidden_size=H), SPEC)) == H

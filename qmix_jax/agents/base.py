@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from qmix_jax.envs.base import TeamEnv
@@ -54,9 +55,9 @@ class Agents(ABC):
 def num_features(agents: Agents) -> int:
     """The width H of the features that mixers get."""
     spec = agents.spec
-    observed = jax.ShapeDtypeStruct((1, spec.num_agents, spec.obs_size), float)
-    acted = jax.ShapeDtypeStruct((1, spec.num_agents), int)
-    inputs = AgentInput(observed, acted, jax.ShapeDtypeStruct((1,), bool))  # pyright: ignore[reportArgumentType]
+    observed = jax.ShapeDtypeStruct((1, spec.num_agents, spec.obs_size), jnp.float32)
+    acted = jax.ShapeDtypeStruct((1, spec.num_agents), jnp.int32)
+    inputs = AgentInput(observed, acted, jax.ShapeDtypeStruct((1,), jnp.bool_))  # pyright: ignore[reportArgumentType]
 
     def step(inputs: AgentInput) -> AgentOutput:
         return agents.step(agents.init(jax.random.key(0)), agents.initial_state(1), inputs)[1]

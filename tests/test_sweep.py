@@ -21,8 +21,8 @@ from qmix_jax.run import exits
 from qmix_jax.run.checkpoint import find
 from qmix_jax.sweep import board, runner, worker
 from qmix_jax.sweep.launchers import share
-from qmix_jax.sweep.ledger import differing, read_sweep, seconds_left, state_of
-from qmix_jax.sweep.record import last_line, read_record, score_of
+from qmix_jax.sweep.ledger import Watch, differing, read_sweep, seconds_left, state_of
+from qmix_jax.sweep.record import begin, last_line, read_record, score_of
 
 HERE = Path(__file__).parent
 TINY = "env=matrix learner.start_env_steps=0 hydra.sweep.dir=many"
@@ -78,6 +78,15 @@ def test_a_sweep_that_is_over_only_shows_its_scores_again(quick, capsys):
         assert ("job 2 of 2 failed" in said) == (attempt == 0)
     assert said.startswith("2 jobs, 2 of them done or failed before\n")
     assert [len(path.read_text().splitlines()) for path in quick.glob("*/starts.txt")] == [1, 1]
+
+
+def test_jobs_that_run_again_are_told_of_again(quick, capsys):
+    """Failed ones, and done ones with more steps."""
+    for words, done in (("total_env_steps=2", 1), ("total_env_steps=2 retry=failed", 0), ("total_env_steps=4", 1)):
+        assert run(f"seed=2,3 {words}") == exits.FAILED
+        said = capsys.readouterr().out
+        assert said.count("job 2 of 2 failed: seed=3") == 1 and said.count("job 1 of 2 done: seed=2") == done
+        assert "stopped" not in said
 
 
 def test_a_job_that_is_killed_is_recorded_as_stopped_and_does_not_stop_the_others(quick):
@@ -255,6 +264,17 @@ def test_states_the_time_left_and_scores_by_setting(tmp_path):
     )
     running = [replace(job, state="running") for job in found]
     assert "about 30s left" in board.headline(running, 1)
+
+
+def test_a_job_that_was_done_with_fewer_steps_is_not_done(tmp_path):
+    (found,) = states(tmp_path, (["seed=0"], ROWS[:2], "done"))
+    plan = replace(found.plan, digest="of more steps")
+    assert (found.state, found.share) == ("done", 1.0)
+    assert (state_of(plan).state, state_of(plan).share) == ("stopped", 0.5)
+    watch = Watch([found.plan], left=[found.plan.folder])
+    assert [each.state for each in watch.states()] == ["waiting"], "until it begins once more"
+    begin(found.plan.folder, "")
+    assert [each.state for each in watch.states()] == ["running"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ class JobPlan:
     """Whether a large score is good or a small one: maximize or minimize."""
     number: int = 0
     """`Job.number`."""
+    digest: str = ""
+    """`Job.digest`; '' in a sweep of an older version."""
 
     @property
     def label(self) -> str:
@@ -103,7 +105,8 @@ def plans_of(jobs: Sequence[Job], configs: Sequence[Config], before: Sequence[Jo
 def plan_of(job: Job, config: Config, differs: tuple[str, ...]) -> JobPlan:
     """The plan of a job."""
     metric, how = config.checkpoint.metric, config.evaluation.score
-    return JobPlan(job.folder, job.overrides, differs, config.trained_env_steps, metric, how, number=job.number)
+    known = {"number": job.number, "digest": job.digest}
+    return JobPlan(job.folder, job.overrides, differs, config.trained_env_steps, metric, how, **known)
 
 
 def differing(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -143,6 +146,7 @@ def read_sweep(folder: Path) -> list[JobPlan]:
                 tuple(job["differs"]),
                 *_numbers(job),
                 number=int(job.get("number", place)),
+                digest=str(job.get("digest", "")),
             )
             for place, job in enumerate(found["jobs"])
         ]
@@ -180,16 +184,23 @@ def state_of(plan: JobPlan) -> JobState:
 class Watch:
     """The states of jobs, looked at again and again; that of one that is over is read once."""
 
-    def __init__(self, plans: Collection[JobPlan]):
-        """`plans` may grow."""
+    def __init__(self, plans: Collection[JobPlan], left: Collection[Path] = ()):
+        """`plans` may grow. Those whose folders are `left` to run wait until they begin, whatever they were before."""
         self._plans = plans
         self._over: dict[Path, JobState] = {}
+        before = [state_of(plan) for plan in plans if plan.folder in left]
+        self._starts = {each.plan.folder: each.starts for each in before if each.state != "running"}
 
     def states(self) -> list[JobState]:
         """The state of each job."""
-        found = [self._over.get(plan.folder) or state_of(plan) for plan in self._plans]
+        found = [self._over.get(plan.folder) or self._look(plan) for plan in self._plans]
         self._over |= {each.plan.folder: each for each in found if each.state in OVER}
         return found
+
+    def _look(self, plan: JobPlan) -> JobState:
+        found = state_of(plan)
+        waits = found.state != "running" and found.starts == self._starts.get(plan.folder)
+        return replace(found, state="waiting", error="") if waits else found
 
 
 def _env_steps(folder: Path, rows: list[dict[str, Any]]) -> int:
@@ -208,9 +219,9 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 def _state(plan: JobPlan, record: JobRecord | None, rows: list[dict[str, Any]]) -> State:
     """By the lock on the folder and its rows where no record tells more: a job that was killed leaves its record as it
-    was, and a run may have been resumed by itself.
+    was, a run may have been resumed by itself, and a job that was over may be given other settings, such as more steps.
     """
-    if record and record.state in OVER:
+    if record and record.state in OVER and plan.digest in ("", record.digest):
         return record.state
     if (record and record.is_running_here) or is_held(plan.folder) or (record and _may_start_elsewhere(record)):
         return "running"

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qmix_jax.console import say, short
@@ -79,7 +79,7 @@ def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
         own = _of_jobs(plans, job_list.jobs)
         is_shown = len(own) == 1 and launcher.is_on_terminal
         tasks = [Task.of(job, again.resumes, is_logged=not is_shown) for job in left]
-        board = NoBoard() if is_shown else Board(Watch(own).states, launcher.at_once)
+        board = NoBoard() if is_shown else Board(Watch(own, [job.folder for job in left]).states, launcher.at_once)
         return run_all(launcher, board, once(tasks), note_end)
 
 
@@ -163,5 +163,6 @@ def note_end(ended: Ended) -> int:
     if is_recorded or (not job.folder.exists() and record.state_of_status(status) == "stopped"):
         return status
     error = ended.error or record.last_line(job.folder / record.LOG)
-    record.end(job.folder, found or record.JobRecord("running", job.digest), status, error)
+    found = replace(found, digest=job.digest) if found else record.JobRecord("running", job.digest)
+    record.end(job.folder, found, status, error)
     return status

@@ -494,6 +494,17 @@ def test_while_a_sweep_runs_the_finished_jobs_are_compared_and_at_a_step_those_t
     assert len(read_runs([tmp_path / "1"])[0]) == 1, "no job has ended"
 
 
+def test_a_trial_that_its_search_pruned_is_no_finished_run(tmp_path):
+    """It would have all others compared at its last evaluation."""
+    for number, (state, steps) in enumerate([("done", STEPS), ("pruned", STEPS[:1]), ("done", STEPS)]):
+        run = leave_run(tmp_path / f"{number}", [0.5], steps=steps, learner={"gamma": 0.9 + 0.01 * number})
+        job_of(run, state)
+    runs, (why,) = read_runs([tmp_path])
+    assert [run.folder.name for run in runs] == ["0", "2"]
+    assert why.startswith(f"{tmp_path / '1'}: its job was pruned by its search at step 1,000; --at compares at a step")
+    assert len(read_runs([tmp_path], until=1000)[0]) == 3 and len(read_runs([tmp_path / "1"])[0]) == 1
+
+
 @pytest.mark.parametrize("name", ["rep.pdf", "report.PNG", "there.txt"])
 def test_out_is_a_folder(tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,8 @@ JOB = "job.json"
 """What a sweep records of a job, in the folder of its run."""
 UNFINISHED = ("waiting", "running")
 """The states of a job that may go on, or was killed with its machine."""
+EARLY = dict.fromkeys(UNFINISHED, "has not ended, and is") | {"pruned": "was pruned by its search"}
+"""The states of a job whose run is not whole -> what is told of it."""
 MARKS = ("metrics.jsonl", ".hydra", JOB)
 """A folder with one of these is a run's; a job that failed early has no metrics."""
 
@@ -122,26 +124,27 @@ def read_runs(paths: Sequence[Path], until: int | None = None) -> tuple[list[Run
     """The runs among and below the paths, and the reasons why others were left out.
 
     With `until`, runs end at their first evaluation at or after this environment step. Runs that have not reached it
-    (by default: their end) and whose job has not ended are left out, unless that is true of all.
+    (by default: their end) and whose job has not ended or was pruned are left out, unless that is true of all.
 
     Raises:
         ConfigError: a path does not exist, or no run is left.
     """
     finished: dict[Path, RunFolder] = {}
-    running: dict[Path, RunFolder] = {}
+    early: dict[Path, RunFolder] = {}
     left_out: dict[str, None] = {}  # each reason once, in order
     for path in paths:
         require(path.exists(), f"there is no folder {path}")
         for folder in _attempt(lambda path=path: find_runs([path]), left_out) or []:
             run = _attempt(lambda folder=folder: read_run(folder), left_out)
             if run is not None:
-                has_ended = _job(folder).get("state") not in UNFINISHED or run.reaches(until)
-                (finished if has_ended else running)[folder] = run
-    require(bool(finished or running), f"no run can be reported: {'; '.join(left_out)}")
-    for run in running.values() if finished else ():
+                is_whole = str(_job(folder).get("state")) not in EARLY or run.reaches(until)
+                (finished if is_whole else early)[folder] = run
+    require(bool(finished or early), f"no run can be reported: {'; '.join(left_out)}")
+    for run in early.values() if finished else ():
+        how = EARLY[_job(run.folder)["state"]]
         step = f"step {run.rows[-1]['env_steps']:,}; --at compares at a step that every run has reached"
-        left_out[f"{run.folder}: its job has not ended, and is at {step}"] = None
-    runs = [run if until is None else run.until(until) for run in (finished or running).values()]
+        left_out[f"{run.folder}: its job {how} at {step}"] = None
+    runs = [run if until is None else run.until(until) for run in (finished or early).values()]
     for run in runs:
         for number, why in run.left_out.items():
             left_out[f"{run.folder}: seed {run.settings['seed'] + number} {why}"] = None

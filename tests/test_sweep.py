@@ -266,6 +266,16 @@ def test_states_the_time_left_and_scores_by_setting(tmp_path):
     assert "about 30s left" in board.headline(running, 1)
 
 
+def test_brackets_in_settings_and_errors_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    text = "no maps in [/tmp/maps] [red]"
+    (done,) = states(tmp_path, ([text], ROWS, "done"))
+    failed = replace(done, state="failed", error=text)
+    both = [failed, replace(done, plan=replace(done.plan, differs=("other",)))]
+    board.show([board.headline(both, None), board.table([failed]), *board.closing(both, tmp_path)])
+    assert capsys.readouterr().out.count(text) == 6, "two heads, a label, two errors, a setting"
+
+
 def test_a_job_that_was_done_with_fewer_steps_is_not_done(tmp_path):
     (found,) = states(tmp_path, (["seed=0"], ROWS[:2], "done"))
     plan = replace(found.plan, digest="of more steps")

@@ -45,12 +45,12 @@ def _print(states: Sequence) -> None:
 
 
 def _watch(look: Callable[[], list]) -> list:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
 
-    from qmix_jax.sweep.board import headline, table
+    from qmix_jax.sweep.board import headline, plain_console, table
 
-    with Live(console=Console(), auto_refresh=False) as live:
+    with Live(console=plain_console(), auto_refresh=False) as live:
         while True:
             states = look()
             live.update(Group(headline(states, None), table(states)), refresh=True)

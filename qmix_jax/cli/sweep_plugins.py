@@ -13,13 +13,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import DictConfig
-from rich.console import Console
 
 from qmix_jax.console import reason
 from qmix_jax.run import exits
 from qmix_jax.settings import ConfigError
 from qmix_jax.sweep import record
-from qmix_jax.sweep.board import closing
+from qmix_jax.sweep.board import closing, show
 from qmix_jax.sweep.jobs import Job, JobList
 from qmix_jax.sweep.ledger import JobPlan, plans_of, state_of
 from qmix_jax.sweep.runner import Again, is_over, run_jobs
@@ -78,8 +77,7 @@ class SweepOfPlugin:
             pass  # its line has been printed
         finally:
             if self.job_list.folder and self.job_list.jobs:
-                states = [state_of(plan) for plan in self._plans]
-                Console().print(*closing(states, self.job_list.folder), sep="\n")
+                show(closing([state_of(plan) for plan in self._plans], self.job_list.folder))
         return self.status
 
     def _sweeper(self) -> Sweeper:

@@ -30,6 +30,11 @@ MOST_ROWS = 30
 """Rows of the live table; a terminal scrolls a longer one away."""
 
 
+def plain_console() -> Console:
+    """A console that prints texts as they are: `[x]` in an override or an error is no markup."""
+    return Console(markup=False, emoji=False)
+
+
 def score_text(metric: str, score: float) -> str:
     """`eval/win_rate 94.1 %`."""
     return f"{metric} {100 * score:.1f} %" if is_share(metric) else f"{metric} {score:.4g}"
@@ -72,7 +77,7 @@ class Board:
 
     def __init__(self, states: Callable[[], list[JobState]], at_once: int | None, interval: float = 1.0):
         self._states, self._at_once, self._interval = states, at_once, interval
-        self._console = Console()
+        self._console = plain_console()
         is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = Live(console=self._console, auto_refresh=False) if is_live else None
         self._before: dict[Path, str] = {job.plan.folder: job.state for job in states() if job.state in OVER}
@@ -134,7 +139,7 @@ class NoBoard(Board):
 
 def show(parts: Sequence[RenderableType]) -> None:
     """Print lines and tables; a line is not broken, so that what it names can be copied."""
-    console = Console()
+    console = plain_console()
     for part in parts:
         console.print(part, soft_wrap=not isinstance(part, Table))
 

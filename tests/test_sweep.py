@@ -22,7 +22,7 @@ from qmix_jax.run.checkpoint import find
 from qmix_jax.sweep import board, runner, worker
 from qmix_jax.sweep.launchers import share
 from qmix_jax.sweep.ledger import Watch, differing, read_sweep, seconds_left, state_of
-from qmix_jax.sweep.record import begin, last_line, read_record, score_of
+from qmix_jax.sweep.record import begin, end, last_line, read_record, score_of
 
 HERE = Path(__file__).parent
 TINY = "env=matrix learner.start_env_steps=0 hydra.sweep.dir=many"
@@ -285,6 +285,14 @@ def test_a_job_that_was_done_with_fewer_steps_is_not_done(tmp_path):
     assert [each.state for each in watch.states()] == ["waiting"], "until it begins once more"
     begin(found.plan.folder, "")
     assert [each.state for each in watch.states()] == ["running"]
+
+
+def test_a_stopped_job_that_fails_before_it_begins_again_is_told_of(tmp_path):
+    (found,) = states(tmp_path, (["seed=0"], ROWS[:2], "stopped"))
+    watch = Watch([found.plan], left=[found.plan.folder])
+    assert [each.state for each in watch.states()] == ["waiting"]
+    end(found.plan.folder, read_record(found.plan.folder), exits.FAILED, "no such partition")
+    assert [(each.state, each.error) for each in watch.states()] == [("failed", "no such partition")]
 
 
 @pytest.mark.parametrize(

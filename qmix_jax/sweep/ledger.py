@@ -189,7 +189,7 @@ class Watch:
         self._plans = plans
         self._over: dict[Path, JobState] = {}
         before = [state_of(plan) for plan in plans if plan.folder in left]
-        self._starts = {each.plan.folder: each.starts for each in before if each.state != "running"}
+        self._before = {each.plan.folder: (each.state, each.starts) for each in before if each.state != "running"}
 
     def states(self) -> list[JobState]:
         """The state of each job."""
@@ -199,7 +199,7 @@ class Watch:
 
     def _look(self, plan: JobPlan) -> JobState:
         found = state_of(plan)
-        waits = found.state != "running" and found.starts == self._starts.get(plan.folder)
+        waits = (found.state, found.starts) == self._before.get(plan.folder)
         return replace(found, state="waiting", error="") if waits else found
 
 

@@ -212,7 +212,18 @@ def test_runs_are_compared_where_all_were_evaluated_and_the_report_says_so(tmp_p
     leave_run(tmp_path / "b", [0.9], algorithm="vdn", steps=(2000, 4000, 6000))
     (comparison,) = compare(groups_in(tmp_path))
     assert [entry.env_steps for entry in comparison.tasks] == [[2000, 4000]] * 2
-    assert comparison.notes == ["3m: compared at 4,000 steps, the last evaluation that every run has"]
+    (note,) = comparison.notes
+    assert note.startswith("3m: compared at 4,000 steps, the last evaluation that every run has; ")
+    assert note.endswith(f"{tmp_path / 'a'} ends at 4,000")
+
+
+def test_a_stopped_run_that_cuts_its_group_is_named(tmp_path):
+    for seed, steps in enumerate((STEPS, STEPS[:2], STEPS[:2])):
+        leave_run(tmp_path / str(seed), [1.0], seed=seed, steps=steps)
+    (comparison,) = compare(groups_in(tmp_path))
+    assert comparison.tasks[0].env_steps == [1000, 2000]
+    (note,) = comparison.notes
+    assert note.startswith("3m: compared at 2,000 steps") and note.endswith("1 and 1 more end at 2,000")
 
 
 def test_runs_with_rollouts_of_other_lengths_are_compared_at_their_last_evaluations(tmp_path):

@@ -160,9 +160,13 @@ class _Results:
         """Notes on runs that were cut or left out."""
         notes = []
         for task in self.tasks:
-            last, longest = self.env_steps[task][-1], max(g.env_steps[-1] for g in self.groups if g.task == task)
-            if last < longest:
-                notes.append(f"{task}: compared at {last:,} steps, the last evaluation that every run has")
+            last, runs = self.env_steps[task][-1], [run for g in self.groups if g.task == task for run in g.runs]
+            if last < max(run.end for run in runs):
+                end = min(run.end for run in runs)
+                first, *others = (run.folder for run in runs if run.end == end)
+                who = f"{first} and {len(others)} more end at" if others else f"{first} ends at"
+                at = f"{last:,} steps, the last evaluation that every run has"
+                notes.append(f"{task}: compared at {at}; {who} {end:,}")
             if any(set(self.env_steps[task]) - set(g.env_steps) for g in self.groups if g.task == task):
                 notes.append(f"{task}: not all evaluated at the same steps; a score is a run's last one up to a step")
             if task not in self.comparable:

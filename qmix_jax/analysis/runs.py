@@ -87,9 +87,14 @@ class RunFolder:
         """Environment step -> seconds since the run began."""
         return {row["env_steps"]: row["wall_seconds"] for row in self.rows}
 
+    @property
+    def end(self) -> int:
+        """The environment step of its last evaluation."""
+        return self.rows[-1]["env_steps"]
+
     def reaches(self, env_step: int | None) -> bool:
         """Whether it has an evaluation at or after that step."""
-        return env_step is not None and self.rows[-1]["env_steps"] >= env_step
+        return env_step is not None and self.end >= env_step
 
     def until(self, env_step: int) -> "RunFolder":
         """The run up to its first evaluation at or after that step."""
@@ -142,7 +147,7 @@ def read_runs(paths: Sequence[Path], until: int | None = None) -> tuple[list[Run
     require(bool(finished or early), f"no run can be reported: {'; '.join(left_out)}")
     for run in early.values() if finished else ():
         how = EARLY[_job(run.folder)["state"]]
-        step = f"step {run.rows[-1]['env_steps']:,}; --at compares at a step that every run has reached"
+        step = f"step {run.end:,}; --at compares at a step that every run has reached"
         left_out[f"{run.folder}: its job {how} at {step}"] = None
     runs = [run if until is None else run.until(until) for run in (finished or early).values()]
     for run in runs:
@@ -202,7 +207,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     path, settings = folder / "config.yaml", read_settings(folder)
     sections = defaults(Config, leave_out=("env", "algorithm", "agent"))
     added = {name: values for name, values in sections.items() if isinstance(settings.get(name), dict)}
-    flat = {name: list(value) if isinstance(value, tuple) else value for name, value in flatten(added).items()}
+    flat: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in flatten(added).items()
+    }
     flat |= flatten(settings)
     for kind, names in {int: ("seed", "num_seeds"), str: ("env.name", "algorithm.name")}.items():
         for name in names:

@@ -85,8 +85,8 @@ def mean_over_seeds(
     return (mean, low, high) if episodes is None else (mean, *widen(mean, low, high, episodes))
 
 
-def seeds_interval(values: Sequence[float], episodes: int | None = None) -> Estimate | None:
-    """`mean_over_seeds` of a single point; None without values."""
+def seeds_interval(values: Sequence[float], episodes: float | None = None) -> Estimate | None:
+    """`mean_over_seeds` of a single point, shares of `episodes` (NaN: not known how many); None without values."""
     if not values:
         return None
     counts = np.array([episodes]) if episodes else None

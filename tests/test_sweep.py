@@ -266,6 +266,26 @@ def test_states_the_time_left_and_scores_by_setting(tmp_path):
     assert "about 30s left" in board.headline(running, 1)
 
 
+def test_scores_of_other_metrics_have_their_own_table_and_shares_stay_within_0_and_100(tmp_path, monkeypatch, capsys):
+    """Without a count of episodes, Student's interval is cut; with 32 of each job, Wilson's for 64 is wider."""
+    monkeypatch.setenv("COLUMNS", "200")
+    wins = [[{"env_steps": 40, "eval/win_rate": [share]}] for share in (0.5, 1.0, 1.0, 1.0)]
+    counted = [[{**row, "eval/episodes": [32]} for row in rows] for rows in wins]
+    found = states(
+        tmp_path,
+        (["env=mpe", "seed=0"], ROWS, "done"),
+        *((["env=smax", f"seed={seed}"], wins[seed], "done") for seed in (0, 1)),
+        *((["env=other", f"seed={seed}"], counted[seed], "done") for seed in (2, 3)),
+    )
+    board.show(board.closing(found, tmp_path))
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert said[0] == "5 jobs: 5 done", "no best of several metrics"
+    (of_returns, of_wins) = (k for k, line in enumerate(said) if line.startswith("setting jobs"))
+    assert "eval/return" in said[of_returns] and said[of_returns + 2] == "env=mpe 1 2"
+    assert "eval/win_rate %" in said[of_wins]
+    assert said[of_wins + 2 : of_wins + 4] == ["env=other 2 100 [94.34, 100]", "env=smax 2 75 [0, 100]"]
+
+
 def test_brackets_in_settings_and_errors_are_shown_as_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     text = "no maps in [/tmp/maps] [red]"

@@ -148,30 +148,42 @@ def show(parts: Sequence[RenderableType]) -> None:
 
 
 def by_setting(states: Sequence[JobState]) -> list[tuple[str, int, Any]]:
-    """Jobs that differ only in their seed together: (settings, number of jobs, mean with interval), the best first."""
-    groups: dict[str, list[float]] = {}
+    """Jobs that differ only in their seed together: (settings, number of jobs, mean with interval), the best first.
+
+    All have one metric. The interval of a share is never narrower than Wilson's for the episodes of all jobs, and lies
+    within 0 and 1.
+    """
+    groups: dict[str, list[tuple[float, float]]] = {}
     for job in states:
         if job.score is not None:
             words = [word for word in job.plan.differs if not word.startswith(("seed=", "+seed="))]
-            groups.setdefault(" ".join(words) or "all", []).append(job.score)
-    rows = [(name, len(scores), seeds_interval(scores)) for name, scores in groups.items()]
+            groups.setdefault(" ".join(words) or "all", []).append((job.score, job.episodes or math.nan))
+    rows = []
+    for name, jobs in groups.items():
+        scores, episodes = zip(*jobs, strict=True)
+        rows.append((name, len(jobs), seeds_interval(scores, sum(episodes) if is_share(states[0].metric) else None)))
     return sorted(rows, key=lambda row: -row[2].value)
 
 
+def _scores(metric: str, states: Sequence[JobState]) -> Table:
+    """The scores by setting of jobs with this metric."""
+    scale, unit = (100, " %") if is_share(metric) else (1, "")
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("setting", "jobs", f"{metric}{unit}", "95 % interval"):
+        shown.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
+    for name, count, estimate in by_setting(states):
+        value, low, high = (f"{scale * x:.4g}" for x in estimate)
+        shown.add_row(Text(name), str(count), value, Text(f"[{low}, {high}]" if count > 1 else ""))
+    return shown
+
+
 def closing(states: Sequence[JobState], folder: Path) -> list[RenderableType]:
-    """What a sweep shows at its end: scores by setting, what failed, and what to do next."""
+    """What a sweep shows at its end: scores by setting, a table for each metric, what failed, and what to do next."""
     parts: list[RenderableType] = [headline(states, None)]
-    metric = next((job.metric for job in states if job.metric), "")
-    rows = by_setting(states)
-    if rows and len(states) > 1:
-        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("setting", "jobs", f"{metric}{' %' * is_share(metric)}", "95 % interval"):
-            shown.add_column(name, justify="left" if name == "setting" else "right", overflow="fold")
-        scale = 100 if is_share(metric) else 1
-        for name, count, estimate in rows:
-            value, low, high = (f"{scale * x:.4g}" for x in estimate)
-            shown.add_row(Text(name), str(count), value, Text(f"[{low}, {high}]" if count > 1 else ""))
-        parts.append(shown)
+    scored = [job for job in states if job.score is not None]
+    if len(states) > 1:
+        metrics = dict.fromkeys(job.metric for job in scored)
+        parts += [_scores(metric, [job for job in scored if job.metric == metric]) for metric in metrics]
     parts += [Text(f"failed: {short(job.plan.folder)}: {job.error}", "red") for job in states if job.state == "failed"]
     place = short(folder)
     hints = {
@@ -179,6 +191,6 @@ def closing(states: Sequence[JobState], folder: Path) -> list[RenderableType]:
         "stopped": f"the same line with hydra.sweep.dir={place} goes on",
     }
     parts += [Text(text) for state, text in hints.items() if any(job.state == state for job in states)]
-    if any(job.score is not None for job in states):
+    if scored:
         parts.append(Text(f"Next: qmix-jax report {place}"))
     return parts

@@ -11,7 +11,7 @@ from qmix_jax.build import from_mapping
 from qmix_jax.config import Config
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import read_json, write_json
-from qmix_jax.records import batch_folder, read_metrics, seed_batches
+from qmix_jax.records import batch_folder, count_episodes, read_metrics, seed_batches
 from qmix_jax.run.lock import is_held
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job
@@ -66,6 +66,8 @@ class JobState:
     """In which it has trained, in all its starts."""
     error: str = ""
     starts: int = 0
+    episodes: int | None = None
+    """Of the last evaluation, where the score is a share of them and they are counted."""
 
     @property
     def share(self) -> float:
@@ -176,9 +178,9 @@ def state_of(plan: JobPlan) -> JobState:
     seconds = record.seconds if record else rows[-1]["wall_seconds"] if rows else 0.0
     if record and state == "running":
         seconds += max(0.0, time.time() - record.began)
-    return JobState(
-        plan, state, _env_steps(plan.folder, rows), metric, score, seconds, error, record.starts if record else 0
-    )
+    starts, episodes = record.starts if record else 0, count_episodes(rows[-1], metric) if rows else None
+    env_steps = _env_steps(plan.folder, rows)
+    return JobState(plan, state, env_steps, metric, score, seconds, error, starts, episodes)
 
 
 class Watch:
@@ -249,7 +251,9 @@ def seconds_left(states: Sequence[JobState], at_once: int | None) -> float:
 
 
 def best(states: Sequence[JobState]) -> JobState | None:
-    """The job with the best score; None while none has one."""
+    """The job with the best score; None while none has one, or where they are of different metrics."""
     scored = [(each.score, each) for each in states if each.score is not None]
+    if len({each.metric for _, each in scored}) > 1:
+        return None
     sign = -1 if scored and scored[0][1].plan.direction == "minimize" else 1
     return max(scored, key=lambda pair: sign * pair[0], default=(None, None))[1]

@@ -315,6 +315,15 @@ def test_a_stopped_job_that_fails_before_it_begins_again_is_told_of(tmp_path):
     assert [(each.state, each.error) for each in watch.states()] == [("failed", "no such partition")]
 
 
+def test_status_of_a_run_whose_seconds_are_not_known(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(json.dumps(compose(["env=matrix", "total_env_steps=40"])))
+    for seconds in ('"wall_seconds": null, ', ""):
+        (tmp_path / "metrics.jsonl").write_text(f'{{{seconds}"env_steps": 40, "eval/return": [1.0]}}\n')
+        assert cli.main(["status", str(tmp_path), "--json"]) == 0
+        (state,) = json.loads(capsys.readouterr().out)
+        assert (state["seconds"], state["score"]) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("folder", "said"),
     [("nowhere", "there is no folder nowhere"), (".", "holds neither a run (config.yaml) nor a sweep (sweep.json)")],

@@ -11,7 +11,7 @@ from qmix_jax.build import from_mapping
 from qmix_jax.config import Config
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import read_json, write_json
-from qmix_jax.records import batch_folder, count_episodes, read_metrics, seed_batches
+from qmix_jax.records import batch_folder, count_episodes, known, read_metrics, seed_batches
 from qmix_jax.run.lock import is_held
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job
@@ -107,8 +107,8 @@ def plans_of(jobs: Sequence[Job], configs: Sequence[Config], before: Sequence[Jo
 def plan_of(job: Job, config: Config, differs: tuple[str, ...]) -> JobPlan:
     """The plan of a job."""
     metric, how = config.checkpoint.metric, config.evaluation.score
-    known = {"number": job.number, "digest": job.digest}
-    return JobPlan(job.folder, job.overrides, differs, config.trained_env_steps, metric, how, **known)
+    own = {"number": job.number, "digest": job.digest}
+    return JobPlan(job.folder, job.overrides, differs, config.trained_env_steps, metric, how, **own)
 
 
 def differing(overrides: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -175,7 +175,7 @@ def state_of(plan: JobPlan) -> JobState:
     metric = metric_of(rows[-1], plan.metric) if rows else ""
     score = score_of(rows, plan.metric, plan.how, plan.seeds, plan.direction)
     error = record.error if record and state == "failed" else ""
-    seconds = record.seconds if record else rows[-1]["wall_seconds"] if rows else 0.0
+    seconds = record.seconds if record else sum(known(rows[-1].get("wall_seconds"))) if rows else 0.0
     if record and state == "running":
         seconds += max(0.0, time.time() - record.began)
     starts, episodes = record.starts if record else 0, count_episodes(rows[-1], metric) if rows else None

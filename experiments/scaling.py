@@ -170,7 +170,9 @@ def ring_seconds(size: int, hosts: int, latency: float = 50e-6, bandwidth: float
 
 
 def hosts_until(size: int, seconds: float) -> int:
-    """The number of hosts from which a ring all-reduce takes longer than `seconds` of work that they share."""
+    """The number of hosts from which a ring all-reduce takes longer than `seconds` of work that they share, as said in
+    docs/scaling.md.
+    """
     return next(hosts for hosts in itertools.count(2) if ring_seconds(size, hosts) > seconds / hosts)
 
 

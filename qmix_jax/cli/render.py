@@ -2,14 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qmix_jax.cli.arguments import Progress, count_from, output, run_parser
 from qmix_jax.run import startup
 from qmix_jax.settings import require
-
-if TYPE_CHECKING:
-    pass
 
 SUFFIXES = (".gif", ".mp4", ".png")
 

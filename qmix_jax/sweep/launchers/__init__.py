@@ -15,4 +15,3 @@ LAUNCHERS: Registry[type[Launcher]] = Registry(
     contract="base:Launcher",
     group="qmix_jax.launchers",
 )
-DEFAULT_LAUNCHER = "processes"

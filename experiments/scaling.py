@@ -145,10 +145,8 @@ def show_counts(counts: dict[str, Counts]) -> str:
 
 # --- what that would cost elsewhere: a projection --------------------------------------------------------------------
 
-KERNELS = {"simple_spread": (1_206, 208), "2s3z": (3_558, 1_024)}
-"""Kernels and environment steps of an iteration on an H100, counted by `gpu_kernels.py`."""
-KERNEL_SECONDS = 2e-6
-"""Assumed, from one kernel's start to the next one's."""
+ITERATIONS = {"simple_spread": (1.53e-3, 208), "2s3z": (5.28e-3, 1_024)}
+"""Seconds and environment steps of an iteration, measured on one H200 (gpu/h200/measured.json)."""
 GPUS_OF_HOST, CORES_OF_HOST = 8, 2
 
 
@@ -177,18 +175,17 @@ def hosts_until(size: int, seconds: float) -> int:
 
 
 def show_projection(counts: dict[str, Counts]) -> str:
-    """Of each task whose kernels are known: an all-reduce, its share, and all GPUs' speed if each has a run's work."""
+    """Of each task that was measured: an all-reduce, its share, and all GPUs' speed if each has a run's work."""
     rows = []
-    for case in filter(KERNELS.get, counts):
-        each, (kernels, env_steps) = counts[case], KERNELS[case]
-        compute = kernels * KERNEL_SECONDS
+    for case in filter(ITERATIONS.get, counts):
+        each, (compute, env_steps) = counts[case], ITERATIONS[case]
         for gpus in DEVICES[1:]:
             seconds = nccl_seconds(each.update_bytes, gpus)
             exchange = seconds * env_steps / each.env_steps_per_update
             speed = gpus * env_steps / (compute + exchange)
             cells = f"{seconds * 1e6:.0f}", f"{compute * 1e3:.1f}", f"{exchange / (compute + exchange):.1%}"
             rows.append([f"{case}, {gpus} GPUs", *cells, f"{speed:,.0f}"])
-    head = ["", "an all-reduce, us", "an iteration's kernels, ms", "share of all-reduces", "env steps/s"]
+    head = ["", "an all-reduce, us", "an iteration, ms", "share of all-reduces", "env steps/s"]
     return table(head, rows)
 
 

@@ -222,6 +222,8 @@ def test_what_is_finished_is_kept_small_and_reported_by_map_together_and_by_meth
     assert "All runs together: 2h00m of CPU time, 0.1 kWh; 4 did not note it." in made
     pictures = {f"{name}{kind}.png" for name in ("nine", "others", "methods") for kind in ("", "_hours")}
     assert pictures <= {path.name for path in out.iterdir()}
+    assert script.main(["--runs", str(runs), "--out", str(out), "--also", "25m-qmix"]) == 0
+    assert "| 25m | qmix | 1 | 2,000 | 30.0" in (out / "report.md").read_text(), "named, a job is kept as far as it is"
 
 
 # --- values ------------------------------------------------------------------------------------------------------

@@ -37,11 +37,11 @@ PACKAGES = ("jax", "jaxmarl")
 # --- compacting --------------------------------------------------------------------------------------------------
 
 
-def compact(runs: Path, results: Path) -> None:
-    """Copy every finished job of the plan; jobs that are not finished stay as they are in `results`."""
+def compact(runs: Path, results: Path, also: Sequence[str] = ()) -> None:
+    """Copy every finished job of the plan, and those of `also` as far as they are; the rest of `results` stays."""
     for job in plan.PLAN:
         folder, out = runs / job.name, results / job.name
-        if not is_finished(job, folder):
+        if not is_finished(job, folder) and job.name not in also:
             continue
         write_file(out / "config.yaml", (folder / "config.yaml").read_text())
         write_json(out / "run.json", read_manifest(folder), indent=1)
@@ -140,8 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=RUNS, help=f"the folder of the runs (default: {RUNS})")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to (default: results/ here)")
+    parser.add_argument("--also", nargs="+", default=(), metavar="JOB", help="jobs that ended early too, as they are")
     options = parser.parse_args(arguments)
-    compact(options.runs, options.out)
+    compact(options.runs, options.out, options.also)
     print(report(options.out))
     return 0
 

@@ -116,6 +116,7 @@ def run(line: str) -> int:
         ("env=mpe rollout.num_envs=64", {"rollout.num_envs": 64}),
         ("+preset=demo", {"env.settings.map": "3m"}),
         ("+preset=pymarl algorithm=vdn", {"algorithm.name": "vdn", "learner.optimizer": "rmsprop"}),
+        ("+preset=pymarl agent=transformer", {"agent.name": "transformer", "learner.optimizer": "rmsprop"}),
         ("+preset=pymarl learner.optimizer=adam", {"learner.optimizer": "adam", "learner.adam_epsilon": 1e-5}),
         ("+preset=pqn", {"algorithm.name": "vdn", "has_replay": False, "target.mode": "none"}),
         ("+preset=pqn algorithm=qmix env=mpe", {"algorithm.name": "qmix", "env.name": "mpe", "replay_sequences": 0}),

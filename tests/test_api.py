@@ -1,5 +1,6 @@
 """The package from Python: settings, objects and callbacks in; rows, parameters and a folder out."""
 
+import sys
 import threading
 
 import jax
@@ -16,6 +17,8 @@ from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
 from qmix_jax.mixers.qmix import QMIX
 from qmix_jax.mixers.vdn import VDN
 from qmix_jax.records import read_metrics
+from qmix_jax.reporters.base import Callback
+from qmix_jax.reporters.callbacks import Callbacks
 from qmix_jax.run.checkpoint import find
 from qmix_jax.run.program import Program
 from qmix_jax.settings import ConfigError
@@ -147,6 +150,17 @@ def test_an_exception_in_a_callback_is_told_once_and_does_not_end_the_run(method
     lines = [line for line in capsys.readouterr().err.splitlines() if "Fails" in line]
     assert len(lines) == 1 and f"warning: Fails.{method} failed and is off for the rest" in lines[0]
     assert "KeyError: 'no floor', at " in lines[0] and fans.calls[-2] == ("end", 0)
+
+
+def test_a_callback_that_exits_does_not_end_the_run_either(capsys):
+    class Exits(Callback):
+        def on_evaluation(self, row):
+            sys.exit("enough")
+
+    assert Callbacks([Exits()]).on_evaluation({}) is None
+    assert (
+        "Exits.on_evaluation failed and is off for the rest of this run: SystemExit: enough" in capsys.readouterr().err
+    )
 
 
 # --- many calls --------------------------------------------------------------------------------------------------

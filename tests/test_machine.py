@@ -163,6 +163,33 @@ def test_a_signal_before_or_after_a_run_ends_the_process_with_its_status(number,
     assert done.returncode == status
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (SystemExit("no more"), 1, "no more\n"),
+        (SystemExit(3), 3, ""),
+        (SystemExit(), 0, ""),
+        (BrokenPipeError(32, "Broken pipe"), exits.NOT_SAVED, "qmix-jax: error: [Errno 32] Broken pipe\n"),
+    ],
+)
+def test_what_somebody_elses_code_ends_a_command_with_is_its_end(monkeypatch, capsys, error, status, said):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert cli.main(["train"]) == status and capsys.readouterr().err == said
+
+
+def test_a_reader_of_the_output_that_has_seen_enough_is_no_error(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head`
+    with os.fdopen(writer, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(cli, "_dispatch", lambda *args: print("many lines\n" * 10_000))
+        assert cli.main(["train", "--help"]) == exits.CLOSED_PIPE
+    assert not capsys.readouterr().err
+
+
 WAITS_FOR_EVER = """
 import sys, threading
 from qmix_jax.run import exits

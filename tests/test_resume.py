@@ -212,6 +212,15 @@ def test_under_nohup_a_closed_terminal_does_not_stop_a_run():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_the_first_ctrl_c_shows_the_cursor_since_the_second_ends_at_once(monkeypatch, capfd):
+    monkeypatch.setattr(os, "isatty", lambda number: number == 1)
+    with exits.stop_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not capfd.readouterr().out
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().out == "\x1b[?25h"
+
+
 def test_a_complete_run_says_so_and_is_left_alone(never_stopped, capsys):
     before = {path: path.stat().st_mtime_ns for path in never_stopped.rglob("*")}
     assert train(never_stopped, LONG) == exits.DONE

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from qmix_jax import __version__
-from qmix_jax.console import accept_all_text
-from qmix_jax.run.exits import INTERRUPTED, limit_shutdown
+from qmix_jax.console import accept_all_text, say
+from qmix_jax.run.exits import CLOSED_PIPE, INTERRUPTED, limit_shutdown
 from qmix_jax.run.startup import hush_libraries, report, require_current_folder
 from qmix_jax.settings import ConfigError, nearest
 
@@ -40,8 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _current_folder(command, rest):
             status = _dispatch(command, rest)
-    except SystemExit as stop:  # argparse's, after --help
-        status = int(stop.code or 0)
+    except SystemExit as stop:  # argparse's, after --help, or of somebody else's code, with a text
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            say(stop.code, sys.stderr)
+    except BrokenPipeError as error:  # the reader has seen enough, as `head`; or it is another pipe
+        status = report(error) if _is_read() else CLOSED_PIPE
     except Exception as error:
         status = report(error)
     except KeyboardInterrupt:
@@ -68,6 +72,15 @@ def _current_folder(command: str, rest: list[str]) -> Iterator[None]:
     finally:
         if names_modules:
             sys.path.remove("")
+
+
+def _is_read() -> bool:
+    """Whether stdout has a reader, which only a write tells."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
 
 
 def _drop_unwritable_stdout() -> None:

@@ -47,7 +47,7 @@ class Callbacks(Callback):
             own = [dict(each) if isinstance(each, dict) else each for each in arguments]
             try:
                 answers.append((member, getattr(member, method)(*own)))
-            except Exception as error:  # somebody else's code can raise anything; the run is worth more
+            except (Exception, SystemExit) as error:  # somebody else's code can raise anything; the run is worth more
                 self._members.remove(member)
                 name = type(member).__name__
                 self._say(
@@ -71,6 +71,6 @@ def make_callbacks(paths: Sequence[str]) -> list[Callback]:
         cls = callback_class(path)
         try:
             made.append(cls())
-        except Exception as error:  # likewise
+        except (Exception, SystemExit) as error:  # likewise
             raise ConfigError(f"callbacks={path} cannot be made: {describe(error)}{place_of(error)}") from error
     return made

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 DONE = 0
@@ -19,6 +19,8 @@ NOT_SAVED = 74
 REQUEUE = 75
 """Stopped by SIGUSR1 or SIGUSR2, which batch systems send before they start a job again, or by the death of another
 process of the run; or another process trains in the folder (EX_TEMPFAIL of sysexits.h)."""
+CLOSED_PIPE = 141
+"""Nobody reads what the command prints any more: 128 + SIGPIPE, as in a shell."""
 KILLED = 137
 """Ended by SIGKILL, or with its machine."""
 INTERRUPTED, TERMINATED = 130, 143
@@ -47,7 +49,9 @@ def status_of(received: Sequence[signal.Signals]) -> int:
 
 @contextmanager
 def stop_signals() -> Iterator[list[signal.Signals]]:
-    """Catch the signals that stop a run; gives the list of those received so far. A second SIGINT ends the process."""
+    """Catch the signals that stop a run; gives the list of those received so far. A second SIGINT ends the process,
+    without a way to tidy up: so the first one shows the cursor that a live display hides.
+    """
     received: list[signal.Signals] = []
 
     def note(number: int, frame: Any) -> None:
@@ -55,9 +59,17 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
         received.append(signal.Signals(number))
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _show_cursor()
 
     with signals_handled_by(note):
         yield received
+
+
+def _show_cursor() -> None:
+    """Show the terminal's cursor, where stdout is one; sys.stdout may be in the middle of a write."""
+    with suppress(OSError):
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h")
 
 
 @contextmanager

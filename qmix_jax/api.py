@@ -21,11 +21,11 @@ from qmix_jax.config import Config, to_mapping
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.robustness import ParallelEvaluator
 from qmix_jax.mixers.base import Mixer
-from qmix_jax.records import best_seed, read_metrics
+from qmix_jax.records import best_seed
 from qmix_jax.reporters.base import Callback, of_seed
 from qmix_jax.run import exits, experiment, startup, trained
 from qmix_jax.run.program import ReusingProgram
-from qmix_jax.run.resume import holds_run
+from qmix_jax.run.resume import holds_run, read_rows
 from qmix_jax.run.scoring import score
 from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError, flatten, is_plain, require, shown
@@ -256,8 +256,7 @@ def load_run(
     """A run from its folder, see `qmix_jax.run.trained.load_run`."""
     startup.start_jax([startup.AUTO])
     found = trained.load_run(folder, checkpoint, env=env, mixer=mixer, agents=agents)
-    path = Path(folder) / "metrics.jsonl"
-    rows = read_metrics(path) if path.is_file() else []
+    rows = read_rows(Path(folder))
     return Run(found.config, found.env, found.all_params, found.env_steps, rows, Path(folder))
 
 

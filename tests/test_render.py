@@ -12,6 +12,7 @@ from pictures import milliseconds_and_end, near
 from PIL import Image
 from test_film import STEPS, images, matrix_scene, mpe_scene, recording, smax_scene
 
+from qmix_jax import records
 from qmix_jax.build import make_mixer
 from qmix_jax.cli import main as cli
 from qmix_jax.cli import render
@@ -26,7 +27,7 @@ from qmix_jax.film.recording import CARD_FRAMES, SCENE
 from qmix_jax.learning.evaluate import episode_keys, evaluate, record, team_key
 from qmix_jax.mixers import MIXERS
 from qmix_jax.mixers.base import credit_assignment
-from qmix_jax.run import films
+from qmix_jax.run import exits, films
 from qmix_jax.run.pictures import cut_episode
 from qmix_jax.run.trained import load_run
 from qmix_jax.types import MixerInput, TeamValues
@@ -243,6 +244,13 @@ def test_mistakes_are_one_line(folder, capsys, tmp_path, monkeypatch, line, says
     _, err = capsys.readouterr()
     assert says in err.splitlines()[-1] and err.splitlines()[-1].startswith("qmix-jax: error: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_cannot_be_read_are_said_in_one_line(folder, capsys, monkeypatch):
+    monkeypatch.setattr(records, "MAX_METRICS", 10)
+    assert cli.main(["render", str(folder)]) == exits.NOT_SAVED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("qmix-jax: error: ") and "metrics.jsonl is larger than" in line
 
 
 def test_mp4_without_pyav_names_the_extra_before_anything_is_played(folder, capsys, tmp_path, monkeypatch):

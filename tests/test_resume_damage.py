@@ -11,7 +11,7 @@ import yaml
 from conftest import merge, tiny
 from resuming import LONG, assert_same_end, numbers, train
 
-from qmix_jax import deployed_agent
+from qmix_jax import deployed_agent, records
 from qmix_jax.build import from_mapping
 from qmix_jax.records import read_metrics
 from qmix_jax.run import checkpoint as checkpoint_module
@@ -161,6 +161,12 @@ def test_damaged_neighbours_stop_nothing(copy, never_stopped, about, capsys):
     assert train(copy, LONG) == exits.DONE
     assert_same_end(copy, never_stopped)
     assert (copy / "checkpoints" / "notes").is_dir()
+
+
+def test_rows_that_cannot_be_read_are_said_in_one_line(copy, monkeypatch):
+    monkeypatch.setattr(records, "MAX_METRICS", 100)
+    with pytest.raises(OSError, match=r"metrics.jsonl is larger than .*; make it readable, or move it away"):
+        resume_point_of(copy)
 
 
 def test_rows_without_a_checkpoint_are_not_thrown_away(copy):

@@ -6,6 +6,7 @@ from typing import Any
 
 from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
+from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, HAS_STATE, batch_folder, read_manifest, read_metrics, seed_batches
 from qmix_jax.run import hosts
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
@@ -95,9 +96,12 @@ def begun_batches(folder: Path) -> list[range]:
 
 
 def read_rows(folder: Path) -> list[dict]:
-    """The rows of a run so far."""
+    """The rows of a run so far; raises OSError where they cannot be read."""
     path = folder / METRICS
-    return read_metrics(path) if path.is_file() else []
+    try:
+        return read_metrics(path) if path.is_file() else []
+    except ArtifactError as error:
+        raise OSError(f"{error}; make it readable, or move it away: a checkpoint has the rows too") from error
 
 
 def require_place(folder: Path, resumes: bool) -> None:

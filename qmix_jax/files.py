@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,8 +51,9 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
 def remove_scratch_files(folder: Path) -> None:
     """Delete the scratch files of processes that were killed; only for the one process that writes in `folder`."""
     with suppress(OSError):
-        for scratch in folder.glob(".*.tmp"):
-            scratch.unlink()
+        for path in folder.glob(".*.tmp"):
+            if re.fullmatch(r"\..+\.\d+\.tmp", path.name, re.ASCII):  # as `replacing` names them
+                path.unlink()
 
 
 def read_json(path: Path) -> Any:

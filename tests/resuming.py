@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import shutil
 import signal
 from contextlib import contextmanager
@@ -86,6 +87,17 @@ def stopped_after(row: int | None, number: int = signal.SIGTERM):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MetricsFile, "on_evaluation", log_and_stop)
         yield
+
+
+@contextmanager
+def no_file_larger_than(size: int):
+    """The kernel refuses to write further into any file, as a full disk or a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def train(folder: Path, settings: dict, stop_after: int | None = None, **changes) -> int:

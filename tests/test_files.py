@@ -28,9 +28,10 @@ def test_after_an_exception_the_old_file_stays_and_no_scratch_file(tmp_path):
 
 def test_scratch_files_of_killed_processes_are_deleted(tmp_path):
     (tmp_path / ".run.json.123.tmp").touch()
-    (tmp_path / "run.json").touch()
+    for name in ("run.json", ".notes.tmp", ".tmp"):
+        (tmp_path / name).touch()
     remove_scratch_files(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".notes.tmp", ".tmp"}
 
 
 def test_json_is_strict(tmp_path):

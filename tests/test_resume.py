@@ -67,7 +67,7 @@ def test_wall_clock_time_continues(copy, monkeypatch):
 
 def test_a_run_stopped_before_its_first_row_starts_from_the_beginning(tmp_path, never_stopped):
     folder = tmp_path / "run"
-    (folder / "checkpoints" / ".32.draft").mkdir(parents=True)
+    (folder / "checkpoints" / ".32.draft.host.1").mkdir(parents=True)
     shutil.copy(never_stopped / "config.yaml", folder)
     (folder / "run.json").write_text('{"has_saved_its_state": false}')
     (folder / "metrics.jsonl").write_text('{"env_steps": 32}\n{"env_st')

@@ -1,15 +1,17 @@
 """Which checkpoints are written and kept, and a disk that fails."""
 
 import os
-import resource
 import shutil
+import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from resuming import LONG, a_snapshot, assert_same_end, numbers, train
+from resuming import LONG, a_snapshot, assert_same_end, no_file_larger_than, numbers, train
 
 from qmix_jax.config import CheckpointConfig
 from qmix_jax.records import read_metrics
@@ -169,7 +171,13 @@ def test_any_checkpoint_can_be_used_without_its_replay_and_state(copy):
     assert [load_run(copy, which).env_steps for which in ("last", 160, "128")] == [192, 160, 128]
     scores = {each.env_steps: each.score for each in checkpoints(copy)}
     assert scores[load_run(copy, "best").env_steps] == max(scores.values())
-    for which, said in {"worst": "must be last, best or", 7: "no checkpoint '7'; it has 128, 160, 192"}.items():
+    for which in ("worst", "1__0x", "²", "_", "9" * 5000):
+        with pytest.raises(ConfigError, match="must be last, best or environment steps"):
+            load_run(copy, which)
+    for which, said in {
+        "7": "no checkpoint '7'; it has 128, 160, 192",
+        7: "no checkpoint '7'; it has 128, 160, 192",
+    }.items():
         with pytest.raises(ConfigError, match=said):
             load_run(copy, which)
 
@@ -182,6 +190,13 @@ def test_a_checkpoint_of_several_seeds_opens_for_one_of_them(tmp_path):
     jax.tree.map(lambda one, all_: np.testing.assert_array_equal(one, all_[1]), run.params(seed=1), saved)
 
 
+def test_only_drafts_of_checkpoints_are_removed_before_the_first_is_written(tmp_path):
+    for name in (".1.draft.host.7", ".32.removed.host.7", ".git", ".notes.draft.x"):
+        (tmp_path / "checkpoints" / name / "inside").mkdir(parents=True)
+    Saver(tmp_path, CheckpointConfig(), print).close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [".git", ".notes.draft.x"]
+
+
 @pytest.mark.parametrize("name", ["team_actions=[0,1]", "what?", "a*", "back\\slash"])
 def test_a_folder_may_have_the_characters_of_a_pattern_in_its_name(tmp_path, name):
     write(tmp_path / name, a_snapshot(1))
@@ -189,17 +204,6 @@ def test_a_folder_may_have_the_characters_of_a_pattern_in_its_name(tmp_path, nam
 
 
 # --- a disk that fails -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def no_file_larger_than(size: int):
-    """The kernel refuses to write further into any file, as a full disk or a quota does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_rows_wait_in_memory_while_the_disk_is_full_and_none_is_lost(tmp_path):
@@ -242,6 +246,16 @@ def test_a_checkpoint_that_cannot_be_read_back_is_a_failed_one(tmp_path, monkeyp
     saver.save(a_snapshot(1))
     assert not saver.is_saved(1) and not checkpoints(tmp_path / "[0]")
     assert said == ["warning: no checkpoint at step 1, older ones stay: params holds no arrays that can be read back"]
+
+
+def test_errors_of_stores_that_answer_late_are_not_printed(tmp_path, capsys):
+    write(tmp_path, a_snapshot(1))
+    late: Any = SimpleNamespace(
+        exc_type=RuntimeError, exc_value=RuntimeError("Event loop is closed"), exc_traceback=None
+    )
+    late.err_msg, late.object = None, None
+    sys.unraisablehook(late)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_whose_end_cannot_be_saved_trains_on_and_fails_clearly(copy, never_stopped, capsys):

@@ -284,8 +284,9 @@ def find(folder: Path, which: str | int = "last") -> Checkpoint:
     elif which == "best":
         order = _best_first(found)
     else:
-        require(str(which).replace("_", "").isdigit(), f"checkpoint={which} must be last, best or environment steps")
-        order = [each for each in found if each.env_steps == int(which)]
+        number = str(which).replace("_", "")
+        require(_is_count(number), f"checkpoint={which} must be last, best or environment steps")
+        order = [each for each in found if each.env_steps == int(number)]
     names = ", ".join(each.path.name for each in found) or "none"
     require(bool(order), f"{folder} holds no checkpoint '{which}'; it has {names}")
     usable = first_usable(order, lambda checkpoint: checkpoint.params)

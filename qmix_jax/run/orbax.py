@@ -82,12 +82,23 @@ def _hush_orbax() -> None:
     if sys.excepthook is not _drop_late_errors:
         global _excepthook
         _excepthook, sys.excepthook = sys.excepthook, _drop_late_errors
+    if sys.unraisablehook is not _drop_late_unraisable:
+        global _unraisablehook
+        _unraisablehook, sys.unraisablehook = sys.unraisablehook, _drop_late_unraisable
 
 
-_excepthook = sys.excepthook
+_excepthook, _unraisablehook = sys.excepthook, sys.unraisablehook
+LATE = "Event loop is closed"
+"""The error of stores that answer after Orbax has given up."""
 
 
 def _drop_late_errors(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """Python's hook for unhandled errors, except those of stores that answer after Orbax has given up."""
-    if str(error) != "Event loop is closed":
+    """Python's hook for unhandled errors, except `LATE` ones."""
+    if str(error) != LATE:
         _excepthook(kind, error, traceback)
+
+
+def _drop_late_unraisable(unraisable: Any) -> None:
+    """Likewise for those of threads that are not Python's."""
+    if str(unraisable.exc_value) != LATE:
+        _unraisablehook(unraisable)

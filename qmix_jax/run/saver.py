@@ -1,6 +1,7 @@
 """Checkpoints written in the background: a thread that training waits for only while an older one is being written."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -50,8 +51,9 @@ class Saver:
         self._is_idle.set()
         self._is_stuck = self._has_warned = False
         self._channel, self._count = hosts.Channel(), 0
-        for leftover in (folder / "checkpoints").glob(".*") if hosts.is_first() else ():
-            shutil.rmtree(leftover, ignore_errors=True)
+        for path in (folder / "checkpoints").glob(".*") if hosts.is_first() else ():
+            if re.fullmatch(r"\.\d+\.(draft|removed)\..+", path.name):  # of a process that was killed
+                shutil.rmtree(path, ignore_errors=True)
         Thread(target=self._serve, name="checkpoint", daemon=True).start()
 
     def is_due(self, env_steps: int) -> bool:

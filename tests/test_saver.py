@@ -248,14 +248,32 @@ def test_a_checkpoint_that_cannot_be_read_back_is_a_failed_one(tmp_path, monkeyp
     assert said == ["warning: no checkpoint at step 1, older ones stay: params holds no arrays that can be read back"]
 
 
-def test_errors_of_stores_that_answer_late_are_not_printed(tmp_path, capsys):
+def test_only_errors_of_stores_that_answer_late_are_not_printed(tmp_path, monkeypatch):
+    printed = []
+    for hook in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, hook, lambda *error: printed.append(error))
+    orbax._hush_orbax.cache_clear()
     write(tmp_path, a_snapshot(1))
-    late: Any = SimpleNamespace(
-        exc_type=RuntimeError, exc_value=RuntimeError("Event loop is closed"), exc_traceback=None
-    )
-    late.err_msg, late.object = None, None
-    sys.unraisablehook(late)
-    assert capsys.readouterr().err == ""
+    late, other = RuntimeError("Event loop is closed"), RuntimeError("another")
+    unraisable: Any = [SimpleNamespace(exc_value=error) for error in (late, other)]
+    for each in unraisable:
+        sys.unraisablehook(each)
+        sys.excepthook(RuntimeError, each.exc_value, None)
+    assert printed == [(unraisable[1],), (RuntimeError, other, None)]
+
+
+def test_hooks_of_other_libraries_around_those_for_late_errors_are_not_called_in_a_circle(tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: printed.append(error))
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    orbax._hush_orbax.cache_clear()
+    write(tmp_path, a_snapshot(1))
+    inner = sys.excepthook
+    monkeypatch.setattr(sys, "excepthook", lambda *error: inner(*error))  # as W&B does
+    write(tmp_path, a_snapshot(2))
+    error = (RuntimeError, RuntimeError("another"), None)
+    sys.excepthook(*error)
+    assert printed == [error]
 
 
 def test_a_run_whose_end_cannot_be_saved_trains_on_and_fails_clearly(copy, never_stopped, capsys):

@@ -3,8 +3,9 @@
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,30 +76,28 @@ def _checkpointer(**options: Any) -> Iterator[Any]:
         yield stack.enter_context(ocp.Checkpointer(handler, **processes))
 
 
+@cache
 def _hush_orbax() -> None:
-    """Keep Orbax from printing the further errors of a write whose first error it raises."""
+    """Keep Orbax from printing the further errors of a write whose first error it raises. Once: a library that sets its
+    own hooks later calls these, and would be called by them.
+    """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    if sys.excepthook is not _drop_late_errors:
-        global _excepthook
-        _excepthook, sys.excepthook = sys.excepthook, _drop_late_errors
-    if sys.unraisablehook is not _drop_late_unraisable:
-        global _unraisablehook
-        _unraisablehook, sys.unraisablehook = sys.unraisablehook, _drop_late_unraisable
+    sys.excepthook = partial(_drop_late_errors, sys.excepthook)
+    sys.unraisablehook = partial(_drop_late_unraisable, sys.unraisablehook)
 
 
-_excepthook, _unraisablehook = sys.excepthook, sys.unraisablehook
 LATE = "Event loop is closed"
 """The error of stores that answer after Orbax has given up."""
 
 
-def _drop_late_errors(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+def _drop_late_errors(hook: Callable, kind: type[BaseException], error: BaseException, traceback: Any) -> None:
     """Python's hook for unhandled errors, except `LATE` ones."""
     if str(error) != LATE:
-        _excepthook(kind, error, traceback)
+        hook(kind, error, traceback)
 
 
-def _drop_late_unraisable(unraisable: Any) -> None:
+def _drop_late_unraisable(hook: Callable, unraisable: Any) -> None:
     """Likewise for those of threads that are not Python's."""
     if str(unraisable.exc_value) != LATE:
-        _unraisablehook(unraisable)
+        hook(unraisable)

@@ -72,6 +72,13 @@ def test_the_live_panel_is_for_encodings_that_have_its_characters(monkeypatch):
     assert b"QMIX | 3m" in sys.stdout.buffer.getvalue()
 
 
+@pytest.mark.parametrize("mode", ["live", "auto", "plain"])
+def test_without_a_stdout_nothing_is_shown(monkeypatch, mode):
+    monkeypatch.setattr(sys, "stdout", None)  # as after `>&-`
+    with make_display(mode, title="QMIX", total_env_steps=8, num_seeds=1) as display:
+        display.message("a line")
+
+
 BRIEFLY = (
     "train env=two_step total_env_steps=256 evaluation.every_env_steps=128 evaluation.episodes=8 num_seeds=2 "
     "devices=1 rollout.num_envs=4 learner.start_env_steps=32 learner.batch_size=4 replay.capacity=256 "

@@ -28,9 +28,9 @@ def make_display(
     """The display for logging.display: auto (live on a terminal and in a notebook, else plain), live, plain or none.
 
     It is plain if the terminal's encoding lacks the characters of the live panel. `rows` are the earlier ones of a
-    resumed run. A label, for one of several runs together, stands before plain lines.
+    resumed run. A label, for one of several runs together, stands before plain lines. Without a stdout there is none.
     """
-    if mode == "none":
+    if mode == "none" or sys.stdout is None:
         return Display()
     console = Console(file=cast(TextIO, _Unfailing(sys.stdout)))
     is_live = mode != "auto" or console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)

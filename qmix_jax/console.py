@@ -52,8 +52,10 @@ def warn(text: str) -> None:
 
 
 def short(path: Path) -> Path:
-    """The path relative to the current folder, where it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    """The path relative to the current folder, where it is below it; as it is where that folder was deleted."""
+    with suppress(FileNotFoundError, ValueError):
+        return path.relative_to(Path.cwd())
+    return path
 
 
 def reason(error: BaseException) -> str:

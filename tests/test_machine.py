@@ -17,7 +17,7 @@ from conftest import TINY, merge, tiny
 from qmix_jax.build import make_env
 from qmix_jax.cli import main as cli
 from qmix_jax.config import CheckpointConfig
-from qmix_jax.console import accept_all_text, say
+from qmix_jax.console import accept_all_text, say, short
 from qmix_jax.reporters.display import PlainDisplay, make_display
 from qmix_jax.run import exits, experiment, memory, pictures, saver, startup
 from qmix_jax.run.program import Program
@@ -77,6 +77,15 @@ def test_without_a_stdout_nothing_is_shown(monkeypatch, mode):
     monkeypatch.setattr(sys, "stdout", None)  # as after `>&-`
     with make_display(mode, title="QMIX", total_env_steps=8, num_seeds=1) as display:
         display.message("a line")
+
+
+def test_a_path_is_written_from_the_current_folder_while_there_is_one(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert short(here / "run") == Path("run") and short(tmp_path) == tmp_path
+    here.rmdir()
+    assert short(here / "run") == here / "run"
 
 
 BRIEFLY = (

@@ -178,8 +178,8 @@ def test_what_a_mapping_says_goes_before_the_training_settings_of_its_environmen
 
 def test_a_file_of_ones_own_builds_on_a_choice_that_python_defines(tmp_path):
     (tmp_path / "env").mkdir()
-    (tmp_path / "env" / "mine.yaml").write_text("# @package _global_\ndefaults: [mpe]\nlearner: {gamma: 0.5}\n")
-    composed = compose(["--config-dir", str(tmp_path), "env=mine"])
+    (tmp_path / "env" / "spread.yaml").write_text("# @package _global_\ndefaults: [mpe]\nlearner: {gamma: 0.5}\n")
+    composed = compose(["--config-dir", str(tmp_path), "env=spread"])
     assert from_mapping(composed) == made_in_python("mpe", "qmix", learner={"gamma": 0.5})
 
 

@@ -1,6 +1,7 @@
 """check-env: a right environment passes; each mistake gives a line that names the place, what is and what must be."""
 
 import random
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -689,6 +690,28 @@ def test_a_key_in_the_state_must_be_renewed_by_every_step(renews):
 
     line = "Toy.step: a key is used twice, which gives the same random numbers again; use jax.random.split"
     assert beginnings(problems(toy(reset=reset, step=step))) == [line][renews:]
+
+
+class Bounded(Toy):
+    """Its layout bounds the place, which all three numbers are."""
+
+    bounds = ((0, 3.2), (None, None), (0, None))
+
+    def layout(self):
+        features = tuple(Feature(f"place_{i}", *bounds) for i, bounds in enumerate(self.bounds))
+        return Layout({"own": features}, (AgentLayout((("own", "own"),), ("walk",) * 4),) * 2, "always")
+
+
+def test_observations_lie_within_the_bounds_of_the_layout():
+    assert problems(Bounded()) == []
+
+
+def test_a_number_beyond_its_bounds_is_told_by_its_name():
+    wrong = type("Toy", (Bounded,), {"bounds": ((0, 1), (None, 3.2), (0.5, None))})()
+    (line,) = problems(wrong)
+    found, must = line.split(", but ")
+    assert re.fullmatch(r"Toy\.layout: 'place_0' of agent 'scout' is from 0\.0\d+ to 2\.\d+", found)
+    assert must == "must be from 0 to 1, as the layout says (and 3 more numbers)"
 
 
 def test_what_cannot_be_vmapped_is_one_line():

@@ -1,5 +1,6 @@
 """Random legal play: the mistakes that only numbers show, and what a person wants to know of an environment."""
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from qmix_jax.actions import random_action, uniform
 from qmix_jax.envs.base import TeamEnv, start_of
 from qmix_jax.envs.check.calls import explain
+from qmix_jax.envs.layout import layout_of
 from qmix_jax.types import EnvState, Observation, Outcome, TeamSpec, action_dtype, tree_bytes, tree_where
 
 NUM_ENVS = 16
@@ -49,6 +51,9 @@ class Played(NamedTuple):
     """(T, B, ...) after every step."""
     outcome: Outcome
     """(T, B)"""
+    lowest: Float[Arrays, "N O"]
+    """The smallest value of each number of the observations."""
+    highest: Float[Arrays, "N O"]
 
 
 class Play(NamedTuple):
@@ -70,7 +75,7 @@ def play(env: TeamEnv, key: jax.Array) -> Play:
         played, again = (jax.device_get(program(key)) for _ in range(2))
     except Exception as error:  # somebody's code can raise anything
         return Play([f"{name}.{line}" for line in mistakes] + [f"{name}: {explain(error)}"], {}, 0)
-    mistakes += _mistakes(env.spec, played, again)
+    mistakes += [*_mistakes(env.spec, played, again), *_out_of_range(env, played)]
     return Play([f"{name}.{line}" for line in mistakes], _episodes(played.outcome), played.outcome.reward.size)
 
 
@@ -113,21 +118,24 @@ def _play(env: TeamEnv, key: jax.Array) -> Played:
     look = jax.vmap(lambda state, observation: _look(env, state, observation))
 
     def step(carry: tuple, keys: tuple) -> tuple[tuple, tuple[Look, Outcome]]:
-        state, observation, episode = carry
+        state, observation, episode, lowest, highest = carry
         step_keys, action_key = keys
         action = random_action(uniform(action_key, (NUM_ENVS, env.spec.num_agents)), observation.available)
         state, observation, outcome = jax.vmap(env.step)(step_keys, state, action)
         ended = outcome.terminated | outcome.truncated
         episode = episode + ended
         start = jax.tree.map(lambda leaf: leaf[episode % starts, jnp.arange(NUM_ENVS)], fresh)
-        seen = look(state, observation)
-        return (*tree_where(ended, start, (state, observation)), episode), (seen, outcome)
+        seen, numbers = look(state, observation), observation.agents
+        lowest, highest = jnp.minimum(lowest, numbers.min(0)), jnp.maximum(highest, numbers.max(0))
+        return (*tree_where(ended, start, (state, observation)), episode, lowest, highest), (seen, outcome)
 
     steps = _num_steps(env.spec)
     first = jax.tree.map(lambda leaf: leaf[0], fresh)
     keys = jax.random.split(step_key, (steps, NUM_ENVS)), jax.random.split(action_key, steps)
-    _, (after, outcome) = lax.scan(step, (*first, jnp.zeros(NUM_ENVS, int)), keys)
-    return Played(jax.vmap(look)(*fresh), after, outcome)
+    numbers = fresh[1].agents
+    carry = (*first, jnp.zeros(NUM_ENVS, int), numbers.min((0, 1)), numbers.max((0, 1)))
+    (*_, lowest, highest), (after, outcome) = lax.scan(step, carry, keys)
+    return Played(jax.vmap(look)(*fresh), after, outcome, lowest, highest)
 
 
 def _look(env: TeamEnv, state: EnvState, observation: Observation) -> Look:
@@ -203,6 +211,20 @@ def _first(is_wrong: Bool[Arrays, "T B ..."], times: np.ndarray, spec: TeamSpec 
     who = f" for agent {spec.agent_names[agent[0]]!r}" if agent and spec else ""
     count = is_wrong.reshape(*times.shape, -1).any(-1).sum()
     return f"at time {times[step, env]}{who} ({count:,} of {times.size:,})"
+
+
+def _out_of_range(env: TeamEnv, played: Played) -> Iterator[str]:
+    """Numbers of observations beyond the bounds that the layout gives them; one line with the first."""
+    layout, found = layout_of(env), []
+    for i, name in enumerate(env.spec.agent_names):
+        for feature, low, high in zip(layout.features(i), played.lowest[i], played.highest[i], strict=False):
+            least = -math.inf if feature.low is None else feature.low
+            most = math.inf if feature.high is None else feature.high
+            if low < least - TOLERANCE * (1 + abs(least)) or high > most + TOLERANCE * (1 + abs(most)):
+                must = f"must be from {least:g} to {most:g}, as the layout says"
+                found.append(f"{feature.name!r} of agent {name!r} is from {low:g} to {high:g}, but {must}")
+    if found:
+        yield f"layout: {found[0]}" + (f" (and {len(found) - 1} more numbers)" if found[1:] else "")
 
 
 def _wrong_outcomes(outcome: Outcome, times: np.ndarray) -> Iterator[str]:

@@ -18,8 +18,8 @@ def smax_layout(num_allies: int, num_enemies: int, unit_types: tuple[str, ...]) 
     )
     own = (
         Feature("health", 0.0, 1.0),
-        Feature("x_over_map_width", 0.0, 1.0),
-        Feature("y_over_map_height", 0.0, 1.0),
+        Feature("x_over_map_width"),  # 0 to 1, and a little beyond where units push each other over the edge
+        Feature("y_over_map_height"),
         Feature("weapon_cooldown", 0.0, 1.0),
         *bits,
     )

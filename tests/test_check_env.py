@@ -25,6 +25,7 @@ from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.smax.settings import SmaxConfig
 from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
 from qmix_jax.envs.wrappers.joint import JointTeam
+from qmix_jax.envs.wrappers.shield import Shielded
 from qmix_jax.learning.learner import LossMetrics
 from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, RESERVED_METRICS
@@ -752,6 +753,14 @@ def test_numbers_and_legal_actions_are_checked_at_every_time_for_every_agent():
         "from 0 to 1",
     ]
     assert "(1,200 of 4,800)" in lines[2], "time 2 of each of 75 episodes of 4 steps with 16 seeds"
+
+
+def never_idle(observation, state, available):
+    return available & (jnp.arange(4) > 0)
+
+
+def test_a_shield_may_forbid_the_idle_action():
+    assert problems(Shielded(Toy(), "test_check_env:never_idle")) == []
 
 
 def test_an_episode_must_end_by_the_limit_and_the_same_key_must_give_the_same():

@@ -189,6 +189,9 @@ def test_a_removed_agent_only_idles_and_the_others_play_on(keys):
     removed = jnp.array([False, True])
     idles = robustness.remove_agents(keys, jnp.full((ENVS, AGENTS), 3), available, removed, 2)
     assert (idles == jnp.array([3, 2])).all()
+    shielded = jnp.broadcast_to(jnp.arange(ACTIONS) == 4, available.shape)
+    acts = robustness.remove_agents(keys, jnp.full((ENVS, AGENTS), 4), shielded, removed, 2)
+    assert (acts == 4).all(), "a shield that forbids the idle action is obeyed"
     acts = robustness.remove_agents(keys, jnp.full((ENVS, AGENTS), 3), available, removed, None)
     assert (acts[:, 0] == 3).all()
     assert np.bincount(np.asarray(acts[:, 1])) / ENVS == pytest.approx([0.2] * ACTIONS, abs=0.03)

@@ -34,7 +34,7 @@ class Disturbance(NamedTuple):
     replaced: Float[Array, ""]
     """The share of actions replaced by random legal ones."""
     removed: Bool[Array, "N"]
-    """The agents that take no part: they idle, or act at random where no action is idle."""
+    """The agents that take no part: they idle, or act at random where no action is idle or a shield forbids it."""
 
 
 def undisturbed(num_agents: int) -> Disturbance:
@@ -45,7 +45,7 @@ def undisturbed(num_agents: int) -> Disturbance:
 def disturbed(policy: Policy, disturbance: Disturbance, idle_action: int | None) -> Policy:
     """The policy under a disturbance; it gets B random keys at every step.
 
-    Removed agents take `idle_action`, or a random legal action where it is None.
+    Removed agents take `idle_action`, or a random legal action where it is None or not legal.
     """
 
     def act(state, inputs, available, keys):
@@ -74,10 +74,13 @@ def remove_agents(
     removed: Bool[Array, "N"],
     idle_action: int | None,
 ) -> Int[Array, "B N"]:
-    """The actions, with those of removed agents replaced by `idle_action`, or by random legal ones where it is None."""
+    """The actions, with those of removed agents replaced by `idle_action`, or by random legal ones where it is None or
+    a shield forbids it.
+    """
+    other = random_action(_draw(jax.random.uniform, keys, action.shape[1:]), available)
     if idle_action is not None:
-        return jnp.where(removed, idle_action, action)
-    return jnp.where(removed, random_action(_draw(jax.random.uniform, keys, action.shape[1:]), available), action)
+        other = jnp.where(available[..., idle_action], idle_action, other)
+    return jnp.where(removed, other, action)
 
 
 def _split(keys: Keys, number: int) -> Keys:

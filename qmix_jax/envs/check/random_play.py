@@ -15,6 +15,7 @@ from qmix_jax.actions import random_action, uniform
 from qmix_jax.envs.base import TeamEnv, start_of
 from qmix_jax.envs.check.calls import explain
 from qmix_jax.envs.layout import layout_of
+from qmix_jax.envs.wrappers.shield import Shielded
 from qmix_jax.types import EnvState, Observation, Outcome, TeamSpec, action_dtype, tree_bytes, tree_where
 
 NUM_ENVS = 16
@@ -141,7 +142,7 @@ def _play(env: TeamEnv, key: jax.Array) -> Played:
 def _look(env: TeamEnv, state: EnvState, observation: Observation) -> Look:
     restored = env.decompress(env.compress(state, observation))
     numbers, others = _numbers(observation), _numbers(restored)
-    idle = env.spec.idle_action
+    idle = None if isinstance(env, Shielded) else env.spec.idle_action  # a shield may forbid it
     return Look(
         finite={field: jnp.all(jnp.isfinite(value), -1) for field, value in numbers.items()},
         restored={field: jnp.all(_is_close(value, others[field]), -1) for field, value in numbers.items()},

@@ -20,7 +20,7 @@ from qmix_jax.config import AlgorithmConfig, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.check import problems, refuse_wrong_shapes, shape_problems
-from qmix_jax.envs.check.random_play import bytes_per_step, play
+from qmix_jax.envs.check.random_play import bytes_per_step, play, speed
 from qmix_jax.envs.layout import AgentLayout, Feature, Layout
 from qmix_jax.envs.smax.settings import SmaxConfig
 from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
@@ -837,6 +837,7 @@ def test_the_reserved_names_of_metrics_are_those_of_a_row(probe):
 def test_replay_bytes_are_counted(probe):
     # 3 numbers and 4 legal actions for each of 2 agents, 3 of the state; 2 actions, the reward, 3 flags
     assert bytes_per_step(probe) == 4 * 6 + 8 + 4 * 3 + 2 + 4 + 3
+    assert bytes_per_step(probe, "bfloat16") == 2 * 6 + 8 + 2 * 3 + 2 + 4 + 3
 
 
 def test_random_play_is_summed_by_episode(probe):
@@ -844,6 +845,24 @@ def test_random_play_is_summed_by_episode(probe):
     for lengths, returns in zip(sums["length"], sums["return"], strict=True):
         assert returns == [length * (length + 1) / 2 for length in lengths], "the reward of step t is t + 1"
     assert {length for lengths in sums["length"] for length in lengths} == {1.0, 2.0, 3.0, 4.0, 5.0}
+
+
+def test_ends_by_a_limit_and_different_starts_are_counted():
+    found = play(Toy(), jax.random.key(0))
+    lengths = [length for row in found.episodes["length"] for length in row]
+    assert 0 < found.truncated < 1 and found.starts == (64, 64)
+    assert found.truncated * len(lengths) <= lengths.count(4.0), "who had not won after four steps was stopped"
+    still = play(toy(reset=lambda self, key: Toy.reset(self, jax.random.key(0))), jax.random.key(0))
+    assert still.starts == (1, 64), "a reset that ignores its key"
+
+
+def test_a_step_that_resets_by_itself_shows_by_the_steps_from_an_end_to_the_next():
+    def resets(state, seen, outcome):
+        ended = outcome.terminated | outcome.truncated
+        return jax.tree.map(lambda leaf: jnp.where(ended, 0, leaf), state), seen, outcome
+
+    assert set(speed(Toy(), 4).to_next_end) == {1.0}, "what has ended remains so"
+    assert min(speed(toy(step=after_step(resets)), 4).to_next_end) > 1
 
 
 @pytest.fixture
@@ -864,7 +883,7 @@ def test_the_command_prints_what_is_to_be_known(command, capsys):
     assert command("env=matrix env.payoff=[[3,3],[3,3]]") == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "matrix game: no mistake found, also in 4,800 random steps"
-    rows = {line[2:26].strip(): line[26:].strip() for line in lines}
+    rows = {line[2:31].strip(): line[31:].strip() for line in lines}
     assert rows.pop("steps a second alone").endswith(" (32 environments, cpu)")
     assert rows == {
         "agents": "2: agent_0, agent_1",
@@ -873,8 +892,10 @@ def test_the_command_prints_what_is_to_be_known(command, capsys):
         "action that does nothing": "none",
         "numbers of the state": "1",
         "episode limit (steps)": "1",
-        "bytes a step in replay": "25",
-        "random episodes": "4,800 finished",
+        "bytes a step in replay": "25 (float32)",
+        "steps from an end to the next": "1 (1 to 1)",
+        "different starts": "1 of 64",
+        "random episodes": "4,800 finished, 0 % of them by a limit",
         "random length": "1 (1 to 1)",
         "random return": "3 (3 to 3)",
     }

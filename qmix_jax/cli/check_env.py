@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     played = play(env, jax.random.key(config.seed))
     if played.mistakes:
         return _report(played.mistakes)
-    print("\n".join(_table(env, played, config.rollout.num_envs)))
+    print("\n".join(_table(env, played, config.rollout.num_envs, config.replay.dtype)))
     return DONE
 
 
@@ -97,15 +97,17 @@ def _report(mistakes: list[str]) -> int:
     return USAGE_ERROR
 
 
-def _table(env: "TeamEnv", played: "Play", num_envs: int) -> list[str]:
+def _table(env: "TeamEnv", played: "Play", num_envs: int, dtype: str) -> list[str]:
     """What is to be known of the environment."""
     import jax
 
-    from qmix_jax.envs.check.random_play import bytes_per_step, steps_per_second
+    from qmix_jax.envs.check.random_play import bytes_per_step, speed
 
     spec = env.spec
     sums = {name: [value for row in rows for value in row] for name, rows in played.episodes.items()}
-    speed = f"{float(f'{steps_per_second(env, num_envs):.2g}'):,.0f} ({num_envs} environments, {jax.default_backend()})"
+    played_on = speed(env, num_envs)
+    rate = f"{float(f'{played_on.steps_per_second:.2g}'):,.0f} ({num_envs} environments, {jax.default_backend()})"
+    after = _summary(played_on.to_next_end, is_share=False) if played_on.to_next_end else "none ended again"
     rows = {
         "agents": f"{spec.num_agents}: {shown(', '.join(spec.agent_names))}",
         "numbers an agent sees": spec.obs_size,
@@ -113,9 +115,11 @@ def _table(env: "TeamEnv", played: "Play", num_envs: int) -> list[str]:
         "action that does nothing": "none" if spec.idle_action is None else spec.idle_action,
         "numbers of the state": spec.state_size,
         "episode limit (steps)": f"{spec.episode_limit:,}",
-        "bytes a step in replay": f"{bytes_per_step(env):,}",
-        "steps a second alone": speed,
-        "random episodes": f"{len(sums['length']):,} finished",
+        "bytes a step in replay": f"{bytes_per_step(env, dtype):,} ({dtype})",
+        "steps a second alone": rate,
+        "steps from an end to the next": after,
+        "different starts": f"{played.starts[0]} of {played.starts[1]}",
+        "random episodes": f"{len(sums['length']):,} finished, {100 * played.truncated:.3g} % of them by a limit",
         **{f"random {name}": _summary(values, name.endswith("_rate")) for name, values in sums.items()},
     }
     width = max(map(len, rows))

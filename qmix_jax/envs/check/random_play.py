@@ -55,6 +55,8 @@ class Played(NamedTuple):
     lowest: Float[Arrays, "N O"]
     """The smallest value of each number of the observations."""
     highest: Float[Arrays, "N O"]
+    starts: Observation
+    """(F, B, ...) the observations at the start of episodes."""
 
 
 class Play(NamedTuple):
@@ -65,6 +67,10 @@ class Play(NamedTuple):
     """The length, the return and the sum of each metric of every episode that ended, in a list for each seed."""
     num_steps: int
     """Steps of all seeds."""
+    truncated: float = 0.0
+    """The share of the episodes that a limit cut."""
+    starts: tuple[int, int] = (0, 0)
+    """How many different observations followed upon so many resets."""
 
 
 def play(env: TeamEnv, key: jax.Array) -> Play:
@@ -77,7 +83,10 @@ def play(env: TeamEnv, key: jax.Array) -> Play:
     except Exception as error:  # somebody's code can raise anything
         return Play([f"{name}.{line}" for line in mistakes] + [f"{name}: {explain(error)}"], {}, 0)
     mistakes += [*_mistakes(env.spec, played, again), *_out_of_range(env, played)]
-    return Play([f"{name}.{line}" for line in mistakes], _episodes(played.outcome), played.outcome.reward.size)
+    mistakes = [f"{name}.{line}" for line in mistakes]
+    outcome, ended = played.outcome, np.sum(played.outcome.terminated | played.outcome.truncated)
+    truncated = float(np.sum(outcome.truncated) / max(ended, 1))
+    return Play(mistakes, _episodes(outcome), outcome.reward.size, truncated, _different(played.starts))
 
 
 def play_problems(env: TeamEnv, key: jax.Array) -> list[str]:
@@ -136,7 +145,7 @@ def _play(env: TeamEnv, key: jax.Array) -> Played:
     numbers = fresh[1].agents
     carry = (*first, jnp.zeros(NUM_ENVS, int), numbers.min((0, 1)), numbers.max((0, 1)))
     (*_, lowest, highest), (after, outcome) = lax.scan(step, carry, keys)
-    return Played(jax.vmap(look)(*fresh), after, outcome, lowest, highest)
+    return Played(jax.vmap(look)(*fresh), after, outcome, lowest, highest, fresh[1])
 
 
 def _look(env: TeamEnv, state: EnvState, observation: Observation) -> Look:
@@ -300,24 +309,47 @@ def _sums_between(values: np.ndarray, ends: np.ndarray) -> list[float]:
     return [float(part.astype(float).sum()) for part in np.split(values, ends + 1)[: len(ends)]]
 
 
-def bytes_per_step(env: TeamEnv) -> int:
-    """Bytes that replay stores for each step: the compact observation, the actions, the reward and three flags."""
+def _different(starts: Observation) -> tuple[int, int]:
+    """How many observations (F, B, ...) differ, and how many there are."""
+    rows = [np.reshape(value, (np.shape(value)[0] * NUM_ENVS, -1)) for value in starts if value is not None]
+    return len(np.unique(np.concatenate(rows, axis=1), axis=0)), len(rows[0])
+
+
+def bytes_per_step(env: TeamEnv, dtype: str = "float32") -> int:
+    """Bytes that replay with this `replay.dtype` stores for each step: the compact observation, the actions, the reward
+    and three flags.
+    """
     compact = jax.eval_shape(lambda key: env.compress(*start_of(env, key)), jax.random.key(0))
-    return tree_bytes(compact) + env.spec.num_agents * np.dtype(action_dtype(env.spec)).itemsize + 4 + 3
+    kept = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype if leaf.dtype == jnp.float32 else leaf.dtype), compact
+    )
+    return tree_bytes(kept) + env.spec.num_agents * np.dtype(action_dtype(env.spec)).itemsize + 4 + 3
 
 
-def steps_per_second(env: TeamEnv, num_envs: int, steps: int = 200) -> float:
-    """Environment steps a second without learning, with random legal actions, past the ends of episodes."""
+class Speed(NamedTuple):
+    """What play past the ends of episodes, without a reset, shows."""
 
-    def step(carry: tuple, key: jax.Array) -> tuple[tuple, Array]:
+    steps_per_second: float
+    """Environment steps a second, with random legal actions and without learning."""
+    to_next_end: list[float]
+    """The steps from each environment's first end to its next, where there were two."""
+
+
+def speed(env: TeamEnv, num_envs: int) -> Speed:
+    """Play on past the ends of episodes: two of the longest, but 200 to 1,000 steps."""
+    steps = min(max(200, 2 * env.spec.episode_limit), 1000)
+
+    def step(carry: tuple, key: jax.Array) -> tuple[tuple, tuple[Array, Array]]:
         state, observation = carry
         action = random_action(uniform(key, (num_envs, env.spec.num_agents)), observation.available)
         state, observation, outcome = jax.vmap(env.step)(jax.random.split(key, num_envs), state, action)
-        return (state, observation), outcome.reward
+        return (state, observation), (outcome.reward, outcome.terminated | outcome.truncated)
 
     start = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), num_envs))
     run = jax.jit(lambda start, key: lax.scan(step, start, jax.random.split(key, steps)))
     jax.block_until_ready(run(start, jax.random.key(1)))
     begun = time.perf_counter()
-    jax.block_until_ready(run(start, jax.random.key(2)))
-    return steps * num_envs / (time.perf_counter() - begun)
+    _, (_, ended) = jax.block_until_ready(run(start, jax.random.key(2)))
+    seconds = time.perf_counter() - begun
+    ends = [np.flatnonzero(each) for each in np.asarray(ended).T]
+    return Speed(steps * num_envs / seconds, [float(each[1] - each[0]) for each in ends if len(each) > 1])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
-from qmix_jax.envs.definition import Definition
+from qmix_jax.envs.definition import Definition, check_class
 from qmix_jax.import_path import MADE_IN_PYTHON, is_import_path, search_in
 from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
@@ -140,6 +140,7 @@ def _env_config(values: Mapping[str, Any], given: Any) -> tuple[EnvConfig, Mappi
     common = {key: own.pop(key) for key in ("starts_per_rollout", "shield") if key in own}
     common = {key: convert(value, hints[key], f"env.{key}") for key, value in common.items()}
     if given is not None and not isinstance(given, type):
+        check_class(type(given))
         return EnvConfig(name, _settings_of_object(given, own, "env."), given=given, **common), given.training
     entry = environments().find(name) if given is None else environments().of_class(given, name)
     settings = make_settings(entry.settings, own, "env.")
@@ -208,7 +209,8 @@ def _recovered(part: Any) -> dict[str, Any] | None:
 
 
 def _settings_class(cls: type) -> type:
-    return getattr(cls, "Settings", None) or constructor_settings(cls, NOT_OPTIONS)
+    is_mixer = hasattr(cls, "in_env")
+    return getattr(cls, "Settings", None) or constructor_settings(cls, NOT_OPTIONS if is_mixer else ())
 
 
 @dataclass(frozen=True)

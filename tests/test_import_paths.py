@@ -1,11 +1,12 @@
 """Environments, mixers, networks and callbacks by import path or entry point: each mistake is one line."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from qmix_jax.build import REGISTRIES, from_mapping
+from qmix_jax.build import REGISTRIES, from_mapping, name_of
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.compose import compose
 from qmix_jax.reporters.callbacks import make_callbacks
@@ -48,6 +49,21 @@ class Crew(Depot):
         crew: How many.
     """
     def __init__(self, crew: Literal[2, 3, 4] = 2, grid: tuple[int, int] = (2, 3)): super().__init__(crew)
+
+class Entities(Depot):
+    def __init__(self, entities: int): self.entities = entities; super().__init__(entities)
+
+class Named(Depot):
+    def __init__(self, name: str = "depot", shield: int = 1): self.name, self.shield = name, shield; super().__init__()
+
+class Misspelt(Depot):
+    training = {"learner": {"gama": 0.9}}
+
+class Untrained(Depot):
+    training = "gamma"
+
+class Nested(Depot):
+    training = {"env": {"size": 3}}
 
 class Odd(Depot):
     def __init__(self, draw=print): ...
@@ -182,6 +198,22 @@ MISTAKES = {
     "a network's that raises": ("env=depot agent=own_parts:RaisingLinear", "RaisingLinear cannot be made: KeyError"),
     "an argument without type": ("env=own_parts:Untyped", "the argument size of Untyped() needs a type"),
     "an argument that no YAML holds": ("env=own_parts:Odd", "the argument draw of Odd() cannot be a setting: its def"),
+    "an argument with the name of another setting": (
+        "env=own_parts:Named",
+        "the argument name of Named() cannot be a setting: env.name is one of every environment; give it another name",
+    ),
+    "an unknown setting of training": (
+        "env=own_parts:Misspelt",
+        "Misspelt.training: unknown setting 'learner.gama' (did you mean 'learner.gamma'?)",
+    ),
+    "settings of training that are none": (
+        "env=own_parts:Untrained",
+        "Untrained.training is of type str, but must be a dict",
+    ),
+    "an environment's own setting as one of training": (
+        "env=own_parts:Nested",
+        "Nested.training: unknown setting 'env'",
+    ),
     "a type that does not exist": ("env=own_parts:Unresolved", "the arguments of Unresolved() cannot be read: name 'N"),
     "a setting that is not set": ("env=own_parts:Required", "env.robots has no default: set env.robots=VALUE"),
     "an unknown setting": (
@@ -289,6 +321,20 @@ def test_settings_are_the_arguments_of_the_constructor():
     assert vars(config.env.settings) == {"num_robots": 4, "layout": "small", "bonus": 1.0}
     assert vars(config.agent.settings) == {"hidden_size": 4, "decay": 0.5}  # 4 suits the environment
     assert config.rollout.num_steps == 4 and config.import_folders == (str(SITE),)
+
+
+def test_a_setting_may_have_a_name_that_is_no_option_of_mixers():
+    config = from_mapping(compose(["env=own_parts:Entities", "env.entities=4"]))
+    assert config.env.settings.entities == 4
+    own_parts = import_module("own_parts")
+    assert name_of(own_parts.Entities(4)) == "own_parts:Entities"
+
+
+@pytest.mark.parametrize(("name", "message"), [("Named", "the argument name of"), ("Misspelt", "Misspelt.training: ")])
+def test_an_object_has_the_mistakes_of_its_class(name, message):
+    part = getattr(import_module("own_parts"), name)()
+    with pytest.raises(ConfigError, match=message):
+        from_mapping({"env": {"name": name_of(part)}, "algorithm": {"name": "qmix"}}, {"env": part})
 
 
 def test_a_setting_can_be_one_of_a_few_numbers(capsys):

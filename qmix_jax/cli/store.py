@@ -60,16 +60,16 @@ def _environment(name: str, entry: Any) -> dict[str, Any]:
 
 
 def _mixer(name: str, entry: Any) -> dict[str, Any]:
-    return {"algorithm": {"name": name, **(_with_missing(entry) if isinstance(entry, type) else {})}}
+    return {"algorithm": {"name": name, **(_with_missing(entry, NOT_OPTIONS) if isinstance(entry, type) else {})}}
 
 
 def _network(name: str, entry: Any) -> dict[str, Any]:
     return {"agent": {"name": name, **(_with_missing(entry.Settings) if isinstance(entry, type) else {})}}
 
 
-def _with_missing(settings: type) -> dict[str, Any]:
+def _with_missing(settings: type, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The defaults of a dataclass; a setting without one has to be set."""
-    return {**dict.fromkeys(field_names(settings, NOT_OPTIONS), MISSING), **defaults(settings, NOT_OPTIONS)}
+    return {**dict.fromkeys(field_names(settings, leave_out), MISSING), **defaults(settings, leave_out)}
 
 
 def _variant(env: DictConfig) -> str:

@@ -1,11 +1,13 @@
 """What the program knows of an environment before it makes one. Needs no JAX."""
 
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from qmix_jax.settings import constructor_settings
+from qmix_jax.config import Config, EnvConfig
+from qmix_jax.settings import ConfigError, check_keys, constructor_settings, convert, field_names, require
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,12 @@ class Definition:
 
 @cache
 def definition_of(cls: Any) -> Definition:
-    """The definition of a `TeamEnv` from elsewhere: its settings are what its constructor takes."""
+    """The definition of a `TeamEnv` from elsewhere: its settings are what its constructor takes.
+
+    Raises:
+        ConfigError: they cannot be settings, or `training` has none of a run.
+    """
+    check_class(cls)
     return Definition(
         settings=constructor_settings(cls),
         make=lambda settings: cls(**vars(settings)),
@@ -43,6 +50,28 @@ def definition_of(cls: Any) -> Definition:
         variant=cls.variant,
         variants=tuple(cls.variants),
     )
+
+
+def check_class(cls: Any) -> None:
+    """Raise ConfigError for the first argument of an environment's constructor that has the name of another setting,
+    and for the first mistake in its `training`.
+    """
+    taken = [name for name in field_names(constructor_settings(cls)) if name in field_names(EnvConfig, _OWN)]
+    about = f"the argument {(*taken, '')[0]} of {cls.__name__}() cannot be a setting"
+    require(not taken, f"{about}: env.{(*taken, '')[0]} is one of every environment; give it another name")
+    training, hints = cls.training, typing.get_type_hints(Config)
+    about = f"{cls.__name__}.training"
+    require(isinstance(training, Mapping), f"{about} is of type {type(training).__name__}, but must be a dict")
+    try:
+        check_keys(training, field_names(Config, ("env", "algorithm")))
+        for key in training:
+            convert(training[key], Mapping if key == "agent" else hints[key], key)
+    except ConfigError as error:
+        raise ConfigError(f"{about}: {error}") from error
+
+
+_OWN = ("settings", "given")
+"""Of the fields of `EnvConfig`, those that are no settings themselves."""
 
 
 def training_of_game(num_steps: int) -> dict[str, Any]:

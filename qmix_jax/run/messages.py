@@ -295,7 +295,8 @@ def _without_default(config: Config) -> dict[str, dict[str, Any]]:
     found, values = {}, to_mapping(config)
     classes = type(config.env.settings), mixer_class(config.algorithm), type(config.agent.settings)
     for group, cls in zip(GROUPS, classes, strict=True):
-        names = set(field_names(cls, NOT_OPTIONS)) - set(defaults(cls, NOT_OPTIONS))
+        left_out = NOT_OPTIONS if group == "algorithm" else ()
+        names = set(field_names(cls, left_out)) - set(defaults(cls, left_out))
         found[group] = {name: values[group][name] for name in sorted(names)}
     return found
 

@@ -168,11 +168,16 @@ def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
     for each in dataclasses.fields(cls):
         if each.name in field_names(cls, leave_out) and each.default is not dataclasses.MISSING:
             values[each.name] = each.default
-        elif dataclasses.is_dataclass(each.default_factory):
-            values[each.name] = defaults(each.default_factory)  # pyright: ignore[reportArgumentType]
         elif each.init and each.default_factory is not dataclasses.MISSING:
-            values[each.name] = each.default_factory()
+            values[each.name] = _as_group(each.default_factory())
     return values
+
+
+def _as_group(value: Any) -> Any:
+    """A dataclass as the group of its settings; anything else as it is."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    return {name: _as_group(getattr(value, name)) for name in field_names(type(value))}
 
 
 def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,7 +234,8 @@ def is_plain(value: Any) -> bool:
 
 
 def _type_of(default: Any) -> Any:
-    return type(default) if isinstance(default, bool | int | float | str) else Any
+    is_typed = isinstance(default, bool | int | float | str) or dataclasses.is_dataclass(default)
+    return type(default) if is_typed else Any
 
 
 def check_keys(values: Mapping, known: Iterable[str], path: str = "") -> None:

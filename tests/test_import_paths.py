@@ -17,6 +17,7 @@ SITE = Path(__file__).parent / "site"
 """A folder of installed packages with one in it: `depot`."""
 
 OWN = '''
+from dataclasses import dataclass
 from typing import Literal
 import jax.numpy as jnp
 from depot.env import Depot
@@ -64,6 +65,13 @@ class Untrained(Depot):
 
 class Nested(Depot):
     training = {"env": {"size": 3}}
+
+@dataclass(frozen=True)
+class Goal:
+    size: int = 2
+
+class Goals(Depot):
+    def __init__(self, first: Goal = Goal(), second=Goal(5)): super().__init__()
 
 class Odd(Depot):
     def __init__(self, draw=print): ...
@@ -328,6 +336,13 @@ def test_a_setting_may_have_a_name_that_is_no_option_of_mixers():
     assert config.env.settings.entities == 4
     own_parts = import_module("own_parts")
     assert name_of(own_parts.Entities(4)) == "own_parts:Entities"
+
+
+def test_a_dataclass_as_an_argument_is_a_group_of_settings():
+    settings = from_mapping(compose(["env=own_parts:Goals", "env.first.size=3"])).env.settings
+    assert (settings.first.size, settings.second.size) == (3, 5)
+    with pytest.raises(ConfigError, match=r"env\.second\.size=1\.5 must be a whole number"):
+        from_mapping(compose(["env=own_parts:Goals", "env.second.size=1.5"]))
 
 
 @pytest.mark.parametrize(("name", "message"), [("Named", "the argument name of"), ("Misspelt", "Misspelt.training: ")])

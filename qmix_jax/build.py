@@ -13,7 +13,7 @@ from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.definition import Definition, check_class
-from qmix_jax.import_path import MADE_IN_PYTHON, is_import_path, search_in
+from qmix_jax.import_path import MADE_IN_PYTHON, is_import_path, load, search_in
 from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
 from qmix_jax.settings import (
@@ -196,9 +196,18 @@ def name_of(part: Any) -> str:
     return f"{cls.__module__}:{cls.__name__}{'' if is_found and is_known else MADE_IN_PYTHON}"
 
 
-def source_of(part: Any) -> Any:
+def sources_of(config: Config) -> list[Any]:
+    """The code of a config's parts, which settings alone do not tell: the classes or objects of which they are made
+    (a module that was reloaded has others), and the shield.
+    """
+    parts = ((registry(), getattr(config, group)) for group, registry in REGISTRIES.items())
+    shield = None if config.env.shield is None else load(config.env.shield, "env.shield", "function")
+    return [*(each[part.name] if part.given is None else _source_of(part.given) for each, part in parts), shield]
+
+
+def _source_of(part: Any) -> Any:
     """Of what an object is known to be made again with its settings: its class; else the object itself."""
-    return part if part is None or isinstance(part, type) or _recovered(part) is None else type(part)
+    return part if isinstance(part, type) or _recovered(part) is None else type(part)
 
 
 def _recovered(part: Any) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from qmix_jax.build import mixer_class, source_of
+from qmix_jax.build import mixer_class, sources_of
 from qmix_jax.config import CheckpointConfig, Config, LoggingConfig, by_name
 from qmix_jax.settings import TRACED, traced_numbers, traced_properties
 
@@ -53,8 +53,7 @@ def program_key(config: Config) -> str:
     """Equal for configs that need the same program on the same devices: they differ in their numbers, the first seed,
     how many seeds may train at once, what is written, and callbacks, on which no compiled code depends.
     """
-    given = [id(source_of(part.given)) for part in (config.env, config.algorithm, config.agent)]
-    return f"{settings_key(config)} {given}"
+    return f"{settings_key(config)} {[id(source) for source in sources_of(config)]}"
 
 
 def settings_key(config: Config) -> str:

@@ -1,5 +1,6 @@
 """The package from Python: settings, objects and callbacks in; rows, parameters and a folder out."""
 
+import importlib
 import sys
 import threading
 
@@ -177,6 +178,30 @@ def test_an_equal_program_is_compiled_once_and_nothing_is_left_behind(monkeypatc
         qmix_jax.train(*QUIET, env=env, mixer=VDN, seed=seed, folder=None, **settings)
         assert len(compiled) == (1 if seed < 4 else 2)
     assert threading.active_count() == threads and not list(tmp_path.iterdir())
+
+
+MODULE = """
+from jax.numpy import array
+from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
+
+class Pays(TwoStep):
+    def __init__(self): super().__init__(TwoStepConfig())
+
+    def step(self, key, state, action):
+        state, observation, outcome = super().step(key, state, action)
+        return state, observation, outcome._replace(reward=array({reward}))
+"""
+
+
+def test_a_module_that_is_reloaded_is_trained_as_it_is_now(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    settings = {name: value for name, value in SETTINGS.items() if name != "algorithm"}
+    for reward in (1.0, 10.0):
+        (tmp_path / "pays.py").write_text(MODULE.format(reward=reward))
+        importlib.reload(importlib.import_module("pays"))
+        run = qmix_jax.train(*QUIET, "env=pays:Pays", mixer=VDN, folder=None, **settings)
+        assert run.rows[-1]["eval/return"] == [2 * reward]
 
 
 def test_runs_in_threads_at_once_equal_those_alone(run):

@@ -113,6 +113,16 @@ def import_paths(values: Mapping[str, Any]) -> dict[str, str]:
     return {path: setting for path, setting in named.items() if is_import_path(path)}
 
 
+def makers(settings: Mapping[str, Any]) -> str:
+    """What may have been another version when a run with these settings was made: `mine:Env or qmix_jax`, its parts
+    from elsewhere and this package.
+    """
+    sections = {group: settings.get(group) for group in GROUPS}
+    names = {group: section.get("name") for group, section in sections.items() if isinstance(section, Mapping)}
+    others = [name for group, name in names.items() if isinstance(name, str) and name not in [*REGISTRIES[group]()]]
+    return " or ".join([*(name.removesuffix(MADE_IN_PYTHON) for name in others), "qmix_jax"])
+
+
 OF_OTHER_KINDS = {
     "gru": ("num_heads", "num_layers"),
     "transformer": ("layer_norm", "use_agent_id", "use_last_action", "share_parameters"),

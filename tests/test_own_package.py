@@ -65,6 +65,15 @@ def test_the_names_and_the_folder_stand_in_the_config(run):
     assert settings.import_folders == [str(SITE)] and settings.env.num_robots == 2
 
 
+def test_another_version_may_be_that_of_the_package(run, tmp_path, capsys):
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    settings = OmegaConf.load(run / "config.yaml")
+    OmegaConf.save(OmegaConf.merge(settings, {"env": {"colour": "blue"}}), tmp_path / "config.yaml")
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    line = "was made by another version of depot or weights or linear or qmix_jax: unknown setting 'env.colour'"
+    assert line in capsys.readouterr().err
+
+
 def test_evaluate_also_on_another_map(run, capsys):
     assert cli.main(["evaluate", str(run), "--episodes", "8", "--map", "large", "--json"]) == 0
     document = capsys.readouterr().out

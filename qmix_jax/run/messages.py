@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from qmix_jax.agents import DEFAULT_NETWORK
-from qmix_jax.build import GROUPS, MADE_IN_PYTHON, NOT_OPTIONS, environments, from_mapping, mixer_class
+from qmix_jax.build import GROUPS, MADE_IN_PYTHON, NOT_OPTIONS, environments, from_mapping, makers, mixer_class
 from qmix_jax.config import Config, by_name, to_mapping
 from qmix_jax.console import duration, short
 from qmix_jax.envs import DEFAULT_ENVIRONMENT
@@ -94,7 +94,8 @@ def news(config: Config, point: ResumePoint) -> list[str]:
     lines += [f"changed: {name} {before} -> {now}" for name, (before, now) in point.changes.items()]
     if point.assumed:
         assumed = ", ".join(f"{name}={value}" for name, value in point.assumed.items())
-        lines.append(f"another version of qmix_jax wrote the checkpoint; it did not have {assumed}")
+        made_by = makers(to_mapping(config))
+        lines.append(f"another version of {made_by} wrote the checkpoint; it did not have {assumed}")
     if "total_env_steps" in point.changes and config.learner.final_learning_rate is not None:
         lines.append("learner.learning_rate now decays over the new total_env_steps")
     if point.checkpoint and config.has_replay and not point.checkpoint.has_replay:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.agents.base import Agents
-from qmix_jax.build import NOTHING, REGISTRIES, from_mapping, make_agents, make_team
-from qmix_jax.config import Config, by_name
+from qmix_jax.build import NOTHING, REGISTRIES, from_mapping, make_agents, make_team, makers
+from qmix_jax.config import Config, by_name, to_mapping
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.import_path import MADE_IN_PYTHON, ImportPathError
@@ -78,7 +78,8 @@ def load_run(
     config = read_config_of(chosen, given)
     _warn_of_edits(folder, written, config)
     run = TrainedRun(config, make_team(config), on_device(chosen.params), chosen.env_steps)
-    require(_fits(run), f"{folder} was made by another version of qmix_jax: its networks have other parameters")
+    made_by = f"{folder} was made by another version of {makers(to_mapping(config))}"
+    require(_fits(run), f"{made_by}: its networks have other parameters")
     return run
 
 
@@ -119,7 +120,7 @@ def _to_config(settings: Mapping[str, Any], path: Path, given: Mapping[str, Any]
     except ImportPathError:
         raise
     except ConfigError as error:
-        raise ConfigError(f"{path} was made by another version of qmix_jax: {error}") from error
+        raise ConfigError(f"{path} was made by another version of {makers(settings)}: {error}") from error
 
 
 def _warn_of_edits(folder: Path, written: Config, trained: Config) -> None:

@@ -69,6 +69,13 @@ def test_nothing_is_suggested_after_a_run_of_an_object_that_only_python_has():
     assert "num_seeds=4" in messages.next_steps(from_mapping({"env": {"name": "two_step"}, "algorithm": vdn}), Path())
 
 
+def test_another_map_is_not_the_one_of_the_run():
+    mixer = {"algorithm": {"name": "qmix"}}
+    small, large = (from_mapping({"env": {"name": "smax", "map": name}, **mixer}) for name in ("3m", "2s3z"))
+    assert messages.next_steps(small, Path()).count("another map") == 0
+    assert "env.map=3m total_env_steps=1e6" in messages.next_steps(large, Path())
+
+
 def a_row(**values):
     return {f"train/{name}": [0.0, value] for name, value in values.items()}
 

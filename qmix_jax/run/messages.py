@@ -269,12 +269,21 @@ def next_steps(config: Config, folder: Path) -> str:
         f"{_command()} render {run}": "film it, with each agent's credit",
         f"{train} {command_line([*same, f'algorithm={other}'])}": "the same with another mixer",
     }
-    if config.env.name in list(environments()) and (example := environments()[config.env.name].example):
+    if example := _other_map(config):
         lines[f"{train} {example}"] = "another map"
     lines[f"{train} {command_line(more_seeds)}"] = "more seeds at once"
     lines[f"{train} --help"] = "everything else"
     width = min(COLUMN, max(map(len, lines)))
     return "\n".join(["Next:", *(f"  {line:<{width}}  {meaning}" for line, meaning in lines.items())])
+
+
+def _other_map(config: Config) -> str:
+    """The overrides of a run on another variant of the environment; '' where this is that one, or none is known."""
+    if config.env.name not in list(environments()):
+        return ""
+    example, own = environments()[config.env.name].example, by_name(config)
+    chosen = (word.split("=") for word in example.split() if word.startswith("env."))
+    return example if any(_as_override(own[name]) != value for name, value in chosen) else ""
 
 
 def same_settings(config: Config) -> list[str]:

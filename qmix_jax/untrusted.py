@@ -12,6 +12,9 @@ from qmix_jax.settings import ConfigError, require
 MAX_BYTES, MAX_DEPTH, MAX_EVENTS, MAX_WORD = 1 << 20, 32, 50_000, 1_000
 """Limits: bytes of the file, nesting, events of YAML (about one per value), characters of a value."""
 
+SHOWN = 5
+"""The most runs that are named where a folder of runs is given in place of one."""
+
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built with it
 
@@ -50,10 +53,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of the run in a folder; raises ConfigError if there is none, or its file is damaged."""
     path = folder / "config.yaml"
     require(folder.is_dir(), f"there is no folder {folder}")
-    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml")
+    require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml{_runs_below(folder)}")
     values = read_yaml(path)
     require(isinstance(values, dict), f"{path} is damaged: it holds no settings")
     return values
+
+
+def _runs_below(folder: Path) -> str:
+    """The first runs in a folder of runs, also of one that has a folder for each day."""
+    found = [each.parent for depth in ("*", "*/*") for each in sorted(folder.glob(f"{depth}/metrics.jsonl"))]
+    found = [str(each) for each in found if (each / "config.yaml").is_file()]
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"; choose one of {', '.join(found[:SHOWN])}{more}" if found else ""
 
 
 def _check_events(text: str) -> None:

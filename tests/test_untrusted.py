@@ -94,6 +94,17 @@ def test_settings_that_are_no_regular_file_are_refused_without_waiting(tmp_path,
         read_yaml(tmp_path / "config.yaml")
 
 
+def test_a_folder_of_runs_names_its_runs(tmp_path):
+    for name in ("b", "a", "multirun/1"):
+        (tmp_path / name).mkdir(parents=True)
+        for file in ("config.yaml", "metrics.jsonl"):
+            (tmp_path / name / file).touch()
+    with pytest.raises(ConfigError) as refused:
+        read_settings(tmp_path)
+    runs = ", ".join(f"{tmp_path}/{name}" for name in ("a", "b", "multirun/1"))
+    assert str(refused.value) == f"{tmp_path} is no run's folder: it has no config.yaml; choose one of {runs}"
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
 def test_a_checkpoint_that_holds_a_pipe_or_a_device_has_a_flaw(run, tmp_path, make):
     shutil.copytree(run, tmp_path / "run")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qmix_jax.mixers.base import Mixer as Mixer
     from qmix_jax.reporters.base import Callback as Callback
     from qmix_jax.settings import ConfigError as ConfigError
+    from qmix_jax.sweep.launchers.base import Launcher as Launcher
     from qmix_jax.types import AgentInput as AgentInput
     from qmix_jax.types import AgentOutput as AgentOutput
     from qmix_jax.types import MixerInput as MixerInput
@@ -38,6 +39,7 @@ _NAMES = {
     "mixers.base": ("Mixer",),
     "agents.base": ("Agents",),
     "reporters.base": ("Callback",),
+    "sweep.launchers.base": ("Launcher",),
     "types": ("AgentInput", "AgentOutput", "MixerInput", "Observation", "Outcome", "TeamSpec"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

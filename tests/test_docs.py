@@ -12,6 +12,7 @@ import pytest
 from commands import carry_out
 from pictures import colourful, near, pixels
 
+import qmix_jax
 from qmix_jax.cli.compose import compose_work
 from qmix_jax.cli.flags import parse_flags
 from qmix_jax.film.canvas import BLUE, GOLD
@@ -24,6 +25,13 @@ ROOT = Path(__file__).parents[1]
 def blocks(page, language):
     """The blocks of a page in one language, in order."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
+
+
+def test_the_names_of_the_package_that_the_pages_have_exist():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    names = {*re.findall(r"`qmix_jax\.([A-Z]\w*|\w+(?=\())", text)}
+    assert "TeamEnv" in names and [name for name in sorted(names) if not hasattr(qmix_jax, name)] == []
 
 
 # --- extending.md ------------------------------------------------------------------------------------------------

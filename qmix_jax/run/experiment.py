@@ -50,7 +50,7 @@ def check(config: Config) -> Program:
 
     Of several processes, its config lets process 0 alone report.
     """
-    require(jnp.result_type(float) == jnp.float32, "training is in 32 bits: set JAX_ENABLE_X64=0, or unset it")
+    require(jnp.result_type(float) == jnp.float32, "training is in 32 bits: call it outside of jax.enable_x64(True)")
     plan.check(config)
     env = make_env(config.env)
     refuse_wrong_shapes(env, config.env.name, config.env.settings)

@@ -7,6 +7,7 @@ import sysconfig
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from qmix_jax.settings import ConfigError, nearest, require, shown
@@ -56,12 +57,13 @@ def load(path: str, setting: str, kind: str = "class") -> Any:
     except (Exception, SystemExit) as error:  # a module can raise anything
         package = module_name.partition(".")[0]
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == package
-        reason = _where_to_look(package) if is_missing else place_of(error)
+        where = _where_to_look(package) if is_missing else place_of(error) or _hidden(sys.modules.get(package))
+        reason = dotted(path) if module_name.endswith(".py") else where
         message = f"{setting}={path}: {module_name} cannot be imported ({describe(error)}){reason}"
         raise ImportPathError(message) from error
     if not hasattr(module, name):
         hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
-        raise ImportPathError(f"{setting}={path}: {module_name} has no {kind} {name}{hint}")
+        raise ImportPathError(f"{setting}={path}: {module_name} has no {kind} {name}{hint or _hidden(module)}")
     return getattr(module, name)
 
 
@@ -70,9 +72,18 @@ def _placeholder(kind: str) -> str:
 
 
 def dotted(path: Any) -> str:
-    """` (did you mean 'package.module:Class'?)` for a path with dots alone; else ''."""
-    fixed = ":".join(str(path).rsplit(".", 1))
-    return f" (did you mean '{fixed}'?)" if is_import_path(fixed) else ""
+    """What an import path should be: ` (did you mean 'package.module:Class'?)` for a path with dots alone, or that of a
+    file; else ''.
+    """
+    module, colon, name = str(path).rpartition(":")
+    if str(path).endswith(".py"):
+        return f"; the class of a file is written {_module_of(str(path))}:Class"
+    fixed = f"{_module_of(module)}:{name}" if colon else ":".join(name.rsplit(".", 1))
+    return f" (did you mean '{fixed}'?)" if is_import_path(fixed) and fixed != path else ""
+
+
+def _module_of(file: str) -> str:
+    return file.removesuffix(".py").removeprefix("./").replace("/", ".")
 
 
 def describe(error: BaseException) -> str:
@@ -97,6 +108,17 @@ def _where_to_look(package: str) -> str:
     if any(Path(package + suffix).exists() for suffix in ("", ".py")):
         return "; the current folder has one: if you trust it, set PYTHONPATH=. before the command"
     return "; looked in installed packages, in PYTHONPATH and in import_folders: name its folder, PYTHONPATH=FOLDER"
+
+
+def _hidden(module: ModuleType | None) -> str:
+    """For a module of Python's library or of an installed package: that it hides a file of the current folder."""
+    if module is None:
+        return ""
+    place, found = Path(*module.__name__.split(".")), getattr(module, "__file__", None)
+    file = next((each for each in (place.with_suffix(".py"), place) if each.exists()), None)
+    if file is None or (found and _is_below(found, [os.path.realpath(file)])):
+        return ""
+    return f"; it is {found or 'a part of Python'}, which hides {file} here: give that another name"
 
 
 def folder_to_record(path: str) -> str | None:

@@ -101,9 +101,10 @@ class Registry(Mapping[str, T]):
         paths = self._of_packages.get(name, []) if name not in self.names else []
         either = " or ".join(f"{self._setting}={path}" for path in sorted(paths))
         require(not paths, f"{self._setting}={name} is a name in several installed packages: write {either}")
-        require(":" not in name, f"{self._setting}={name} must be written package.module:Class")
-        if not (hint := dotted(name)):
-            require_one_of(self._setting, name, [*self.names, *others])
+        hint = dotted(name)
+        require(":" not in name, f"{self._setting}={name} must be written package.module:Class{hint}")
+        if not hint:
+            require_one_of(self._setting, name, list(dict.fromkeys([*self.names, *others])))
         require(not hint, f"{self._setting}={name} is not known{hint}")
 
     def of_class(self, found: Any, path: str) -> T:

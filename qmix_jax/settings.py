@@ -30,13 +30,16 @@ def require_one_of(name: str, value: Any, choices: Collection[Any]) -> None:
 
 
 def nearest(word: str, choices: Iterable[Any]) -> str:
-    """` (did you mean 'x'?)` for the choice most like `word`, also by its part after the last dot; '' if none is."""
-    choices = [str(choice) for choice in choices]
-    last = {choice.rsplit(".", 1)[-1]: choice for choice in choices}
-    match = difflib.get_close_matches(word, choices, 1, 0.6) or [
-        last[key] for key in difflib.get_close_matches(word.rsplit(".", 1)[-1], list(last), 1, 0.6)
-    ]
-    return f" (did you mean '{match[0]}'?)" if match else ""
+    """` (did you mean 'x'?)` for the choice most like `word`, also by its part after the last dot, or in capitals; ''
+    if none is.
+    """
+    whole = {str(choice): str(choice) for choice in choices}
+    lower = {choice.lower(): choice for choice in whole}
+    last = {choice.rsplit(".", 1)[-1]: choice for choice in whole}
+    for sought, known in ((word, whole), (word.lower(), lower), (word.rsplit(".", 1)[-1], last)):
+        if match := difflib.get_close_matches(sought, list(known), 1, 0.6):
+            return f" (did you mean '{known[match[0]]}'?)"
+    return ""
 
 
 def shown(value: Any) -> str:

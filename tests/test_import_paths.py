@@ -186,6 +186,10 @@ MISTAKES = {
     "two colons": ("env=depot:env:Depot", "env=depot:env:Depot must be written package.module:Class"),
     "dots alone": ("env=depot.env.Depot", "(did you mean 'depot.env:Depot'?)"),
     "a slash": ("env=depot/env.py:Depot", "must be written package.module:Class"),
+    "a file": ("env=depot.py:Depot", "(did you mean 'depot:Depot'?)"),
+    "a file in a folder": ("env=./depot/env.py:Depot", "(did you mean 'depot.env:Depot'?)"),
+    "a file without class": ("env=depot.py", "env=depot.py is not known; the class of a file is written depot:Class"),
+    "capitals": ("env=depot algorithm=QMIX", "algorithm=QMIX is not known (did you mean 'qmix'?)"),
     "no such module": ("env=nothing.like:It", "(ModuleNotFoundError: No module named 'nothing'); looked in installed"),
     "no such submodule": ("env=depot.nothing:It", "(ModuleNotFoundError: No module named 'depot.nothing')"),
     "a module that raises": ("env=own_broken:It", "(RuntimeError: no floor), at "),
@@ -303,6 +307,23 @@ def test_a_mistake_is_one_line(line, message):
     with pytest.raises(ConfigError) as error:
         check(*line.split())
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_each_choice_is_named_once():
+    with pytest.raises(ConfigError) as error:
+        check("env=xyzabc")
+    choices = str(error.value).partition("choose one of ")[2].split(", ")
+    assert "smax" in choices and "depot" in choices and len({*choices}) == len(choices)
+
+
+def test_a_file_that_a_module_of_python_hides_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "queue.py").write_text("class Fire: pass")
+    with pytest.raises(ConfigError, match=r"queue has no class Fire; it is .*queue\.py, which hides queue\.py here"):
+        check("env=queue:Fire")
+    (tmp_path / "json").mkdir()
+    with pytest.raises(ConfigError, match=r"No module named 'json\.env'\); it is .*, which hides json here"):
+        check("env=json.env:Fire")
 
 
 YAMLS = {

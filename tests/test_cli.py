@@ -153,6 +153,8 @@ WRONG = [
     ("env=smaxx", "env=smaxx", "'smax'"),
     ("algorithm=qmux", "algorithm=qmux", "'qmix'"),
     ("+preset=pymrl", "+preset=pymrl", "'pymarl'"),
+    ("algorithm=orignal/qtran", "algorithm=orignal/qtran", "'original/qtran'"),
+    ("agent=original/transfqmx", "agent=original/transfqmx", "'original/transfqmix'"),
     ("preset=pymarl", "preset", "+preset=pymarl"),
     ("+env=mpe", "env", "write env=mpe"),
     ("learner.lr=1e-3", "learner.lr", "'learner.learning_rate'"),

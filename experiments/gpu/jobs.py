@@ -119,7 +119,8 @@ def compare(checkout: str, arguments: list[str]) -> dict:
 
 
 def kernels(overrides: list[str]) -> dict:
-    """Kernels and waits for the host of an iteration: in the program as compiled here, and those that a trace shows.
+    """Kernels and waits for the host of an iteration: in the program as compiled here, and those that a trace shows
+    with the time that they run.
 
     The trace counts what the streams of a GPU did; of a CPU it says nothing.
     """
@@ -134,8 +135,8 @@ def kernels(overrides: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             run(TRACED_ITERATIONS)
-        events = [event.name for line in gpu_streams(Path(folder)) for event in line.events]
-    copies = [name for name in events if name.startswith("Memcpy")]
+        events = [(event.name, event.duration_ns) for line in gpu_streams(Path(folder)) for event in line.events]
+    copies = [name for name, _ in events if name.startswith("Memcpy")]
     return {
         "env_steps": env_steps,
         "compiled": {"kernels": counted, "waits": waits},
@@ -143,6 +144,7 @@ def kernels(overrides: list[str]) -> dict:
             "kernels": (len(events) - len(copies)) / TRACED_ITERATIONS,
             "copies": len(copies) / TRACED_ITERATIONS,
             "copies_to_host": sum("D2H" in name for name in copies) / TRACED_ITERATIONS,
+            "kernel_ms": sum(nanoseconds for _, nanoseconds in events) / 1e6 / TRACED_ITERATIONS,
         },
     }
 

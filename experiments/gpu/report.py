@@ -83,6 +83,7 @@ def of_runs(found: list[dict]) -> list[str]:
         if "compiled" in result:
             traced = result.get("traced", {})
             seen = [f"{traced[key]:,.0f}" if traced else "" for key in ("kernels", "copies", "copies_to_host")]
+            seen.append(f"{traced['kernel_ms']:.2f}" if traced else "")
             compiled = result["compiled"]
             kernels.append([name, f"{compiled['kernels']:,.0f}", f"{compiled['waits']:,.0f}", *seen])
         if "passed" in result:
@@ -92,7 +93,15 @@ def of_runs(found: list[dict]) -> list[str]:
         heads = ["precision of float32 products", "error of a product", "of the loss", "of the gradient's norm"]
         parts += ["Relative errors against the CPU (a product: against float64):", table(heads, precision)]
     if kernels:
-        heads = ["an iteration of", "kernels", "waits for the host", "traced: kernels", "copies", "of them to the host"]
+        heads = [
+            "an iteration of",
+            "kernels",
+            "waits for the host",
+            "traced: kernels",
+            "copies",
+            "of them to the host",
+            "ms",
+        ]
         parts += ["Compiled here, and (counted) for an H100 as gpu_kernels.py does:", table(heads, kernels)]
     if tests:
         parts += [plain_table(["tests", "passed", "skipped", "failed"], tests)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import cache, cached_property
 from typing import Any
 
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -167,17 +168,25 @@ class OverrideChecker:
             require(single, f"{override.input_line}: exactly one {group} is always chosen: write {group}=NAME")
         right = self._plus(group)
         for choice in value if isinstance(value, list) else [value]:
-            is_file = "/" in str(choice) and ":" not in str(choice)
+            is_file = "/" in str(choice) and self._loader.repository.config_exists(f"{group}/{choice}")
             if not (is_file or is_import_path(choice) or override.is_delete()):
+                known = self._in_folders(group) if "/" in str(choice) else self.groups[group]
                 if group == "env" and choice not in self.groups[group] and (line := environment_of(str(choice))):
                     raise ConfigError(f"env={choice} is not known (did you mean '{line}'?)")
                 registry = REGISTRIES[group]() if group in REGISTRIES else None
                 if registry and str(choice) not in self.groups[group]:
-                    registry.require(str(choice), self.groups[group])
-                require_one_of(f"{right}{group}", str(choice), self.groups[group])
+                    registry.require(str(choice), known)
+                require_one_of(f"{right}{group}", str(choice), known)
         why = "adds to the defaults" if right else "is always chosen"
         is_right = override.is_delete() or _prefix(override) == right
         require(is_right, f"{group} {why}: write {right}{group}={override.get_value_element_as_str()}")
+
+    def _in_folders(self, group: str) -> list[str]:
+        """The choices of a group that are files in its folders, as `original/qtran`."""
+        options = self._loader.repository.get_group_options
+        return [
+            f"{folder}/{each}" for folder in options(group, ObjectType.GROUP) for each in options(f"{group}/{folder}")
+        ]
 
     def _check_keys(self, override: Override, known: dict[str, Any]) -> None:
         is_old = override.key_or_group == "agent.kind"

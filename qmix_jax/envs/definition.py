@@ -56,9 +56,10 @@ def check_class(cls: Any) -> None:
     """Raise ConfigError for the first argument of an environment's constructor that has the name of another setting,
     and for the first mistake in its `training`.
     """
-    taken = [name for name in field_names(constructor_settings(cls)) if name in field_names(EnvConfig, _OWN)]
-    about = f"the argument {(*taken, '')[0]} of {cls.__name__}() cannot be a setting"
-    require(not taken, f"{about}: env.{(*taken, '')[0]} is one of every environment; give it another name")
+    common = field_names(EnvConfig, _OWN)
+    for name in field_names(constructor_settings(cls)):
+        about = f"the argument {name} of {cls.__name__}() cannot be a setting"
+        require(name not in common, f"{about}: env.{name} is one of every environment; give it another name")
     training, hints = cls.training, typing.get_type_hints(Config)
     about = f"{cls.__name__}.training"
     require(isinstance(training, Mapping), f"{about} is of type {type(training).__name__}, but must be a dict")

@@ -7,7 +7,7 @@ from conftest import tiny
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from qmix_jax.run import cluster, hosts
+from qmix_jax.run import cluster, gloo, hosts
 from qmix_jax.run.devices import split_devices
 from qmix_jax.settings import ConfigError
 
@@ -80,3 +80,25 @@ def test_the_words_of_a_command_line_that_join_processes_are_no_settings_of_the_
 def test_wrong_words_are_one_line(words, message):
     with pytest.raises(ConfigError, match=message):
         cluster.take_words(words)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (("127.0.1.1", "127.0.0.1"), "127.0.1.1"),  # one machine
+        (("127.0.1.1", "10.0.0.2"), "10.0.0.1"),
+        (("127.0.1.1", "127.0.1.1", "10.0.0.3"), "10.0.0.1"),  # and a second process on process 0's machine
+        (("10.0.0.1", "10.0.0.2"), "10.0.0.1"),
+        (("::1", "fe80::2"), "10.0.0.1"),
+    ],
+)
+def test_gloo_listens_where_other_machines_reach_it(monkeypatch, answers, expected):
+    """The address of process 0, where each process answers with its own towards process 0's name."""
+
+    class Told:
+        def all(self, own):
+            assert own == answers[0]
+            return list(answers)
+
+    monkeypatch.setattr(gloo, "address_towards", lambda host, port: answers[0] if host == "machine" else "10.0.0.1")
+    assert gloo.own_address(Told(), "machine:1234") == expected  # pyright: ignore[reportArgumentType]

@@ -159,7 +159,6 @@ def _initialize(settings: Settings, ending: "Ending") -> None:
         f"longer, {WORD}=off trains without others"
     ).replace("  ", " ")
     is_whole = None not in (address, settings.num_processes, settings.process_id)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     ending.catch_aborts()
     try:
         jax.distributed.initialize(
@@ -171,6 +170,9 @@ def _initialize(settings: Settings, ending: "Ending") -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=SHUTDOWN,
         )
+        from qmix_jax.run.gloo import use_gloo
+
+        use_gloo(seconds)
     except Exception as error:  # of many types, by what is missing
         names = f"{WORD}.coordinator_address (with a free port), {WORD}.num_processes and {WORD}.process_id"
         why = startup.first_line(error).rstrip(".")

@@ -1,4 +1,4 @@
-"""Runs on several hosts: processes of this machine on its loopback address, with Gloo."""
+"""Runs on several hosts, with Gloo: processes of this machine on its loopback address, or with a network each."""
 
 import os
 import shutil
@@ -208,3 +208,56 @@ def test_a_full_disk_of_process_0_fails_every_checkpoint_and_training_goes_on(pl
     said = hosts.said[0]
     assert "warning: no checkpoint at step" in said and "the end of the run could not be saved" in said
     assert len(rows(run)) == 5
+
+
+# --- two machines: network namespaces with a cable between them --------------------------------------------------
+
+AS_MACHINE = """
+name="qmix-${@: -1:1}"; name="${name/distributed.process_id=/}"
+exec ip netns exec "$name" unshare --mount --uts bash -c '
+  mount --bind "$0" /etc/hosts; hostname "$1"; exec "${@:2}"' "$0/$name" "$name" "$@"
+"""
+"""Runs a process on the machine of its number, with the files of hosts from the folder $0."""
+
+
+def ip(line: str) -> bool:
+    """Whether a command of `ip` succeeds."""
+    return shutil.which("ip") is not None and subprocess.run(["ip", *line.split()], check=False).returncode == 0
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """The machines qmix-0 and qmix-1, each of which takes its own name for 127.0.1.1 as Debian's do; the words before a
+    command that run it there.
+    """
+    names, addresses = ("qmix-0", "qmix-1"), ("10.77.0.1", "10.77.0.2")
+    try:
+        if not all(ip(f"netns add {name}") for name in names):
+            pytest.skip("may not make network namespaces")
+        assert ip("link add eth0 netns qmix-0 type veth peer name eth0 netns qmix-1")
+        for name, address, other, there in zip(names, addresses, names[::-1], addresses[::-1], strict=True):
+            assert ip(f"-n {name} addr add {address}/24 dev eth0")
+            assert ip(f"-n {name} link set lo up") and ip(f"-n {name} link set eth0 up")
+            (tmp_path / name).write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n{there} {other}\n")
+        yield ("bash", "-c", AS_MACHINE, str(tmp_path))
+    finally:
+        for name in names:
+            ip(f"netns del {name}")
+
+
+def test_two_machines_train_as_one_and_a_cut_cable_ends_both_with_one_line(place, alone, machines):
+    words = ("devices=4", "distributed.coordinator_address=qmix-0:7700")
+    run, cut = place / "machines", place / "cut"
+    both = Hosts(run, 2, *words, before=machines)
+    assert both.end() == [exits.DONE] * 2, both.said
+    assert_equal(run, alone, tolerance=1e-4)
+    both = Hosts(cut, 2, *words, ENDLESS, "logging.display=none", before=machines)
+    both.until(lambda: whole(cut))
+    assert ip("-n qmix-1 link set eth0 down")
+    since = time.monotonic()
+    assert both.end() == [exits.REQUEUE] * 2, both.said
+    assert time.monotonic() - since < 60
+    for said in both.said:
+        (line,) = [line for line in said.splitlines() if not line.startswith(("[Gloo]", "warning"))]
+        assert line.startswith(GONE)
+    assert whole(cut)[-1].flaw(to_resume=True) == ""

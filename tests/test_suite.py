@@ -68,7 +68,7 @@ def test_a_script_ends_in_one_line_or_where_it_is_interrupted_in_none(load):
 def test_the_plan_has_every_map_with_five_seeds_and_every_method_on_the_nine_with_three(load):
     plan = load("plan")
     jobs = {job.name: job for job in plan.PLAN}
-    assert len(jobs) == len(plan.PLAN) == 11 + 5 * 9 + 3
+    assert len(jobs) == len(plan.PLAN) == 11 + 5 * 9 + 3 + 3 * 15
     assert [job.name for job in plan.PLAN[:2]] == ["3m-qmix", "8m-qmix"], "QMIX comes first"
     assert {"env.map=3s5z_vs_3s6z", "num_seeds=5", "total_env_steps=10000000"} <= set(
         jobs["3s5z_vs_3s6z-qmix"].overrides
@@ -77,6 +77,19 @@ def test_the_plan_has_every_map_with_five_seeds_and_every_method_on_the_nine_wit
     settings = compose([*jobs["2s3z-pqn_vdn"].overrides])
     assert settings["replay"]["capacity"] == 0 and settings["algorithm"]["name"] == "vdn"
     assert settings["exploration"]["decay_env_steps"] == 500_000, "a tenth of the run"
+
+
+def test_each_ablation_is_the_defaults_but_for_the_setting_that_it_names(load):
+    plan = load("plan")
+    jobs = {job.name: job for job in plan.PLAN}
+    for env_map in ("3s5z", "smacv2_5_units", "5m_vs_6m"):
+        base = flatten(compose([*jobs[f"ablations/{env_map}-none"].overrides]))
+        assert (base["env.map"], base["num_seeds"], base["total_env_steps"]) == (env_map, 5, 2_500_000)
+        for change, words in plan.CHANGES.items():
+            changed = flatten(compose([*jobs[f"ablations/{env_map}-{change}"].overrides]))
+            others = {name for name in base.keys() | changed.keys() if base.get(name) != changed.get(name)}
+            named = tuple(word.partition("=")[0] for word in words)  # a setting, or the group of a choice
+            assert bool(others) == bool(words) and all(name.startswith(named) for name in others)
 
 
 # --- running -----------------------------------------------------------------------------------------------------
@@ -186,13 +199,34 @@ USED = {"cpu_seconds": 7200.0, "accelerator_seconds": 0.0, "joules": 3.6e5}
 
 
 def leave_job(runs, name, scores, steps=(1000, 2000, 3000)):
-    env_map, _, algorithm = name.partition("-")
+    env_map, _, algorithm = name.removeprefix("ablations/").partition("-")
     more = (USED if name == "3m-qmix" else {}) | {
         "train/grad_norm": [1.0] * len(scores),
         "train/loss": [0.123456789] * len(scores),
     }
     leave_run(runs / name, scores, env={"name": "smax", "map": env_map}, algorithm=algorithm, steps=steps, more=more)
     write_json(runs / name / "run.json", MACHINE)
+
+
+def test_ablations_are_a_table_of_each_map_and_apart_from_the_methods(load, tmp_path, monkeypatch):
+    plan, script = load("plan"), load("report")
+    names = ("3s5z-qmix", *(f"ablations/{name}" for name in ("3s5z-none", "3s5z-vdn", "5m_vs_6m-width_32", "3s5z-iql")))
+    monkeypatch.setattr(plan, "PLAN", tuple(plan.Job(name, 3000, ()) for name in names))
+    runs, out = tmp_path / "runs", tmp_path / "results"
+    leave_job(runs, "3s5z-qmix", [0.9, 0.9])
+    leave_job(runs, "ablations/3s5z-none", [0.6, 0.6])
+    leave_job(runs, "ablations/3s5z-vdn", [0.3, 0.3])
+    leave_job(runs, "ablations/5m_vs_6m-width_32", [0.0, 0.0])
+    assert script.main(["--runs", str(runs), "--out", str(out)]) == 0
+    text = (out / "report.md").read_text()
+    assert "| qmix | 2 | 3,000 | 90.0 [" in text and "vdn | 2 | 3,000" not in text
+    one_change = text.split("# One change at a time")[1].split("\n# Runs")[0]
+    first, second = (table.splitlines() for table in one_change.split("\n\n")[1:] if table.strip())
+    assert [line.split(" | ")[0] for line in first] == ["| 3s5z", "| ---", "| none", "| vdn"]
+    assert first[3].startswith("| vdn | `algorithm=vdn` | 2 | 30.0 [") and first[3].endswith("| 20.0 [20.0, 20.0] |")
+    assert second[0].startswith("| 5m_vs_6m |") and second[2].startswith(
+        "| width 32 | `agent.hidden_size=32` | 2 | 0.0 ["
+    )
 
 
 def test_what_is_finished_is_kept_small_and_reported_by_map_together_and_by_method(load, tmp_path, monkeypatch):

@@ -9,8 +9,29 @@ LARGE = {"25m": 5, "27m_vs_30m": 3, "smacv2_20_units": 3}
 """Map -> seeds."""
 METHODS = ("pqn_qmix", "vdn", "pqn_vdn", "qplex", "iql")
 """Beside QMIX, as `qmix-jax report` names them; pqn_ is learning without replay."""
-LONG, SHORT = 10_000_000, 5_000_000
+LONG, SHORT, ABLATED = 10_000_000, 5_000_000, 2_500_000
 """Environment steps."""
+ABLATIONS = "ablations"
+"""The folder of their jobs."""
+ABLATION_MAPS = ("3s5z", "smacv2_5_units", "5m_vs_6m")
+CHANGES = {
+    "none": (),
+    "vdn": ("algorithm=vdn",),
+    "iql": ("algorithm=iql",),
+    "state_as_it_is": ("algorithm.state_norm=none",),
+    "one_step_targets": ("learner.td_lambda=0",),
+    "no_double_q": ("learner.double_q=false",),
+    "own_parameters": ("agent.share_parameters=false",),
+    "no_agent_id": ("agent.use_agent_id=false",),
+    "no_last_action": ("agent.use_last_action=false",),
+    "width_32": ("agent.hidden_size=32",),
+    "width_128": ("agent.hidden_size=128",),
+    "replay_32k": ("replay.capacity=32_768",),
+    "half_the_updates": ("learner.env_steps_per_update=1_024",),
+    "twice_the_updates": ("learner.env_steps_per_update=256",),
+    "reward_scale_1": ("learner.reward_scale=1",),
+}
+"""What an ablation changes of QMIX with the defaults: its name and its settings."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +53,15 @@ def smax(env_map: str, algorithm: str, num_seeds: int, env_steps: int) -> Job:
     return Job(f"{env_map}-{algorithm}", env_steps, (*method, *shared, *ways))
 
 
+def ablation(env_map: str, change: str) -> Job:
+    """One change on a map, with five seeds."""
+    job = smax(env_map, "qmix", 5, ABLATED)
+    return Job(f"{ABLATIONS}/{env_map}-{change}", ABLATED, (*job.overrides, *CHANGES[change]))
+
+
 PLAN = (
     *(smax(each, "qmix", 5, LONG) for each in (*NINE, *RANDOM)),
     *(smax(each, algorithm, 3, SHORT) for algorithm in METHODS for each in NINE),
     *(smax(each, "qmix", num_seeds, SHORT) for each, num_seeds in LARGE.items()),
+    *(ablation(each, change) for each in ABLATION_MAPS for change in CHANGES),
 )

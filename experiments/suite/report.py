@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import plan
 import script
 from run import RUNS, is_finished
@@ -20,11 +21,13 @@ from qmix_jax.analysis.figure import draw_against_time, draw_comparisons
 from qmix_jax.analysis.grouping import group_runs
 from qmix_jax.analysis.report import to_markdown
 from qmix_jax.analysis.runs import RunFolder, read_runs
+from qmix_jax.analysis.tables import show
 from qmix_jax.console import duration, warn
 from qmix_jax.files import write_figure, write_file, write_json
 from qmix_jax.records import format_rows, read_manifest, read_metrics
 from qmix_jax.run.metrics import SUMS
 from qmix_jax.run.usage import Usage
+from qmix_jax.statistics import interquartile_mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("env_steps", *SUMS, "train/loss", "train/updates")
@@ -75,7 +78,9 @@ def sections(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str, list[RunFold
 
 def report(results: Path) -> str:
     """Write report.md, report.json and the figures of every section to `results`; returns the text."""
-    runs, left_out = read_runs([results])
+    found, left_out = read_runs([results])
+    ablations = [run for run in found if run.folder.parent.name == plan.ABLATIONS]
+    runs = [run for run in found if run not in ablations]
     parts, numbers = ["# SMAX, all maps", f"Written by `python {Path(*Path(__file__).parts[-3:])}`."], {}
     for name, title, members in sections(runs):
         if not members:
@@ -88,11 +93,28 @@ def report(results: Path) -> str:
         parts += [f"# {title}", to_markdown(comparisons).strip(), *pictures]
     for each in left_out:
         warn(f"left out: {each}")
-    parts += ["# Runs", table_of(runs), total_usage(runs), *[f"Left out: {each}" for each in left_out]]
+    if ablations:
+        title = f"# One change at a time, at {plan.ABLATED:,} steps"
+        parts += [title, *filter(None, (ablation_table(each, ablations) for each in plan.ABLATION_MAPS))]
+    parts += ["# Runs", table_of(found), total_usage(found), *[f"Left out: {each}" for each in left_out]]
     text = "\n\n".join(parts) + "\n"
     write_file(results / "report.md", text)
     write_json(results / "report.json", numbers, indent=1)
     return text
+
+
+def ablation_table(env_map: str, ablations: Sequence[RunFolder]) -> str:
+    """Win rates on a map of the changes that were trained, at the end and the mean of all evaluations; '' without."""
+    runs = {run.folder.name.partition("-")[2]: run for run in ablations if run.base_task == env_map}
+    lines = [[env_map, "settings", "seeds", "at the end", "over the whole run"], ["---"] * 5]
+    for change in (each for each in plan.CHANGES if each in runs):
+        curves = np.array(list(runs[change].evaluations("win_rate").values()), float)  # (evaluations, seeds)
+        at_end = interquartile_mean_interval([curves[-1]], runs[change].episodes)
+        whole = interquartile_mean_interval([curves.mean(axis=0)])
+        settings = f"`{' '.join(plan.CHANGES[change])}`" * bool(plan.CHANGES[change])
+        name = change.replace("_", " ")
+        lines.append([name, settings, str(curves.shape[1]), show(at_end, True), show(whole, True)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if runs else ""
 
 
 def table_of(runs: Sequence[RunFolder]) -> str:

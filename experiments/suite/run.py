@@ -3,6 +3,7 @@
 python experiments/suite/run.py                      # everything
 python experiments/suite/run.py --list               # what is done and what is left
 python experiments/suite/run.py --only 3m,8m-vdn     # some maps or jobs
+python experiments/suite/run.py --only ablations     # one change at a time on three maps
 python experiments/suite/run.py devices=1            # settings for every job, as for qmix-jax train
 
 A job is a folder below --runs and a process of its own. A signal (Ctrl-C, SIGTERM) saves the running job and ends the
@@ -65,8 +66,9 @@ def describe(job: plan.Job, folder: Path) -> str:
 
 
 def is_chosen(job: plan.Job, words: Sequence[str]) -> bool:
-    """Whether a job's name or map is among the words."""
-    return job.name in words or job.name.partition("-")[0] in words
+    """Whether a job's name, map or folder is among the words."""
+    names = {job.name, job.name.partition("-")[0], job.name.rpartition("/")[0] or job.name}
+    return not names.isdisjoint(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from qmix_jax.bench.profile import origins
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.nn.gru import GruWeights, gru_unroll
 from qmix_jax.nn.linear import matmul_dtype
+from qmix_jax.run import hosts
 from qmix_jax.run.program import DATA, Program
 from qmix_jax.types import Clock
 
@@ -120,3 +121,14 @@ def test_an_operations_origin_is_read_off_the_compiled_program():
     function = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.sin(y @ x), x))
     found = origins(function.lower(jnp.ones((8, 8))).compile().as_text())
     assert any(origin.endswith("dot_general") and "while" not in origin for origin in found.values())
+
+
+def test_nothing_is_put_on_the_devices_that_a_program_is_compiled_for(probe, monkeypatch):
+    """So it can be compiled for a GPU or a TPU that is not here (experiments/gpu_kernels.py, tpu_compile.py)."""
+
+    def place(*arguments):
+        raise AssertionError("arrays are put on devices")
+
+    monkeypatch.setattr(hosts, "place", place)
+    program = Program.make(tiny(), probe, jax.devices()[:1])
+    assert program.compile_chunk() and program.compile_init()

@@ -152,7 +152,13 @@ class Program:
         """The settings' numbers, sharded as the seeds are."""
         each = [numbers(config) for config in self.runs for _ in range(config.num_seeds)]
         arrays = {name: np.array([one[name] for one in each], np.float32) for name in each[0]}
-        return hosts.place(arrays, dict.fromkeys(arrays, NamedSharding(self.mesh, P(SEED))))
+        return hosts.place(arrays, {name: shape.sharding for name, shape in self._shapes_of_numbers.items()})
+
+    @cached_property
+    def _shapes_of_numbers(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """With their sharding. Programs are compiled from shapes, so also for devices that are not here."""
+        shape = jax.ShapeDtypeStruct((self.config.num_seeds,), np.float32, sharding=NamedSharding(self.mesh, P(SEED)))
+        return dict.fromkeys(numbers(self.config), shape)
 
     @property
     def _seeds(self) -> Array:
@@ -164,12 +170,13 @@ class Program:
 
     def compile_init(self) -> Any:
         """`seeds, numbers -> state` before the first step, as an executable."""
-        return compile_quickly(self._init.lower(self._seeds, self.numbers))
+        return compile_quickly(self._init.lower(self._seeds, self._shapes_of_numbers))
 
     @cached_property
     def shapes(self) -> TrainState:
         """The global shapes of the state and their shardings, without computing it."""
-        shapes = jax.eval_shape(self._init, self._seeds, self.numbers) if self.whole is None else self._shapes_of_part
+        init = self._init, self._seeds, self._shapes_of_numbers
+        shapes = jax.eval_shape(*init) if self.whole is None else self._shapes_of_part
 
         def with_sharding(spec: P, part: Any) -> Any:
             sharding = NamedSharding(self.mesh, spec)
@@ -247,7 +254,7 @@ class Program:
 
     def compile_chunk(self) -> Any:
         """The chunk as an executable; the state is donated."""
-        return self._compile(self.chunk, self.shapes, self.numbers)
+        return self._compile(self.chunk, self.shapes, self._shapes_of_numbers)
 
     def _compile(self, function: Callable, *arguments: Any) -> Any:
         """A function as an executable for the mesh's devices; its first argument is donated."""

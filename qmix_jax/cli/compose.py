@@ -110,7 +110,7 @@ class _Composer:
         self._loader: Any = GlobalHydra.instance().config_loader()
         self._add_folders([*([Path(options.config_dir)] if options.config_dir else []), *installed_conf_dirs()])
         _complete_files_of_own_parts(self._loader.repository)
-        self._checker = OverrideChecker(self._loader, self._compose)
+        self._checker = OverrideChecker(self._loader, self._name, self._compose)
 
     def _add_folders(self, folders: list[Path]) -> None:
         search_path, schema = self._loader.get_search_path(), SearchPathQuery(provider="schema")
@@ -125,8 +125,7 @@ class _Composer:
         self._checker.check_many(overrides)
         swept = [line for line, override in zip(lines, overrides, strict=True) if override.is_sweep_override()]
         shared = [line for line in lines if line not in swept]
-        self._checker.check(self._checker.parse(shared))  # what the jobs share must be right by itself
-        common = self._compose(shared)
+        common = self._checker.checked(self._checker.parse(shared))  # what the jobs share must be right by itself
         _refuse_what_has_no_effect(common)
         mode = RunMode.MULTIRUN if self._options.multirun else common.hydra.mode or RunMode.RUN
         if mode == RunMode.MULTIRUN:

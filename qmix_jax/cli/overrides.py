@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import cache, cached_property
 from typing import Any
 
+from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -86,12 +87,13 @@ def environment_of(name: str) -> str:
 class OverrideChecker:
     """Knows each name that an override may use: groups, their choices, and the settings of the chosen ones.
 
-    `loader` is Hydra's config loader; `compose` makes a config from overrides.
+    `loader` is Hydra's config loader, `config` the name of the config that it begins with; `compose` makes a config
+    from overrides.
     """
 
-    def __init__(self, loader: Any, compose: Callable[[list[str]], DictConfig]):
-        self._loader = loader
-        self._compose = cache(lambda lines: compose([*lines]))
+    def __init__(self, loader: Any, config: str, compose: Callable[[list[str]], DictConfig]):
+        self._loader, self._config = loader, config
+        self._compose, self._composed = compose, cache(lambda lines: compose([*lines]))
         self._settings = cache(self._settings_of)
 
     @cached_property
@@ -103,8 +105,17 @@ class OverrideChecker:
     @cached_property
     def default_groups(self) -> list[str]:
         """The groups of which one choice is always made; the others need a `+`."""
-        chosen = self._compose(()).hydra.runtime.choices
+        chosen = set(self._groups_of(self._config))
         return [group for group in self.groups if group in chosen]
+
+    def _groups_of(self, config: str) -> Iterable[str]:
+        """The groups in a config's list of defaults, and in those of the configs that it begins with."""
+        found = self._loader.repository.load_config(config)
+        for default in found.defaults_list if found else ():
+            if isinstance(default, GroupDefault):
+                yield (default.group or "").lstrip("/")
+            elif isinstance(default, ConfigDefault) and default.path != "_self_":
+                yield from self._groups_of((default.path or "").lstrip("/"))
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
         """Overrides as Hydra reads them."""
@@ -129,15 +140,32 @@ class OverrideChecker:
     def _plus(self, name: str) -> str:
         return "+" if name in self.groups and name not in self.default_groups else ""
 
+    def checked(self, overrides: list[Override]) -> DictConfig:
+        """Hydra's config; raises ConfigError for the first unknown name, or for what Hydra refuses."""
+        self._check_choices(overrides)
+        try:
+            config = self._compose([override.input_line or "" for override in overrides])
+        except ConfigError:
+            self.check(overrides)  # says it better
+            raise
+        if any(map(_prefix, overrides)):  # without, Hydra has refused what is unknown
+            self.check(overrides)
+        return config
+
     def check(self, overrides: list[Override]) -> None:
         """Raise ConfigError for the first unknown name."""
-        chosen = [override for override in overrides if override.key_or_group in self.groups]
-        for override in chosen:
-            self._check_choice(override)
+        chosen = self._check_choices(overrides)
         known = self._settings(tuple(override.input_line or "" for override in chosen))
         for override in overrides:
             if override not in chosen and not override.is_hydra_override():
                 self._check_keys(override, known)
+
+    def _check_choices(self, overrides: list[Override]) -> list[Override]:
+        """The overrides that choose something; raises ConfigError for the first unknown choice."""
+        chosen = [override for override in overrides if override.key_or_group in self.groups]
+        for override in chosen:
+            self._check_choice(override)
+        return chosen
 
     def check_many(self, overrides: list[Override]) -> None:
         """Raise ConfigError for the first unknown launcher or sweeper, or setting of the chosen one."""
@@ -152,7 +180,7 @@ class OverrideChecker:
                 self._check_key_of_many(section, name, tuple(each.input_line or "" for each in chosen))
 
     def _check_key_of_many(self, section: str, name: str, chosen: tuple[str, ...]) -> None:
-        config = self._compose(chosen).hydra
+        config = self._composed(chosen).hydra
         known = [f"{section}.{each}" for each in config[section.removeprefix("hydra.")]]
         owners = [each for each in LAUNCHERS.names if name in field_names(LAUNCHERS[each].Settings)]
         choice = f"{MANY[section]}={config.runtime.choices[MANY[section]]}"
@@ -199,7 +227,7 @@ class OverrideChecker:
 
     def _settings_of(self, chosen: tuple[str, ...]) -> dict[str, Any]:
         """Every dotted name under the chosen groups, sections too, with its value."""
-        return dict(_flatten(self._compose(chosen)))
+        return dict(_flatten(self._composed(chosen)))
 
     def _has(self, group: str, choice: str, key: str) -> bool:
         """Whether a choice has a setting of its own; False where the choice does not work at all."""

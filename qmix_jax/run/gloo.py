@@ -9,7 +9,7 @@ import socket
 
 from jax._src import xla_bridge
 from jax._src.distributed import global_state
-from jax._src.lib import _jax  # JAX has no setting for the address
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]  # JAX has no setting for the address
 
 from qmix_jax.run.hosts import Channel
 

@@ -98,6 +98,16 @@ def run(line: str) -> int:
 # --- what composes -----------------------------------------------------------------------------------------------
 
 
+def test_a_config_of_ones_own_begins_with_ours(tmp_path, capsys):
+    """Its groups are those of ours: one choice of each, and a `+` for the others."""
+    (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\nseed: 3\n")
+    own = f"--config-dir={tmp_path} --config-name=mine --cfg=job"
+    assert run(f"{own} env=mpe +preset=pymarl") == 0
+    assert "seed: 3" in capsys.readouterr().out
+    assert run(f"{own} +env=mpe") == 2
+    assert capsys.readouterr().err == "qmix-jax: error: env is always chosen: write env=mpe\n"
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -156,6 +166,7 @@ WRONG = [
     ("algorithm=orignal/qtran", "algorithm=orignal/qtran", "'original/qtran'"),
     ("agent=original/transfqmx", "agent=original/transfqmx", "'original/transfqmix'"),
     ("preset=pymarl", "preset", "+preset=pymarl"),
+    ("--config-name=nope env=mpe", "Cannot find primary config 'nope'", "config search path"),
     ("+env=mpe", "env", "write env=mpe"),
     ("learner.lr=1e-3", "learner.lr", "'learner.learning_rate'"),
     ("batch_size=3", "'batch_size'", "'learner.batch_size'"),

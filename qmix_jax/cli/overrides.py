@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import cache, cached_property
 from typing import Any
 
-from hydra.core.default_element import ConfigDefault, GroupDefault
+from hydra.core.default_element import GroupDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -105,17 +105,18 @@ class OverrideChecker:
     @cached_property
     def default_groups(self) -> list[str]:
         """The groups of which one choice is always made; the others need a `+`."""
-        chosen = set(self._groups_of(self._config))
+        if not self._loader.repository.config_exists(self._config):
+            self._compose([])  # raises with Hydra's words
+        chosen, seen, configs = set(), set(), [self._config]
+        while configs:
+            config = configs.pop()
+            seen.add(config)
+            for default in getattr(self._loader.repository.load_config(config), "defaults_list", ()):
+                if isinstance(default, GroupDefault):
+                    chosen.add((default.group or "").lstrip("/"))
+                elif (path := (default.path or "").lstrip("/")) not in seen:
+                    configs.append(path)
         return [group for group in self.groups if group in chosen]
-
-    def _groups_of(self, config: str) -> Iterable[str]:
-        """The groups in a config's list of defaults, and in those of the configs that it begins with."""
-        found = self._loader.repository.load_config(config)
-        for default in found.defaults_list if found else ():
-            if isinstance(default, GroupDefault):
-                yield (default.group or "").lstrip("/")
-            elif isinstance(default, ConfigDefault) and default.path != "_self_":
-                yield from self._groups_of((default.path or "").lstrip("/"))
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
         """Overrides as Hydra reads them."""

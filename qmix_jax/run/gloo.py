@@ -6,6 +6,7 @@ to other machines. Here it listens at the address from which the other machines 
 
 import ipaddress
 import socket
+from contextlib import suppress
 
 from jax._src import xla_bridge
 from jax._src.distributed import global_state
@@ -39,7 +40,8 @@ def own_address(channel: Channel, coordinator: str) -> str:
 
 def address_towards(host: str, port: int) -> str:
     """The address that this machine would send from to a host. Nothing is sent."""
-    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind) as probe:
-        probe.connect(place)
-        return probe.getsockname()[0]
+    for family, kind, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+        with suppress(OSError), socket.socket(family, kind) as probe:  # such as IPv6 without a way out
+            probe.connect(place)
+            return probe.getsockname()[0]
+    raise OSError(f"there is no way to {host}")

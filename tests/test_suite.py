@@ -82,14 +82,17 @@ def test_the_plan_has_every_map_with_five_seeds_and_every_method_on_the_nine_wit
 def test_each_ablation_is_the_defaults_but_for_the_setting_that_it_names(load):
     plan = load("plan")
     jobs = {job.name: job for job in plan.PLAN}
-    for env_map in ("3s5z", "smacv2_5_units", "5m_vs_6m"):
-        base = flatten(compose([*jobs[f"ablations/{env_map}-none"].overrides]))
-        assert (base["env.map"], base["num_seeds"], base["total_env_steps"]) == (env_map, 5, 2_500_000)
-        for change, words in plan.CHANGES.items():
-            changed = flatten(compose([*jobs[f"ablations/{env_map}-{change}"].overrides]))
-            others = {name for name in base.keys() | changed.keys() if base.get(name) != changed.get(name)}
-            named = tuple(word.partition("=")[0] for word in words)  # a setting, or the group of a choice
-            assert bool(others) == bool(words) and all(name.startswith(named) for name in others)
+    base = flatten(compose([*jobs["ablations/3s5z-none"].overrides]))
+    assert (base["env.map"], base["num_seeds"], base["total_env_steps"]) == ("3s5z", 5, 2_500_000)
+    for change, words in plan.CHANGES.items():
+        overrides = jobs[f"ablations/3s5z-{change}"].overrides
+        changed = flatten(compose([*overrides]))
+        others = {name for name in base.keys() | changed.keys() if base.get(name) != changed.get(name)}
+        named = tuple(word.partition("=")[0] for word in words)  # a setting, or the group of a choice
+        assert bool(others) == bool(words) and all(name.startswith(named) for name in others)
+        for other in ("smacv2_5_units", "5m_vs_6m"):
+            there = jobs[f"ablations/{other}-{change}"].overrides
+            assert [word.replace(f"env.map={other}", "env.map=3s5z") for word in there] == [*overrides]
 
 
 # --- running -----------------------------------------------------------------------------------------------------

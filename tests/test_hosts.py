@@ -106,11 +106,11 @@ def test_gloo_listens_where_other_machines_reach_it(monkeypatch, answers, expect
     assert gloo.own_address(Told(), "machine:1234") == expected  # pyright: ignore[reportArgumentType]
 
 
-def test_an_address_without_a_way_to_it_is_passed_over(monkeypatch):
+def test_an_address_without_a_route_is_passed_over(monkeypatch):
     udp = (socket.AF_INET, socket.SOCK_DGRAM, 0, "")
     refused, reached = (*udp, ("255.255.255.255", 1)), (*udp, ("127.0.0.1", 1))  # nobody may send to all
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [refused, reached])
     assert gloo.address_towards("machine", 1) == "127.0.0.1"
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: [refused])
-    with pytest.raises(OSError, match="there is no way to machine"):
+    with pytest.raises(OSError, match="there is no route to machine"):
         gloo.address_towards("machine", 1)

@@ -83,7 +83,7 @@ def of_runs(found: list[dict]) -> list[str]:
         if "compiled" in result:
             traced = result.get("traced", {})
             seen = [f"{traced[key]:,.0f}" if traced else "" for key in ("kernels", "copies", "copies_to_host")]
-            seen.append(f"{traced['kernel_ms']:.2f}" if traced else "")
+            seen.append(f"{traced['kernel_ms']:.2f}" if "kernel_ms" in traced else "")
             compiled = result["compiled"]
             kernels.append([name, f"{compiled['kernels']:,.0f}", f"{compiled['waits']:,.0f}", *seen])
         if "passed" in result:

@@ -114,7 +114,7 @@ def ablation_table(env_map: str, ablations: Sequence[RunFolder]) -> str:
         settings = f"`{' '.join(plan.CHANGES[change])}`" * bool(plan.CHANGES[change])
         name = change.replace("_", " ")
         lines.append([name, settings, str(curves.shape[1]), show(at_end, True), show(whole, True)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if runs else ""
+    return _markdown(lines) if runs else ""
 
 
 def table_of(runs: Sequence[RunFolder]) -> str:
@@ -122,6 +122,10 @@ def table_of(runs: Sequence[RunFolder]) -> str:
     head = ["map", "algorithm", "seeds", "steps", "wall clock", "used", "energy from"]
     head += ["hardware", "versions", "commit", "command"]
     lines = [head, ["---"] * len(head), *(_cells(run) for run in runs)]
+    return _markdown(lines)
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -18,7 +18,7 @@ from qmix_jax.run.hosts import Channel
 def use_gloo(seconds: float) -> None:
     """Let this process's CPU devices, before there are any, exchange arrays with those of all other processes.
 
-    Raises OSError where it has no way to another machine, HostLostError where another does not answer in `seconds`.
+    Raises OSError where it has no route to another machine, HostLostError where another does not answer in `seconds`.
     """
     address = own_address(Channel("qmix_jax/addresses", seconds), global_state.coordinator_address or "")
 
@@ -41,7 +41,7 @@ def own_address(channel: Channel, coordinator: str) -> str:
 def address_towards(host: str, port: int) -> str:
     """The address that this machine would send from to a host. Nothing is sent."""
     for family, kind, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
-        with suppress(OSError), socket.socket(family, kind) as probe:  # such as IPv6 without a way out
+        with suppress(OSError), socket.socket(family, kind) as probe:  # such as IPv6 without a route
             probe.connect(place)
             return probe.getsockname()[0]
-    raise OSError(f"there is no way to {host}")
+    raise OSError(f"there is no route to {host}")

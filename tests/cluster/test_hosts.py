@@ -213,7 +213,7 @@ def test_a_full_disk_of_process_0_fails_every_checkpoint_and_training_goes_on(pl
 # --- two machines: network namespaces with a cable between them --------------------------------------------------
 
 AS_MACHINE = """
-name="qmix-${@: -1:1}"; name="${name/distributed.process_id=/}"
+name="PREFIX${@: -1:1}"; name="${name/distributed.process_id=/}"
 exec ip netns exec "$name" unshare --mount --uts bash -c '
   mount --bind "$0" /etc/hosts; hostname "$1"; exec "${@:2}"' "$0/$name" "$name" "$@"
 """
@@ -227,30 +227,31 @@ def ip(line: str) -> bool:
 
 @pytest.fixture
 def machines(tmp_path):
-    """The machines qmix-0 and qmix-1, each of which takes its own name for 127.0.1.1 as Debian's do; the words before a
-    command that run it there.
+    """The names of two machines, each of which takes its own for 127.0.1.1 as Debian's do; the words before a command
+    that run it there.
     """
-    names, addresses = ("qmix-0", "qmix-1"), ("10.77.0.1", "10.77.0.2")
+    prefix = f"qmix-{os.getpid()}-"  # another run of the tests has its own
+    names, addresses = (f"{prefix}0", f"{prefix}1"), ("10.77.0.1", "10.77.0.2")
     try:
         if not all(ip(f"netns add {name}") for name in names):
             pytest.skip("may not make network namespaces")
-        assert ip("link add eth0 netns qmix-0 type veth peer name eth0 netns qmix-1")
+        assert ip(f"link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}")
         for name, address, other, there in zip(names, addresses, names[::-1], addresses[::-1], strict=True):
             assert ip(f"-n {name} addr add {address}/24 dev eth0")
             assert ip(f"-n {name} link set lo up") and ip(f"-n {name} link set eth0 up")
             (tmp_path / name).write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n{there} {other}\n")
-        yield ("bash", "-c", AS_MACHINE, str(tmp_path))
+        yield names, ("bash", "-c", AS_MACHINE.replace("PREFIX", prefix), str(tmp_path))
     finally:
         for name in names:
             ip(f"netns del {name}")
 
 
 def test_two_machines_train_and_a_cut_cable_ends_both_with_one_line(place, machines):
-    run = place / "machines"
-    words = ("devices=4", "distributed.coordinator_address=qmix-0:7700", ENDLESS, "logging.display=none")
-    both = Hosts(run, 2, *words, before=machines)
+    run, (names, before) = place / "machines", machines
+    words = ("devices=4", f"distributed.coordinator_address={names[0]}:7700", ENDLESS, "logging.display=none")
+    both = Hosts(run, 2, *words, before=before)
     both.until(lambda: whole(run))
-    assert ip("-n qmix-1 link set eth0 down")
+    assert ip(f"-n {names[1]} link set eth0 down")
     since = time.monotonic()
     assert both.end() == [exits.REQUEUE] * 2, both.said
     assert time.monotonic() - since < 60

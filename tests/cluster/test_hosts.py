@@ -256,6 +256,6 @@ def test_two_machines_train_and_a_cut_cable_ends_both_with_one_line(place, machi
     assert both.end() == [exits.REQUEUE] * 2, both.said
     assert time.monotonic() - since < 60
     for said in both.said:
-        (line,) = [line for line in said.splitlines() if not line.startswith(("[Gloo]", "warning"))]
-        assert line.startswith(GONE)
+        (line,) = [line for line in said.splitlines() if "qmix-jax" in line]  # Gloo's lines mix with each other
+        assert line.startswith(GONE) and said.endswith(f"{line}\n")
     assert whole(run)[-1].flaw(to_resume=True) == ""

@@ -15,7 +15,6 @@ TEST_ENV = .venv-test$(NEWEST)
 LOCK = requirements$(NEWEST).lock
 PIP = -m pip install --quiet --no-compile --disable-pip-version-check
 PACKAGE = --constraint $(LOCK) --editable
-FAST ?=
 ARGS ?=
 
 help: ## say what there is
@@ -29,11 +28,15 @@ bench: $(ENV)/installed ## measure throughput, a few minutes; settings in ARGS, 
 
 test test-cluster: export PYTHONDONTWRITEBYTECODE = # tests start many processes: with bytecode each imports in a third of the time
 
-test: $(TEST_ENV)/installed ## every test; FAST=1 leaves out the slow ones; LATEST=1 takes the newest releases; some: make test ARGS="tests/test_cli.py -k help"
-	@$(TEST_ENV)/bin/python -m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder $(if $(filter-out 0,$(FAST)),-m "not slow") $(ARGS)
+PYTEST = $(TEST_ENV)/bin/python -m pytest
+PARALLEL = --numprocesses logical --dist loadfile --no-loadscope-reorder
 
-test-cluster: $(TEST_ENV)/installed ## the tests that start servers: Slurm (Debian's slurm-wlm and munge, as root; else skipped), Ray, several hosts
-	@$(TEST_ENV)/bin/python -m pytest -rs tests/cluster $(ARGS)
+test: $(TEST_ENV)/installed ## every test but the slow ones; some, slow ones too: make test ARGS="tests/test_cli.py -k help"; LATEST=1 takes the newest releases
+	@$(PYTEST) $(PARALLEL) $(or $(ARGS),-m "not slow")
+
+test-cluster: $(TEST_ENV)/installed ## the slow tests and those that start servers: Slurm (Debian's slurm-wlm and munge, as root; else skipped), Ray, several hosts; with ARGS those of servers alone
+	@$(if $(ARGS),,$(PYTEST) $(PARALLEL) -m slow)
+	@$(PYTEST) -rs tests/cluster $(ARGS)
 
 lint: $(TEST_ENV)/installed ## check style, types and which module imports which
 	@$(TEST_ENV)/bin/ruff check

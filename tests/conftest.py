@@ -171,8 +171,3 @@ def shaken(key, params, size):
     keys = jax.random.split(key, max(len(leaves), 1))
     moved = [leaf + size * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=False)]
     return jax.tree.unflatten(tree, moved)
-
-
-def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that none is left to one worker at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

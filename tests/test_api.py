@@ -167,6 +167,7 @@ def test_a_callback_that_exits_does_not_end_the_run_either(capsys):
 # --- many calls --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_equal_program_is_compiled_once_and_nothing_is_left_behind(monkeypatch, tmp_path):
     compiled = []
     compile_chunk = Program.compile_chunk
@@ -193,6 +194,7 @@ class Pays(TwoStep):
 """
 
 
+@pytest.mark.slow
 def test_a_module_that_is_reloaded_is_trained_as_it_is_now(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("sys.dont_write_bytecode", True)
@@ -204,6 +206,7 @@ def test_a_module_that_is_reloaded_is_trained_as_it_is_now(monkeypatch, tmp_path
         assert run.rows[-1]["eval/return"] == [2 * reward]
 
 
+@pytest.mark.slow
 def test_runs_in_threads_at_once_equal_those_alone(run):
     whole, _ = run
     results = {}

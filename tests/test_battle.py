@@ -103,6 +103,7 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_battle_is_jaxmarls(name):
     our_begin, their_begin, ours, (state, seen, reward, done, alive) = battles(name)

@@ -165,6 +165,7 @@ def finished(tmp_path_factory):
     return folder / "new", out.getvalue()
 
 
+@pytest.mark.slow
 def test_without_replay_updates_are_measured_on_a_new_rollout(probe):
     changes = {"replay": {"capacity": 0}, "target": {"mode": "none"}, "learner": {"batch_size": 2}}
     program = Program.make(tiny(devices=2, **changes), probe)
@@ -189,6 +190,7 @@ MEASURED = [
 ]
 
 
+@pytest.mark.slow
 def test_the_json_holds_every_figure_with_its_spread_and_what_it_was_measured_on(finished):
     left = json.loads((finished[0] / "bench.json").read_text())
     figures = left["figures"]
@@ -278,6 +280,7 @@ def test_mistakes_are_one_clear_line(capsys, tmp_path, monkeypatch, line, mistak
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_checkout_is_timed_alternately(capfd, monkeypatch):
     checkout = f"{ROOT}@--xla_cpu_enable_fast_math=true"
     monkeypatch.setenv("XLA_FLAGS", QUICK_COMPILE)

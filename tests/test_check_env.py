@@ -795,6 +795,7 @@ def test_the_shortest_episode_is_compared_with_three_in_a_row():
 # --- what training and the command do with it --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_every_registered_environment_has_no_problems(name):
     settings = SmaxConfig(map="3m") if name == "smax" else ENVIRONMENTS[name].settings()

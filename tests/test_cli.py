@@ -337,6 +337,7 @@ def test_hydras_records_stand_in_the_folders(experiment, tmp_path):
     assert (written.job.num, written.runtime.output_dir) == (1, str(records.parent))
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_after_a_failure_and_stops_after_a_signal(experiment, monkeypatch):
     experiment.statuses = {0: 1}
     assert run("-m seed=0,1,2") == 1
@@ -439,6 +440,7 @@ def test_a_folder_without_an_evaluation_can_be_used_again(experiment, begun):
     assert experiment.runs[-1][1].name == "begun" and experiment.going_on == [False]
 
 
+@pytest.mark.slow
 def test_the_same_line_goes_on_with_what_is_left_and_tries_failures_again_only_when_told(experiment, capsys):
     line, trained = "-m env=probe seed=0,1,2 hydra.sweep.dir=many", []
 
@@ -458,6 +460,7 @@ def test_the_same_line_goes_on_with_what_is_left_and_tries_failures_again_only_w
     assert again("learner.learning_rate=1e-4") == 0 and len(trained) == 3, "other settings are resumed with"
 
 
+@pytest.mark.slow
 def test_more_values_of_any_list_are_new_jobs_and_those_before_keep_their_folders(experiment, tmp_path, capsys):
     def again(rates, seeds, *words):
         experiment.runs.clear()

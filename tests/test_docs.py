@@ -65,6 +65,7 @@ def site(source, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_environment_is_found_by_its_import_path_without_being_installed(source):
     check, train = blocks("extending.md", "sh")[0].splitlines()
     said = carry_out(source, [check, train + " --cfg job"])
@@ -128,12 +129,14 @@ def python_page(tmp_path_factory):
         yield names
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_on_python_runs(python_page):
     assert python_page["sums"].episodes == 64 and Path("film.gif").read_bytes()[:3] == b"GIF"
     assert python_page["stopped"].rows[-1]["env_steps"] == 8_000
     assert len(python_page["metrics"].evaluation.episodes) == 2
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = json.loads((ROOT / "docs" / "python.ipynb").read_text(encoding="utf-8"))["cells"]

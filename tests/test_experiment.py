@@ -157,6 +157,7 @@ def spoil(monkeypatch, broken_after: dict[int, int]) -> None:
     change_chunks(monkeypatch, spoil_parameters)
 
 
+@pytest.mark.slow
 def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, capsys):
     """Seed 0 meets NaN behind the second of three chunks; seed 1 is trained as in the run where nothing happens."""
     config, healthy, _ = finished
@@ -211,6 +212,7 @@ def test_a_replay_too_large_is_refused_with_one_that_fits_before_a_folder_is_mad
     assert not (tmp_path / "none").exists() and "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_command_line_from_end_to_end_with_dashboards(tmp_path):
     line = (
         "train env=two_step total_env_steps=256 evaluation.every_env_steps=128 num_seeds=2 devices=2 "

@@ -232,6 +232,7 @@ def finished(tmp_path_factory):
         yield place / "folder"
 
 
+@pytest.mark.slow
 def test_a_shield_holds_in_training_and_evaluation(finished):
     for row in read_metrics(finished / "metrics.jsonl"):
         assert row["train/win_rate"] == row["eval/win_rate"] == [0, 0]

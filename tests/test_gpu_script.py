@@ -312,6 +312,7 @@ def test_wheels_are_installed_beside_themselves_and_found(tmp_path):
     assert (tmp_path / "installed/complete").exists()
 
 
+@pytest.mark.slow
 def test_our_side_of_the_comparison_with_jaxmarl_trains_the_chunks_on_the_clock(monkeypatch):
     config = tiny()
     monkeypatch.setattr(compare_measure, "our_program", lambda overrides: experiment.check(config))

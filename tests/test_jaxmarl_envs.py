@@ -210,6 +210,7 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", [each if each == "switch_riddle" else slow(each) for each in get_args(Id)])
 def test_each_keeps_the_contract(env_id):
     assert problems(registered(env_id)) == []
@@ -291,6 +292,7 @@ def drive(crossing):
     return play
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map", [slow("random"), "BlankCross2"])
 def test_jaxnav_keeps_the_contract(map):
     assert problems(Navigation(JaxNavConfig(map=map, beams=2, max_steps=20))) == []

@@ -348,6 +348,7 @@ def test_a_current_folder_that_was_deleted_is_said(tmp_path, monkeypatch, capsys
 # --- a full disk -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_made_do_not_end_a_run(tmp_path, monkeypatch):
     def draw(*args, **kwargs):
         raise ImportError("failed to map segment from shared object")

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
 
 import scaling
 
+pytestmark = pytest.mark.slow
 SEEDS, SHARING = 2, 4
 """Of the mesh with both axes: its seeds, and the devices that share each."""
 PROGRAM = Path(__file__).with_name("eight_devices.py")

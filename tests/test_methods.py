@@ -15,24 +15,28 @@ from qmix_jax.run.program import Program, TrainState
 from qmix_jax.run.snapshot import Snapshot, state_to_host
 from qmix_jax.run.trained import load_run
 
+pytestmark = pytest.mark.slow
 LENGTH, GAMMA, SCALE = 5, 0.9, 0.1
 SETTINGS = merge(
     TINY,
     {
         "devices": 1,
-        "total_env_steps": 12_000,
+        "total_env_steps": 6_000,
         "env": {"episode_length": LENGTH, "ends": "terminated", "starts_per_rollout": 2},
         "agent": {"hidden_size": 16},
         "rollout": {"num_envs": 8, "num_steps": 2 * LENGTH},
         "replay": {"capacity": 4_000},
         "exploration": {"finish": 1.0},
-        "learner": {"batch_size": 16, "env_steps_per_update": 40, "gamma": GAMMA, "reward_scale": SCALE},
+        "learner": {"batch_size": 16, "learning_rate": 0.02, "gamma": GAMMA, "reward_scale": SCALE}
+        | {"env_steps_per_update": 40},
         "target": {"every_env_steps": 400},
-        "evaluation": {"every_env_steps": 2_000, "episodes": 4},
+        "evaluation": {"every_env_steps": 400, "episodes": 4},
     },
 )
-"""About 300 updates."""
-AGENTS = {"transfqmix": {"agent": {"name": "transformer"}, "algorithm": {"embed_size": 16}}}
+"""About 150 updates."""
+AGENTS = {
+    "transfqmix": {"agent": {"name": "transformer", "num_layers": 1}, "algorithm": {"embed_size": 16, "num_layers": 1}}
+}
 """Whose agents belong to the method."""
 
 
@@ -49,7 +53,7 @@ class Trained(NamedTuple):
     def restored(self, tmp_path) -> TrainState:
         """The state, through a checkpoint's files."""
         (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.settings)))
-        write(tmp_path, Snapshot(12_000, self.items, "", self.about))
+        write(tmp_path, Snapshot(6_000, self.items, "", self.about))
         return self.program.place(find(tmp_path).restore(self.program))
 
 

@@ -146,6 +146,7 @@ def test_without_replay_the_rollouts_of_the_chunk_are_played_again(value, source
 # --- a run -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_names_the_environment_and_does_not_train_again_with_another_learning_rate(tmp_path, capsys):
     def train(resumes=False, **changes):
         config = tiny(devices=1, env=EPISODES, logging={"display": "plain"}, **changes)

@@ -102,6 +102,7 @@ def test_an_exported_agent_acts_where_neither_the_package_nor_qmix_jax_is(run, t
     assert (done.returncode, done.stdout.split(maxsplit=1)[1:]) == (0, ["[]\n"]), done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_with_the_gru_is_exported_to_a_folder_and_resumed(run, tmp_path, capsys):
     folder = tmp_path / "gru"
     line = ["env=depot.env:Depot", "env.num_robots=3", "algorithm=depot.parts:Weights", "devices=1", QUIET]

@@ -66,6 +66,7 @@ def test_parameters_stay_equal_on_all_devices_that_share_a_seed(trained):
                 np.testing.assert_array_equal(copies[0], copy)
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_equal_seeds_alone(probe, train, monkeypatch):
     """A scan over seeds gives the same bits: see `test_mesh.py`."""
     monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", 10**9)
@@ -80,6 +81,7 @@ def test_vmapped_seeds_equal_seeds_alone(probe, train, monkeypatch):
         np.testing.assert_allclose(together.metrics[-1].training.episodes[i], metrics[-1].training.episodes[0])
 
 
+@pytest.mark.slow
 def test_without_replay_every_device_learns_from_its_own_share_of_the_rollout(probe):
     changes = {"replay": {"capacity": 0}, "target": {"mode": "none"}, "learner": {"batch_size": 2}}
     program = Program.make(tiny(devices=2, **changes), probe)

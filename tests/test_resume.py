@@ -31,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 # --- bit for bit -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
@@ -305,6 +306,7 @@ def test_the_decay_of_the_learning_rate_follows_a_new_end(stopped):
     assert "learner.learning_rate now decays over the new total_env_steps" in messages.news(config, point)
 
 
+@pytest.mark.slow
 def test_a_run_shorter_than_a_chunk_grows_into_longer_chunks(tmp_path):
     """32 steps are one iteration and so one chunk; of 192, evaluated every 64, a chunk is two iterations."""
     settings = {"evaluation": {"every_env_steps": 64}, "total_env_steps": 32, "learner": {"start_env_steps": 32}}

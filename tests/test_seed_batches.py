@@ -120,6 +120,7 @@ def test_what_the_user_allows_at_once_is_told_as_the_reason(tmp_path, capsys):
 # --- the run that they make --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batches_equal_all_at_once_to_the_last_bit_also_stopped_in_each_of_them_and_made_longer(
     at_once, tmp_path, monkeypatch, capsys
 ):
@@ -183,6 +184,7 @@ def test_damaged_parameters_of_a_batch_or_of_the_run_are_not_replaced_by_older_o
         seed_batches.read_params(make(num_seeds=1), tmp_path, [range(5, 6)])
 
 
+@pytest.mark.slow
 def test_seeds_vmapped_at_once_equal_batches_in_turn_to_rounding(at_once, monkeypatch):
     monkeypatch.setattr(parallel, "FEW_ACTIVATIONS", 10**9)
     program = make()

@@ -232,6 +232,7 @@ def test_ablations_are_a_table_of_each_map_and_apart_from_the_methods(load, tmp_
     )
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept_small_and_reported_by_map_together_and_by_method(load, tmp_path, monkeypatch):
     plan, script = load("plan"), load("report")
     names = ("3m-qmix", "8m-qmix", "3m-vdn", "8m-vdn", "smacv2_5_units-qmix", "25m-qmix")

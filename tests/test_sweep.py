@@ -80,6 +80,7 @@ def test_a_sweep_that_is_over_only_shows_its_scores_again(quick, capsys):
     assert [len(path.read_text().splitlines()) for path in quick.glob("*/starts.txt")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_jobs_that_run_again_are_told_of_again(quick, capsys):
     """Failed ones, and done ones with more steps."""
     for words, done in (("total_env_steps=2", 1), ("total_env_steps=2 retry=failed", 0), ("total_env_steps=4", 1)):

@@ -124,6 +124,7 @@ def trained():
     return run
 
 
+@pytest.mark.slow
 def test_every_number_has_its_effect(trained):
     assert set(OTHER) == set(traced_settings(config()))
     losses, _ = trained(make())
@@ -262,6 +263,7 @@ def alone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_runs_in_turn_equal_those_alone_to_the_last_bit_also_stopped_and_resumed_alone_or_together(alone, tmp_path):
     runs, one = tmp_path / "runs", tmp_path / "one"
     assert train_together(runs, RUNS, stop_after=5) == [exits.TERMINATED] * 3
@@ -302,6 +304,7 @@ def test_a_run_that_meets_nan_stops_no_other_and_each_has_its_own_source(alone, 
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_seeds_vmapped_over_two_devices_equal_runs_alone_to_rounding(alone):
     names = [*RUNS, "base"]
     configs = [config(devices=2, **RUNS[name]) for name in names]

@@ -105,6 +105,7 @@ def test_without_replay_minibatches_divide_the_rollout():
         tiny(**{**WITHOUT_REPLAY, "learner": {"batch_size": 3}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_envs", "expected"), [(4, [1, 1, 1, 2]), (2, [0, 1, 0, 1, 1, 0, 1, 1])])
 def test_updates_per_data_mean_the_same_at_any_number_of_environments(probe, num_envs, expected):
     config = tiny(rollout={"num_envs": num_envs}, learner={"start_env_steps": 0, "env_steps_per_update": 25.6})
@@ -177,6 +178,7 @@ def test_the_same_seed_gives_the_same_numbers(probe, stepped):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_an_accelerators_way_through_an_iteration_gives_the_same_numbers(probe, stepped):
     config = tiny()
     assert config.iteration_env_steps % config.learner.env_steps_per_update == 0

@@ -164,10 +164,8 @@ def best_legal(q, available):
     return -max(values)[1]
 
 
-@partial(jax.jit, static_argnums=2)
-def shaken(key, params, size):
-    """Parameters away from where they start, biases included."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    moved = [leaf + size * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=False)]
-    return jax.tree.unflatten(tree, moved)
+def random_params(seed, init, *args, size=0.3):
+    """Parameters of the shapes that `init(*args)` gives, all of them normal: nothing is compiled for them."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(init, *args)
+    return jax.tree.map(lambda leaf: jnp.asarray(size * rng.normal(size=leaf.shape), leaf.dtype), shapes)

@@ -145,7 +145,7 @@ def q_of(agents, params, inputs, hidden=None):
 
 
 def test_unrolling_equals_stepping(agents, inputs):
-    params = jax.jit(agents.init)(jax.random.key(3))
+    params = agents.init(jax.random.key(3))
     hidden = jax.random.normal(jax.random.key(4), (B, N, H))
     whole = jax.jit(agents.unroll)(params, hidden, inputs)
     jax.tree.map(
@@ -154,7 +154,7 @@ def test_unrolling_equals_stepping(agents, inputs):
 
 
 def test_an_episodes_start_forgets_everything_before_it(agents, inputs):
-    params = jax.jit(agents.init)(jax.random.key(3))
+    params = agents.init(jax.random.key(3))
     since = jax.tree.map(lambda leaf: leaf[3:], inputs)
     since = since._replace(last_action=since.last_action.at[0].set(A), first=since.first.at[0].set(True))
     hidden = jax.random.normal(jax.random.key(4), (B, N, H))
@@ -168,16 +168,16 @@ def test_agents_differ_by_id_and_by_last_action_only_if_asked(inputs):
     same_obs = inputs._replace(obs=jnp.broadcast_to(inputs.obs[:, :, :1], inputs.obs.shape))
     for config in (GruConfig(H), GruConfig(H, use_agent_id=False), GruConfig(H, use_last_action=False)):
         agents = RecurrentAgents(config, SPEC)
-        q = q_of(agents, jax.jit(agents.init)(jax.random.key(5)), same_obs)
+        q = q_of(agents, agents.init(jax.random.key(5)), same_obs)
         assert not np.allclose(q[:, :, 0], q[:, :, 1])
     bare = RecurrentAgents(GruConfig(H, use_agent_id=False, use_last_action=False), SPEC)
-    q = q_of(bare, jax.jit(bare.init)(jax.random.key(5)), same_obs)
+    q = q_of(bare, bare.init(jax.random.key(5)), same_obs)
     np.testing.assert_allclose(q[:, :, 0], q[:, :, 1], atol=1e-6)
 
 
 def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_recurrent_state(inputs):
     agents = RecurrentAgents(GruConfig(hidden_size=H, layer_norm=True), SPEC)
-    params = jax.jit(agents.init)(jax.random.key(5))
+    params = agents.init(jax.random.key(5))
     q = q_of(agents, params, inputs)
     first_layer = {name: 10 * params[name] for name in ("obs", "bias", "agent_id", "last_action")}
     np.testing.assert_allclose(q_of(agents, params | first_layer, inputs), q, atol=1e-3)
@@ -186,7 +186,7 @@ def test_layer_normalisation_takes_the_scale_out_of_the_first_layer_and_of_the_r
 
 def test_separate_parameters_are_independent(inputs):
     agents = RecurrentAgents(GruConfig(H, share_parameters=False), SPEC)
-    params = jax.jit(agents.init)(jax.random.key(6))
+    params = agents.init(jax.random.key(6))
     changed = jax.tree.map(lambda leaf: leaf.at[1].add(1.0), params)
     before = q_of(agents, params, inputs)
     after = q_of(agents, changed, inputs)

@@ -116,6 +116,7 @@ def test_a_battle_is_jaxmarls(name):
     assert not alive[:, -1].all()  # or nothing was tested after deaths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_end_of_a_battle(name):
     _, _, ours, (_, _, reward, _, alive) = battles(name)

@@ -209,6 +209,7 @@ def test_the_json_holds_every_figure_with_its_spread_and_what_it_was_measured_on
     assert left["settings"]["agent"]["hidden_size"] == 8
 
 
+@pytest.mark.slow
 def test_derived_figures_follow_from_measured_ones(finished):
     figures = {
         name: each["median"] for name, each in json.loads((finished[0] / "bench.json").read_text())["figures"].items()
@@ -223,6 +224,7 @@ def test_derived_figures_follow_from_measured_ones(finished):
     assert figures["training/share_of_environment"] == pytest.approx(whole / environment)
 
 
+@pytest.mark.slow
 def test_the_report_is_written_and_printed(finished):
     folder, printed = finished
     text = (folder / "bench.md").read_text()
@@ -235,6 +237,7 @@ def test_the_report_is_written_and_printed(finished):
     assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_profile_is_a_trace_and_its_longest_operations(finished):
     assert list((finished[0].parent / "trace").rglob("*.xplane.pb"))
     profile = json.loads((finished[0] / "bench.json").read_text())["profile"]

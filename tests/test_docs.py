@@ -159,6 +159,7 @@ def sweep_lines():
     return [line.partition("  #")[0].strip() for line in lines if line.startswith("qmix-jax train -m")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", sweep_lines())
 def test_the_lines_of_sweeps_compose(line, tmp_path):
     """Their jobs, or the corners of their search, are composed and can work; none is run."""

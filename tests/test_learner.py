@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import shaken, tiny
+from conftest import random_params, tiny
 
 from qmix_jax.learning.learner import make_optimizer
 from qmix_jax.learning.losses import LOSSES
@@ -24,7 +24,7 @@ T, B = 8, 4
 @pytest.fixture(scope="module")
 def batch(probe):
     trainer = Trainer(tiny(), probe)
-    state = jax.jit(trainer.init)(jnp.array(0))
+    state = trainer.init(jnp.array(0))
     play = jax.jit(lambda s: trainer.play(Clock(jnp.array(0)), s.learner.params, s.rollout, jax.random.key(7)))
     return play(state)[1]
 
@@ -34,10 +34,10 @@ def learner_of(probe, name="qmix", whole_episodes=False, **changes):
     learner = Trainer(tiny(algorithm={"name": "qmix"}, rollout=rollout, learner=changes), probe).learner
     if name != "qmix":
         learner = dataclasses.replace(learner, mixer=MIXERS[name]())
-    init = jax.jit(learner.init)
-    state, other = init(jax.random.key(3)), init(jax.random.key(4))  # a target network that differs from the online one
-    state = state._replace(params=shaken(jax.random.key(5), state.params, 0.1), target_params=other.params)
-    return learner, state
+    shapes = jax.eval_shape(learner.init, jax.random.key(0))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    online, target = (random_params(seed, lambda: shapes.params) for seed in (3, 4))  # which differ
+    return learner, state._replace(params=online, target_params=target)
 
 
 class Networks:

@@ -29,7 +29,7 @@ class Counted(Probe):
 def trained():
     """The sums of two rollouts, and those of an evaluation."""
     trainer = Trainer(tiny(), Counted(tiny().env.settings))
-    state, play = jax.jit(trainer.init)(jnp.array(0)), jax.jit(trainer.play)
+    state, play = trainer.init(jnp.array(0)), jax.jit(trainer.play)
     rollout, sums = state.rollout, []
     for i in range(2):
         rollout, _, added = play(Clock(jnp.array(i)), state.learner.params, rollout, jax.random.key(i))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import input_of, shaken
+from conftest import input_of, random_params
 from jaxtyping import Array
 
 from qmix_jax.mixers import MIXERS
@@ -64,7 +64,7 @@ def case_of(name):
     q, state = 3 * jax.random.normal(keys[0], (B, N, A)), 10 * jax.random.normal(keys[1], (B, Z))
     action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
     example = input_of(q, action, state, hidden)
-    params = jax.jit(lambda key: shaken(key, mixer.init(key, example), 0.3))(keys[4])
+    params = random_params(2, mixer.init, keys[4], example)
     return Case(mixer, params, q, action, state, hidden, compiled(mixer))
 
 
@@ -160,7 +160,7 @@ def test_where_qtrans_penalties_are_zero_greedy_agents_find_the_best_joint_actio
     state, hidden = jax.random.normal(keys[0], (B, Z)), jax.random.normal(keys[1], (B, N, H))
     mixer, anything = QTRAN(), jnp.zeros((B, N, A))
     example = input_of(anything, jnp.zeros((B, N), int), state, hidden)
-    params = jax.jit(lambda key: shaken(key, mixer.init(key, example), 0.3))(keys[2])
+    params = random_params(0, mixer.init, keys[2], example)
     case = Case(mixer, params, anything, anything, state, hidden, compiled(mixer))
     q_jt, v = case.everywhere(lambda joint: mixer.apply(params, joint, method="values"))
     best = JOINT_ACTIONS[q_jt.argmax(0)]

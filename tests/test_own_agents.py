@@ -45,7 +45,7 @@ def states(probe):
     """A seed's state after every iteration of weighted QMIX, which is QMIX with a second recurrent network for Q*."""
     config = tiny(algorithm={"name": "ow_qmix"}, learner={"burn_in": 2})
     trainer = Trainer(replace(config, agent=AgentConfig("lstm", LSTMAgents.Settings(), given=LSTMAgents)), probe)
-    step, states = jax.jit(trainer.step), [jax.jit(trainer.init)(jnp.array(0))]
+    step, states = jax.jit(trainer.step), [trainer.init(jnp.array(0))]
     for i in range(ITERATIONS):
         state, metrics = step(Clock(jnp.array(i)), states[-1])
         assert int(metrics.updates) == 2 * (i > 0) and all(np.isfinite(leaf) for leaf in metrics.losses)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import input_of, shaken
+from conftest import input_of, random_params
 
 from qmix_jax.build import from_mapping
 from qmix_jax.cli.compose import compose
@@ -33,7 +33,7 @@ def weights_and_situations(mixer):
     q, state = 5 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
     action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
     joint = input_of(q, action, state, hidden)
-    params = jax.jit(lambda key: shaken(key, mixer.init(key, joint), 0.2))(keys[4])
+    params = random_params(0, mixer.init, keys[4], joint)
     return params, jax.tree.map(np.asarray, params["params"]), joint, jax.tree.map(np.asarray, joint)
 
 

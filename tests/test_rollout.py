@@ -19,7 +19,7 @@ class Played:
 
     def __init__(self, config):
         trainer = Trainer(config, make_env(config.env))
-        state = jax.jit(trainer.init)(jnp.array(0))
+        state = trainer.init(jnp.array(0))
         self.agents, self.params = trainer.agents, state.learner.params["agent"]
         play = jax.jit(lambda i, s, k: trainer.play(Clock(i), state.learner.params, s, k))
         rollout, self.sequences, self.sums = state.rollout, [], []

@@ -159,6 +159,7 @@ def test_batches_equal_all_at_once_to_the_last_bit_also_stopped_in_each_of_them_
     )
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_chunk_of_a_batch_stops_the_run_before_the_next_batch(at_once, tmp_path, capsys):
     one_each = {"num_seeds_at_once": 1, "logging": {"display": "plain"}}
     assert train(tmp_path, SETTINGS, stop_after=4, **one_each) == exits.TERMINATED
@@ -168,6 +169,7 @@ def test_a_signal_after_the_last_chunk_of_a_batch_stops_the_run_before_the_next_
     assert_same_run(tmp_path, at_once)
 
 
+@pytest.mark.slow
 def test_damaged_parameters_of_a_batch_or_of_the_run_are_not_replaced_by_older_ones(at_once, tmp_path, monkeypatch):
     monkeypatch.setattr(Saver, "is_due", lambda self, env_steps: True)
     often = {"num_seeds_at_once": 1, "checkpoint": {"every_env_steps": 32, "keep_last": 2}}
@@ -195,6 +197,7 @@ def test_seeds_vmapped_at_once_equal_batches_in_turn_to_rounding(at_once, monkey
     np.testing.assert_allclose(metrics.losses.loss / metrics.updates, numbers(at_once)[-1]["train/loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_that_could_train_together_train_in_batches_of_their_seeds_one_after_the_other(at_once, tmp_path):
     short = merge(SETTINGS, {"num_seeds": 2, "num_seeds_at_once": 1})
     own = [merge(short, {"seed": seed}) for seed in (5, 6)]

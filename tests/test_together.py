@@ -277,12 +277,14 @@ def test_runs_in_turn_equal_those_alone_to_the_last_bit_also_stopped_and_resumed
         assert load_run(runs / name).config == config(**changes)
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_chunk_of_a_program_stops_the_runs_of_the_next(tmp_path):
     runs = {"base": RUNS["base"], "wider": {"agent": {"hidden_size": 16}}}
     assert train_together(tmp_path, runs, stop_after=8) == [exits.DONE, exits.TERMINATED]
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
+@pytest.mark.slow
 def test_runs_at_different_steps_resume_in_programs_of_their_own(alone, tmp_path):
     runs = {name: RUNS[name] for name in ("base", "third")}
     assert train(tmp_path / "base", merge(SETTINGS, RUNS["base"]), stop_after=5) == exits.TERMINATED
@@ -291,6 +293,7 @@ def test_runs_at_different_steps_resume_in_programs_of_their_own(alone, tmp_path
         assert_same_end(tmp_path / name, alone / name)
 
 
+@pytest.mark.slow
 def test_a_run_that_meets_nan_stops_no_other_and_each_has_its_own_source(alone, tmp_path, capsys):
     runs = {"diverges": DIVERGES, "base": RUNS["base"], "breaks": BREAKS}
     assert train_together(tmp_path, runs) == [exits.FAILED, exits.DONE, exits.FAILED]

@@ -22,7 +22,7 @@ class Stepped:
     def __init__(self, config, env, iterations):
         trainer = Trainer(config, env)
         step = jax.jit(trainer.step)
-        self.states, self.metrics = [jax.jit(trainer.init)(jnp.array(config.seed))], []
+        self.states, self.metrics = [trainer.init(jnp.array(config.seed))], []
         for i in range(iterations):
             state, metrics = step(Clock(jnp.array(i)), self.states[-1])
             self.states.append(state)
@@ -94,7 +94,7 @@ def test_without_replay_the_newest_rollout_alone_is_learnt_from(probe):
     """Two passes of two minibatches an iteration, and nothing is kept."""
     trainer = Trainer(tiny(**WITHOUT_REPLAY), probe)
     step = jax.jit(trainer.step)
-    before = jax.jit(trainer.init)(jnp.array(0))
+    before = trainer.init(jnp.array(0))
     after, metrics = step(Clock(jnp.array(0)), before)
     assert before.replay is None and after.replay is None and after.learner.target_params is None
     assert int(metrics.updates) == 4 and float(metrics.losses.loss) > 0

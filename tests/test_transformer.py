@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import input_of, merge, shaken
+from conftest import input_of, merge, random_params
 
 from qmix_jax.agents.transformer import TransformerAgents, TransformerConfig
 from qmix_jax.build import from_mapping, make_agents, make_env
@@ -90,7 +90,7 @@ def test_agents(num_aimed):
     spec = TeamSpec("entities", names, K * (F - 2), num_plain + num_aimed, 1, episode_limit=1)
     agents = TransformerAgents(TransformerConfig(**SIZES), spec, team)
     keys = jax.random.split(jax.random.key(0), 4)
-    params = jax.jit(lambda key: shaken(key, agents.init(key), 0.2))(keys[0])
+    params = random_params(0, agents.init, keys[0])
     obs, hidden = jax.random.normal(keys[1], (B, N, spec.obs_size)), jax.random.normal(keys[2], (B, N, E))
     seen = AgentInput(obs, jnp.zeros((B, N), int), jnp.zeros(B, bool))
     marks = np.broadcast_to(np.array(entities.marks).reshape(N, K, 2), (B, N, K, 2))
@@ -122,7 +122,7 @@ def test_mixer():
     keys = jax.random.split(jax.random.key(1), 4)
     q, state, hidden = (jax.random.normal(k, s) for k, s in zip(keys, ((B, N, 4), (B, K * F), (B, N, E)), strict=False))
     joint = input_of(q, q.argmin(-1), state, hidden)
-    params = jax.jit(lambda key: shaken(key, mixer.init(key, joint), 0.2))(keys[3])
+    params = random_params(0, mixer.init, keys[3], joint)
     weights = jax.tree.map(np.asarray, params["params"])
     marks = np.broadcast_to(np.array(entities.marks), (B, K, 2))
     inputs = np.concatenate([np.asarray(state).reshape(B, K, F), marks], axis=-1)

@@ -164,8 +164,7 @@ def best_legal(q, available):
     return -max(values)[1]
 
 
-def random_params(seed, init, *args, size=0.3):
-    """Parameters of the shapes that `init(*args)` gives, all of them normal: nothing is compiled for them."""
+def random_params(seed, shapes):
+    """Normal parameters of these shapes, biases too, without an initialiser, which would have to be compiled."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(init, *args)
-    return jax.tree.map(lambda leaf: jnp.asarray(size * rng.normal(size=leaf.shape), leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes)

@@ -36,7 +36,7 @@ def learner_of(probe, name="qmix", whole_episodes=False, **changes):
         learner = dataclasses.replace(learner, mixer=MIXERS[name]())
     shapes = jax.eval_shape(learner.init, jax.random.key(0))
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    online, target = (random_params(seed, lambda: shapes.params) for seed in (3, 4))  # which differ
+    online, target = (random_params(seed, shapes.params) for seed in (3, 4))
     return learner, state._replace(params=online, target_params=target)
 
 

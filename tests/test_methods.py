@@ -27,8 +27,13 @@ SETTINGS = merge(
         "rollout": {"num_envs": 8, "num_steps": 2 * LENGTH},
         "replay": {"capacity": 4_000},
         "exploration": {"finish": 1.0},
-        "learner": {"batch_size": 16, "learning_rate": 0.02, "gamma": GAMMA, "reward_scale": SCALE}
-        | {"env_steps_per_update": 40},
+        "learner": {
+            "batch_size": 16,
+            "env_steps_per_update": 40,
+            "learning_rate": 0.02,
+            "gamma": GAMMA,
+            "reward_scale": SCALE,
+        },
         "target": {"every_env_steps": 400},
         "evaluation": {"every_env_steps": 400, "episodes": 4},
     },

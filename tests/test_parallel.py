@@ -14,7 +14,6 @@ from qmix_jax.run.program import Program, describe_memory
 from qmix_jax.settings import ConfigError
 
 
-@pytest.mark.slow
 def test_the_state_keeps_its_shape_on_any_number_of_devices(trained):
     before, after = jax.tree.leaves(trained.shapes), jax.tree.leaves(trained.state)
     assert [leaf.shape for leaf in before] == [leaf.shape for leaf in after]

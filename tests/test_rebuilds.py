@@ -33,7 +33,7 @@ def weights_and_situations(mixer):
     q, state = 5 * jax.random.normal(keys[0], (B, N, A)), jax.random.normal(keys[1], (B, Z))
     action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
     joint = input_of(q, action, state, hidden)
-    params = random_params(0, mixer.init, keys[4], joint)
+    params = random_params(0, jax.eval_shape(mixer.init, keys[4], joint))
     return params, jax.tree.map(np.asarray, params["params"]), joint, jax.tree.map(np.asarray, joint)
 
 

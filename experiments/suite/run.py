@@ -62,7 +62,8 @@ def is_finished(job: plan.Job, folder: Path) -> bool:
 def describe(job: plan.Job, folder: Path) -> str:
     row = last_row(folder)
     took = f"  {duration(row['wall_seconds'])}" if row else ""
-    return f"{job.name:<24} {row.get('env_steps', 0):>12,} of {job.env_steps:>12,}{took}"
+    width = max(len(each.name) for each in plan.PLAN)
+    return f"{job.name:<{width}} {row.get('env_steps', 0):>12,} of {job.env_steps:>12,}{took}"
 
 
 def is_chosen(job: plan.Job, words: Sequence[str]) -> bool:

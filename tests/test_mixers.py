@@ -64,9 +64,8 @@ def case_of(name):
     q, state = 3 * jax.random.normal(keys[0], (B, N, A)), 10 * jax.random.normal(keys[1], (B, Z))
     action, hidden = jax.random.randint(keys[2], (B, N), 0, A), jax.random.normal(keys[3], (B, N, H))
     example = input_of(q, action, state, hidden)
-    params = random_params(
-        2, jax.eval_shape(mixer.init, keys[4], example)
-    )  # with seed 0 TransfQMix's value is always cut at 0
+    shapes = jax.eval_shape(mixer.init, keys[4], example)
+    params = random_params(2, shapes)  # with seed 0 the relu of TransfQMix's value is never positive
     return Case(mixer, params, q, action, state, hidden, compiled(mixer))
 
 

@@ -13,6 +13,7 @@ from qmix_jax.config import AgentConfig
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.types import AgentOutput, Clock
 
+pytestmark = pytest.mark.slow
 SIZE, ITERATIONS = 6, 6
 
 

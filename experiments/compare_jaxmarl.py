@@ -5,6 +5,8 @@
     python experiments/compare_jaxmarl.py JaxMARL                              # steps/s and compile time, same work
     python experiments/compare_jaxmarl.py JaxMARL --seeds 8 --case 3m          # eight seeds in one program
     python experiments/compare_jaxmarl.py JaxMARL --time-to-score              # seconds until a score is reached
+    python experiments/compare_jaxmarl.py JaxMARL --own-settings               # what each reaches as its authors run it
+    python experiments/compare_jaxmarl.py JaxMARL --own-settings --algorithm pqn_vdn
     python experiments/compare_jaxmarl.py JaxMARL --memory                     # bytes of replay
 
 Every measurement is a fresh process that compiles without a cache, and the two sides take turns. JaxMARL's script is
@@ -16,6 +18,8 @@ imported as it is, with the jaxmarl beside it; its YAML says the work, and this 
   between a long run and a short one.
 - time to score: each side with its own settings but equal network sizes (GRU 64, mixer 32/64), from the start of the
   process, compiling included, to the first greedy evaluation at the goal (50 % wins; simple_spread -50).
+- own settings: each side with its own settings and network sizes (of this side the defaults; for PQN-VDN its preset on
+  SMAX), for --limit-steps or --limit-seconds; JaxMARL's schedules are fractions of --limit-steps.
 - memory: the settings of speed.
 """
 
@@ -35,7 +39,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from compare_measure import SCRIPT, USAGE_ERROR
+from compare_measure import SCRIPTS, USAGE_ERROR
 from omegaconf import OmegaConf
 
 from qmix_jax.files import write_json
@@ -57,8 +61,8 @@ class Goal(NamedTuple):
 class Case:
     """A task in both sides' words."""
 
-    yaml: str
-    """JaxMARL's settings: the name of a file in baselines/QLearning/config/alg."""
+    family: str
+    """JaxMARL's settings: how the names of their files in baselines/QLearning/config/alg end."""
     preset: str
     """This side's translation of them."""
     peer_task: dict[str, Any]
@@ -73,7 +77,7 @@ class Case:
 def smax(name: str) -> Case:
     """A battle: wins count."""
     return Case(
-        yaml="ql_rnn_smax",
+        family="rnn_smax",
         preset="jaxmarl_smax",
         peer_task={"MAP_NAME": name},
         group="env=smax",
@@ -86,8 +90,9 @@ def smax(name: str) -> Case:
 CASES = {
     "3m": smax("3m"),
     "2s3z": smax("2s3z"),
+    "3s5z": smax("3s5z"),
     "simple_spread": Case(
-        yaml="ql_rnn_mpe",
+        family="rnn_mpe",
         preset="jaxmarl_mpe",
         peer_task={"ENV_NAME": "MPE_simple_spread_v3"},
         group="env=mpe",
@@ -98,12 +103,19 @@ CASES = {
 }
 
 
+OUR_ALGORITHMS = {"qmix": ["algorithm=qmix"], "pqn_vdn": ["+preset=pqn"]}
+"""This side's overrides for an algorithm with its own settings."""
+YAML = {"qmix": "ql", "pqn_vdn": "pqn_vdn"}
+"""How the names of JaxMARL's settings for an algorithm begin."""
+
+
 # --- the same work in both sides' words --------------------------------------------------------------------------
 
 
 def peer_settings(arguments: argparse.Namespace, case: Case, changes: dict[str, Any]) -> dict[str, Any]:
     """JaxMARL's YAML for the case, then `changes`, then the command line's."""
-    own = OmegaConf.load(arguments.checkout / "baselines/QLearning/config/alg" / f"{case.yaml}.yaml")
+    name = f"{YAML[arguments.algorithm]}_{case.family}.yaml"
+    own = OmegaConf.load(arguments.checkout / "baselines/QLearning/config/alg" / name)
     episodes = arguments.eval_episodes
     common = {"WANDB_MODE": "disabled", "TEST_DURING_TRAINING": episodes > 0, "TEST_NUM_ENVS": episodes}
     merged: Any = OmegaConf.merge(own, case.peer_task, changes, common, OmegaConf.from_dotlist(arguments.set))
@@ -314,17 +326,19 @@ def show_speed(comparisons: list[dict], arguments: argparse.Namespace) -> str:
 
 
 def compare_score(arguments: argparse.Namespace, name: str) -> dict:
-    """Both sides in turns until each has reached the goal or a limit; repeat i has seed i."""
-    case = CASES[name]
-    settings = peer_settings(arguments, case, SMALL)
+    """Both sides in turns until each has reached the goal (own settings: none) or a limit; repeat i has seed i."""
+    case, own = CASES[name], arguments.own_settings
+    settings = peer_settings(arguments, case, {} if own else SMALL)
+    goal = case.goal._replace(value=math.inf) if own else case.goal
     rollout = rollout_steps(settings)
-    peer = {"checkout": str(arguments.checkout), "settings": settings}
-    peer |= {"score": case.goal.ours, "peer_score": case.goal.peer}
+    peer = {"checkout": str(arguments.checkout), "algorithm": arguments.algorithm, "settings": settings}
+    peer |= {"score": goal.ours, "peer_score": goal.peer}
     peer |= {"chunk": math.ceil(arguments.eval_every / rollout), "iterations": arguments.limit_steps // rollout}
     overrides = [
         case.group,
         case.task,
-        *network_sizes(settings),
+        *OUR_ALGORITHMS[arguments.algorithm],
+        *([] if own else network_sizes(settings)),
         f"devices={arguments.devices}",
         f"total_env_steps={arguments.limit_steps}",
         f"evaluation.every_env_steps={arguments.eval_every}",
@@ -343,10 +357,11 @@ def compare_score(arguments: argparse.Namespace, name: str) -> dict:
     runs: dict[str, list[dict]] = {OURS: [], PEER: []}
     for seed in range(arguments.repeats):
         for side, starter in ((OURS, start_ours), (PEER, start_peer)):
-            run = watch(starter, seed, case.goal, arguments.limit_seconds)
+            run = watch(starter, seed, goal, arguments.limit_seconds)
             runs[side].append(run)
             progress(f"{name}, {side}, seed {seed}: {describe_score(run)}")
-    return {"case": name, "settings": settings, "overrides": overrides, "goal": case.goal.value, "runs": runs}
+    value = None if own else goal.value
+    return {"case": name, "settings": settings, "overrides": overrides, "goal": value, "runs": runs}
 
 
 def watch(starter: Callable[[Path, int], subprocess.Popen], seed: int, goal: Goal, limit_seconds: float) -> dict:
@@ -376,7 +391,8 @@ def judge(path: Path, goal: Goal, seconds: float) -> dict:
     at = next((i for i, score in enumerate(scores) if score >= goal.value), len(rows) - 1)
     best = max(scores[: at + 1], default=-math.inf)
     env_steps = rows[at]["env_steps"] if rows else 0
-    return {"reached": best >= goal.value, "seconds": seconds, "env_steps": env_steps, "best": best}
+    curve = [[row["env_steps"], score] for row, score in zip(rows, scores, strict=True)]
+    return {"reached": best >= goal.value, "seconds": seconds, "env_steps": env_steps, "best": best, "curve": curve}
 
 
 def describe_score(run: dict) -> str:
@@ -406,6 +422,27 @@ def show_score(comparisons: list[dict], arguments: argparse.Namespace) -> str:
         f"with devices={arguments.devices}, {PEER} on one device."
     )
     return "\n".join([table(["case", "goal", "seed", OURS, PEER, "times sooner"], rows), "", note])
+
+
+def show_own(comparisons: list[dict], arguments: argparse.Namespace) -> str:
+    """The table of what each side's own settings reach, a row for each seed."""
+
+    def describe(run: dict) -> list[str]:
+        last = f"{run['curve'][-1][1]:.2f}" if run["curve"] else "-"
+        return [last, f"{run['best']:.2f}", f"{run['env_steps']:,}", f"{run['seconds']:.0f}"]
+
+    rows = [
+        [each["case"], seed, *describe(ours), *describe(peer)]
+        for each in comparisons
+        for seed, (ours, peer) in enumerate(zip(*each["runs"].values(), strict=True))
+    ]
+    heads = [f"{side} {what}" for side in (OURS, PEER) for what in ("last", "best", "steps", "s")]
+    note = (
+        f"{arguments.algorithm}, each side with its own settings, for {arguments.limit_steps:,} steps or "
+        f"{arguments.limit_seconds:,.0f} s, compiling included; greedy evaluation over {arguments.eval_episodes} "
+        f"episodes every {arguments.eval_every:,} steps; {OURS} with devices={arguments.devices}, {PEER} on one device."
+    )
+    return "\n".join([table(["case", "seed", *heads], rows), "", note])
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -446,25 +483,31 @@ def parse() -> argparse.Namespace:
     add("--case", nargs="+", choices=list(CASES), default=list(CASES), help="default: all")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--time-to-score", action="store_true", help="seconds to a score instead of speed")
+    what.add_argument("--own-settings", action="store_true", help="what each side reaches with its own settings")
     what.add_argument("--memory", action="store_true", help="bytes of replay instead of speed")
+    algorithms = f"own settings: {PEER}'s script, against this side's (default: qmix)"
+    add("--algorithm", choices=list(SCRIPTS), default="qmix", help=algorithms)
     add("--seeds", type=int, default=1, help="speed: seeds in one program, on both sides (default: 1)")
-    add("--repeats", type=int, default=3, help="processes of each side; in time to score their seeds (default: 3)")
+    add("--repeats", type=int, default=3, help="processes of each side; where they score, their seeds (default: 3)")
     add("--devices", default="auto", help=f"{OURS}'s devices: auto or a number (default: auto)")
     add("--steps", type=int, default=300_000, help="speed: steps of each seed on the clock (default: 300000)")
     add("--eval-every", type=int, default=100_000, help="steps between evaluations (default: 100000)")
     no_evaluation = f"0: {PEER} does not evaluate, {OURS} plays one episode in each environment"
     add("--eval-episodes", type=int, default=128, help=f"of an evaluation (default: 128); {no_evaluation}")
-    add("--limit-steps", type=int, default=2_000_000, help="time to score: length of a run (default: 2000000)")
-    add("--limit-seconds", type=float, default=1_800, help="time to score: of a run (default: 1800)")
+    add("--limit-steps", type=int, default=2_000_000, help="of a run that scores (default: 2000000)")
+    add("--limit-seconds", type=float, default=1_800, help="of a run that scores (default: 1800)")
     change = {"nargs": "+", "default": [], "metavar": "NAME=VALUE"}
     add("--set", **change, help=f"change {PEER}'s settings; in speed and memory {OURS} follows")
     add("--ours", **change, help=f"change {OURS}'s settings alone")
     add("--out", type=Path, metavar="FILE.json", help="also write every number, the versions and the hardware")
     arguments = parser.parse_args()
-    if not (arguments.checkout / SCRIPT).exists():
-        parser.error(f"{arguments.checkout / SCRIPT} does not exist; git clone https://github.com/FLAIROx/JaxMARL")
-    if arguments.time_to_score and arguments.eval_episodes < 1:
-        parser.error("--time-to-score needs --eval-episodes of 1 or more")
+    script = arguments.checkout / SCRIPTS[arguments.algorithm]
+    if not script.exists():
+        parser.error(f"{script} does not exist; git clone https://github.com/FLAIROx/JaxMARL")
+    if arguments.algorithm != "qmix" and not arguments.own_settings:
+        parser.error(f"--algorithm {arguments.algorithm} needs --own-settings")
+    if (arguments.time_to_score or arguments.own_settings) and arguments.eval_episodes < 1:
+        parser.error("a score needs --eval-episodes of 1 or more")
     arguments.checkout = arguments.checkout.resolve()
     return arguments
 
@@ -480,8 +523,8 @@ def main() -> None:
     arguments = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the measuring process too
     compare, show = compare_speed, show_speed
-    if arguments.time_to_score:
-        compare, show = compare_score, show_score
+    if arguments.time_to_score or arguments.own_settings:
+        compare, show = compare_score, show_own if arguments.own_settings else show_score
     elif arguments.memory:
         compare, show = compare_memory, show_memory
     comparisons = [compare(arguments, name) for name in arguments.case]

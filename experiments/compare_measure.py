@@ -17,7 +17,8 @@ from typing import Any
 from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.settings import ConfigError
 
-SCRIPT = Path("baselines/QLearning/qmix_rnn.py")
+SCRIPTS = {name: Path(f"baselines/QLearning/{name}_rnn.py") for name in ("qmix", "pqn_vdn")}
+"""JaxMARL's training script for each algorithm."""
 USAGE_ERROR = 2
 POOL = 8
 """Threads that JaxMARL gets for several seeds."""
@@ -75,10 +76,11 @@ class MissingPackageError(Exception):
     """JaxMARL's script needs a package that is not installed."""
 
 
-def import_peer(checkout: str) -> Any:
+def import_peer(checkout: str, algorithm: str = "qmix") -> Any:
     """JaxMARL's script as a module, with the checkout's own jaxmarl."""
     sys.path.insert(0, checkout)
-    spec = importlib.util.spec_from_file_location("qmix_rnn", Path(checkout) / SCRIPT)
+    script = Path(checkout) / SCRIPTS[algorithm]
+    spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec and spec.loader
     for name in UNUSED:
         if importlib.util.find_spec(name) is None:
@@ -144,13 +146,21 @@ def peer_memory(checkout: str, settings: dict) -> dict:
 
 
 def peer_score(
-    checkout: str, settings: dict, iterations: int, chunk: int, score: str, peer_score: str, seed: int, folder: str
+    checkout: str,
+    algorithm: str,
+    settings: dict,
+    iterations: int,
+    chunk: int,
+    score: str,
+    peer_score: str,
+    seed: int,
+    folder: str,
 ) -> dict:
     """Train, writing every evaluation into the folder's metrics.jsonl as it comes, under this side's name of the score.
 
     JaxMARL's script hands its metrics to `wandb.log` after each rollout; here it finds this function in its place.
     """
-    peer, file = import_peer(checkout), MetricsFile(Path(folder))
+    peer, file = import_peer(checkout, algorithm), MetricsFile(Path(folder))
 
     def log(values: dict) -> None:
         if int(values["update_steps"]) % chunk == 0:

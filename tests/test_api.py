@@ -226,6 +226,7 @@ def test_runs_in_threads_at_once_equal_those_alone(run):
 # --- parts made in Python ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_network_made_in_python_is_given_again_to_load_its_run(tmp_path):
     class Local(LSTMAgents):
         pass
@@ -240,6 +241,7 @@ def test_a_network_made_in_python_is_given_again_to_load_its_run(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params(), trained.params())
 
 
+@pytest.mark.slow
 def test_the_settings_of_objects_are_written_as_they_are(tmp_path, capsys):
     class Narrow(LSTMAgents):
         def __init__(self, env, width: int = 3):

@@ -6,6 +6,7 @@ same, or nearly, without it. `jaxpr` is the program as traced, `lowered` what XL
 
 import jax
 import jax.numpy as jnp
+import pytest
 from conftest import tiny
 
 from qmix_jax.bench.profile import origins
@@ -96,6 +97,7 @@ def test_products_are_of_float32_by_default():
     assert products() == 0
 
 
+@pytest.mark.slow
 def test_the_compiled_program_multiplies_in_bfloat16_only_if_set(train):
     """XLA may raise bfloat16 to float32 again while it compiles."""
     assert " bf16[" in train(devices=2, matmul_dtype="bfloat16").chunk.as_text()

@@ -179,6 +179,7 @@ def test_a_seed_that_meets_nan_stops_no_other(finished, tmp_path, monkeypatch, c
     assert experiment.train(config, tmp_path, {}, resumes=True).status == exits.FAILED  # complete, and its status stays
 
 
+@pytest.mark.slow
 def test_a_run_whose_seeds_have_all_met_nan_is_not_trained_again(tmp_path, monkeypatch, capsys):
     config = tiny(num_seeds=2, devices=1, checkpoint={"every_env_steps": 64})
     spoil(monkeypatch, {0: 1, 1: 2})

@@ -1,12 +1,14 @@
 """The script that measures on a GPU: a dry run of each step on the CPU, resuming, and no optional packages."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import tiny
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GPU = ROOT / "experiments/gpu"
 sys.path[:0] = [str(GPU), str(GPU.parent)]
 
+import compare_jaxmarl  # noqa: E402
 import compare_measure  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
@@ -319,3 +322,29 @@ def test_our_side_of_the_comparison_with_jaxmarl_trains_the_chunks_on_the_clock(
     found = compare_measure.our_speed([], warm_chunks=1, timed_chunks=2)
     assert found["updates"] == 2 * config.chunk_env_steps / config.learner.env_steps_per_update
     assert found["compile_seconds"] > 0 and found["seconds"] > 0
+
+
+def test_a_run_is_over_at_its_first_score_that_reaches_the_goal_and_with_its_own_settings_at_its_end(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"env_steps": {n}, "eval/win_rate": [{n / 10}]}}\n' for n in (2, 9, 4)))
+    goal = compare_jaxmarl.CASES["3m"].goal
+    found = compare_jaxmarl.judge(path, goal, seconds=7.0)
+    assert found["reached"] and (found["env_steps"], found["best"]) == (9, 0.9)
+    run = compare_jaxmarl.judge(path, goal._replace(value=math.inf), seconds=7.0)
+    assert not run["reached"] and (run["env_steps"], run["best"]) == (4, 0.9)
+    assert run["curve"] == [[2, 0.2], [9, 0.9], [4, 0.4]]
+    arguments = SimpleNamespace(
+        algorithm="qmix", limit_steps=10, limit_seconds=9, eval_episodes=1, eval_every=2, devices=1
+    )
+    runs = {"qmix_jax": [run], "JaxMARL": [run]}
+    table = compare_jaxmarl.show_own([{"case": "3m", "runs": runs}], arguments)
+    assert "| 3m | 0 | 0.40 | 0.90 | 4 | 7 | 0.40 | 0.90 | 4 | 7 |" in table
+
+
+def test_pqn_vdn_is_compared_with_own_settings_only(tmp_path):
+    (tmp_path / "baselines/QLearning").mkdir(parents=True)
+    for script in compare_measure.SCRIPTS.values():
+        (tmp_path / script).touch()
+    command = [sys.executable, "experiments/compare_jaxmarl.py", str(tmp_path), "--algorithm", "pqn_vdn"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("--algorithm pqn_vdn needs --own-settings")

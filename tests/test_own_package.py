@@ -87,6 +87,7 @@ def test_render(run, tmp_path):
     assert (tmp_path / "film.gif").read_bytes()[:6] == b"GIF89a"
 
 
+@pytest.mark.slow
 def test_report(run, capsys):
     assert cli.main(["report", str(run)]) == 0
     assert "## depot\n" in capsys.readouterr().out

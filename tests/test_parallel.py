@@ -93,6 +93,7 @@ def test_without_replay_every_device_learns_from_its_own_share_of_the_rollout(pr
         np.testing.assert_array_equal(copies[0], copies[1])
 
 
+@pytest.mark.slow
 def test_bfloat16_products_train_float32_parameters(train):
     rough, exact = (train(devices=2, matmul_dtype=dtype) for dtype in ("bfloat16", "float32"))
     dtypes, exact_dtypes = (jax.tree.map(lambda leaf: leaf.dtype, run.state) for run in (rough, exact))

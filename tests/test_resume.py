@@ -156,6 +156,7 @@ def test_a_replay_is_rearranged_as_other_devices_would_have_filled_it(before, af
     np.testing.assert_array_equal(replay.split_again(filled(before), 4, before, after), filled(after))
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_two_devices_to_one_and_back(tmp_path):
     folder = tmp_path / "run"
     train(folder, LONG, stop_after=3, devices=2)

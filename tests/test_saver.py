@@ -182,6 +182,7 @@ def test_any_checkpoint_can_be_used_without_its_replay_and_state(copy):
             load_run(copy, which)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_several_seeds_opens_for_one_of_them(tmp_path):
     train(tmp_path, LONG, num_seeds=2, stop_after=4)
     run = load_run(tmp_path)

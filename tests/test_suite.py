@@ -79,6 +79,7 @@ def test_the_plan_has_every_map_with_five_seeds_and_every_method_on_the_nine_wit
     assert settings["exploration"]["decay_env_steps"] == 500_000, "a tenth of the run"
 
 
+@pytest.mark.slow
 def test_each_ablation_is_the_defaults_but_for_the_setting_that_it_names(load):
     plan = load("plan")
     jobs = {job.name: job for job in plan.PLAN}

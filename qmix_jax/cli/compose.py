@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -197,10 +197,10 @@ def _complete_files_of_own_parts(repository: Any) -> None:
     A file without a defaults list, whose `name` is an import path or another choice of its group, gets that choice as
     its only default: with it come all settings, and an environment's settings of training.
     """
-    load = repository.load_config
+    load = cache(repository.load_config)
 
     def load_config(config_path: str) -> Any:
-        found, (group, _, choice) = load(config_path), config_path.partition("/")
+        found, (group, _, choice) = copy.deepcopy(load(config_path)), config_path.partition("/")
         if found is None or group not in GROUPS or found.defaults_list:
             return found
         config: Any = OmegaConf.to_container(found.config, resolve=False)
@@ -281,10 +281,7 @@ def _with_import_folders(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    own = copy.deepcopy(config)
-    with read_write(own), open_dict(own):
-        del own["hydra"]
-    return own
+    return OmegaConf.masked_copy(config, [name for name in config if name != "hydra"])
 
 
 def _records(config: DictConfig, folder: Path) -> dict[Path, str]:

@@ -281,7 +281,7 @@ def _with_import_folders(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(config, [name for name in config if name != "hydra"])
+    return OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
 
 
 def _records(config: DictConfig, folder: Path) -> dict[Path, str]:

@@ -162,7 +162,8 @@ def peer_score(
     """
     peer, file = import_peer(checkout, algorithm), MetricsFile(Path(folder))
 
-    def log(values: dict) -> None:
+    def log(values: dict, step: Any = None) -> None:
+        del step  # of PQN-VDN's script
         if int(values["update_steps"]) % chunk == 0:
             file.on_evaluation({"env_steps": int(values["env_step"]), score: [float(values[peer_score])]})
 

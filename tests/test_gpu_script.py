@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -301,6 +302,15 @@ def test_more_than_fifty_megabytes_are_refused(tmp_path):
 def test_without_a_folder_wheels_say_how_to_use_them():
     done = subprocess.run([str(GPU / "wheels.sh")], capture_output=True, text=True)
     assert done.returncode == 2 and "FOLDER" in done.stdout
+
+
+def test_each_word_by_which_a_step_chooses_tests_is_the_name_of_some():
+    for path, *words in steps.ONE_DEVICE.values():
+        names = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(), re.MULTILINE)
+        chosen = {word for word in re.findall(r"\w+", " ".join(words[1:])) if word not in {"and", "or", "not"}}
+        assert all(any(word in name for name in names) for word in chosen - {"devices"}), (
+            path
+        )  # that one is a parameter
 
 
 def test_wheels_are_installed_beside_themselves_and_found(tmp_path):

@@ -75,8 +75,9 @@ ONE_DEVICE = {
     "learner": ["tests/test_learner.py"],
     "rollout": ["tests/test_rollout.py"],
     "resume": ["tests/test_resume.py", "-k", "never_stopped and not devices"],
-    "parallel": ["tests/test_parallel.py", "-k", "on_a_gpu or one_compilation or memory_is_known"],
+    "parallel": ["tests/test_parallel.py", "-k", "one_compilation or memory_is_known"],
     "agents": ["tests/test_agents.py"],
+    "compiled": ["tests/test_compiled.py", "-k", "on_a_gpu"],
 }
 """The tests that need one device only."""
 

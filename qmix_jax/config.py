@@ -294,7 +294,7 @@ class Config:
     import_folders: tuple[str, ...] = ()
     """Folders in which the modules of import paths are looked for, besides Python's own; training records them."""
     matmul_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Inputs of matrix products in training: float32, or bfloat16 (faster on GPUs, TPUs and CPUs with AMX)."""
+    """Inputs of matrix products in training: float32, or bfloat16 (faster on CPUs with AMX)."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from pictures import colourful, near, pixels
 import qmix_jax
 from qmix_jax.cli.compose import compose_work
 from qmix_jax.cli.flags import parse_flags
+from qmix_jax.config import LearnerConfig
 from qmix_jax.film.canvas import BLUE, GOLD
 from qmix_jax.records import read_metrics
+from qmix_jax.run.resume import MAY_CHANGE
 from qmix_jax.sweep.jobs import JobList, check_settings
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +35,20 @@ def test_the_names_of_the_package_that_the_pages_have_exist():
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     names = {*re.findall(r"`qmix_jax\.([A-Z]\w*|\w+(?=\())", text)}
     assert "TeamEnv" in names and [name for name in sorted(names) if not hasattr(qmix_jax, name)] == []
+
+
+def test_the_page_on_resuming_names_the_settings_of_the_learner_that_may_not_change():
+    text = (ROOT / "docs/resume.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`", re.search(r"in\s+`learner`\s+all\s+but([^;]+);", text)[1])
+    settings = {field.name for field in fields(LearnerConfig)}
+    assert set(named) == {name for name in settings if f"learner.{name}" not in MAY_CHANGE}
+
+
+def test_the_page_on_settings_lists_every_original():
+    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    for group in ("algorithm", "agent"):
+        named = re.search(rf"`{group}=original/NAME`\s+\(([^)]+)\)", text)[1].replace("\n", " ").split(", ")
+        assert set(named) == {path.stem for path in (ROOT / f"conf/{group}/original").glob("*.yaml")}
 
 
 # --- extending.md ------------------------------------------------------------------------------------------------

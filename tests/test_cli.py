@@ -219,6 +219,7 @@ WRONG = [
     ("hydra.foo=1", "hydra.foo", "foo"),
     ("hydra.run.dir=/dev/null/x", "/dev/null/x", "hydra.run.dir=FOLDER"),
     ("hydra.job.chdir=true", "hydra.job.chdir", "no effect"),
+    ("hydra.searchpath=[conf] env=mine", "hydra.searchpath", "--config-dir=FOLDER"),
     ("-m seed=interval(0,1)", "seed=interval(0,1)", "list of values"),
     ("--seed=3", "--seed", "seed=3"),
     ("--cfg job -m", "--cfg", "only one"),

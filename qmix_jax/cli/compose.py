@@ -54,6 +54,7 @@ FIXED = {
 """Hydra's groups of which only one choice works: a run keeps its own log."""
 REFUSED = ("callbacks", "job.chdir", "verbose")
 """Hydra's settings that would have no effect."""
+SEARCHPATH = "hydra.searchpath"
 BASIC = "basic"
 """The sweeper that runs every combination, which this package does itself."""
 
@@ -122,6 +123,7 @@ class _Composer:
         """Every job, or what makes them one by one."""
         lines = self._options.overrides
         overrides = self._checker.parse(lines)
+        _refuse_searchpath(any(override.key_or_group == SEARCHPATH for override in overrides))
         self._checker.check_many(overrides)
         swept = [line for line, override in zip(lines, overrides, strict=True) if override.is_sweep_override()]
         shared = [line for line in lines if line not in swept]
@@ -213,7 +215,12 @@ def _complete_files_of_own_parts(repository: Any) -> None:
     repository.load_config = load_config
 
 
+def _refuse_searchpath(is_set: bool) -> None:
+    require(not is_set, f"{SEARCHPATH} has no effect: name the folder of your YAML files with --config-dir=FOLDER")
+
+
 def _refuse_what_has_no_effect(config: DictConfig) -> None:
+    _refuse_searchpath(bool(config.hydra.searchpath))
     chosen = config.hydra.runtime.choices
     launcher = chosen.get("hydra/launcher")
     is_ours = "_target_" not in config.hydra.launcher

@@ -51,7 +51,7 @@ def test_separate_processes_play_whole_episodes_as_the_team_in_the_graph(lstm):
     play_in_processes(*lstm, COMPILED)
 
 
-@pytest.mark.parametrize("network", ["lstm", "transformer"])
+@pytest.mark.parametrize("network", ["lstm", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_an_agent_alone_acts_by_its_recurrent_state_and_forgets_it_at_a_reset(lstm, tmp_path, network):
     """The LSTM's state is two arrays."""
     run, folder = lstm

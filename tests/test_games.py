@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import random_params
 from pictures import colourful, pixels
 
 from qmix_jax.build import from_mapping, make_env, make_team
@@ -28,8 +29,9 @@ def load(monkeypatch):
 def untrained(line):
     config = from_mapping(compose([*line.split(), "num_seeds=2"]))
     env = make_team(config)
-    params = jax.vmap(Trainer(config, env).learner.init)(jax.random.split(jax.random.key(0), 2)).params
-    return TrainedRun(config, env, params)
+    init = jax.vmap(Trainer(config, env).learner.init)
+    shapes = jax.eval_shape(init, jax.random.split(jax.random.key(0), 2)).params
+    return TrainedRun(config, env, random_params(0, shapes))
 
 
 def q_by_unrolling(run, seed, obs, actions):

@@ -130,7 +130,7 @@ def mean_loss(learner, params, target_params, batch):
         ("iql", {"td_lambda": 1.0, "reward_scale": 0.1}),
         ("qplex", {}),
         ("qtran", {}),
-        ("cw_qmix", {}),
+        pytest.param("cw_qmix", {}, marks=pytest.mark.slow),
         ("ow_qmix", {}),
         ("shaq", {}),
         ("qtran", {"double_q": False}),

@@ -252,6 +252,7 @@ def test_the_setting_that_makes_a_run_too_large_is_named_with_a_value_that_fits(
     memory.refuse_what_cannot_fit(program(merge(changes, {group: {name: fitting}} if group else {name: fitting})))
 
 
+@pytest.mark.slow
 def test_what_usual_runs_take_is_known_to_a_factor_of_two():
     """Beside XLA's own count, for the part of memory that is largest here: an update."""
     config = tiny(devices=1, learner={"batch_size": 512}, agent={"hidden_size": 64})

@@ -339,6 +339,7 @@ def test_a_new_run_does_not_write_over_another(stopped):
 # --- without the replay ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_saved_replay_learning_waits_for_start_env_steps_of_new_data(tmp_path, capsys):
     bare = merge(LONG, {"checkpoint": {"replay": False}, "total_env_steps": 384})
     train(tmp_path, bare, logging={"display": "plain"}, stop_after=6)

@@ -79,7 +79,7 @@ def public_agent(weights, inputs, hidden, num_aimed):
     return q.reshape(b, a, -1), embs[:, 0].reshape(b, a, E)
 
 
-@pytest.mark.parametrize("num_aimed", [0, 2])
+@pytest.mark.parametrize("num_aimed", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_agents(num_aimed):
     """With entities that are the observation as a matrix, the marks being its last two columns."""
     places = np.arange(N * K * (F - 2)).reshape(N * K, F - 2)

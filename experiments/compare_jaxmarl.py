@@ -18,8 +18,8 @@ imported as it is, with the jaxmarl beside it; its YAML says the work, and this 
   between a long run and a short one.
 - time to score: each side with its own settings but equal network sizes (GRU 64, mixer 32/64), from the start of the
   process, compiling included, to the first greedy evaluation at the goal (50 % wins; simple_spread -50).
-- own settings: each side with its own settings and network sizes (of this side the defaults; for PQN-VDN its preset on
-  SMAX), for --limit-steps or --limit-seconds; JaxMARL's schedules are fractions of --limit-steps.
+- own settings: each side with its own settings and network sizes (of this side the defaults; PQN-VDN: the preset pqn,
+  which was made for SMAX), for --limit-steps or --limit-seconds; JaxMARL's schedules are fractions of --limit-steps.
 - memory: the settings of speed.
 """
 
@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -402,6 +402,13 @@ def describe_score(run: dict) -> str:
     return f"not within {run['env_steps']:,} steps ({run['seconds']:.0f} s); best {run['best']:.2f}"
 
 
+def by_seed(comparisons: list[dict]) -> Iterator[tuple[dict, int, dict, dict]]:
+    """(comparison, seed, this side's run, JaxMARL's run), the rows of a table."""
+    for each in comparisons:
+        for seed, (ours, peer) in enumerate(zip(*each["runs"].values(), strict=True)):
+            yield each, seed, ours, peer
+
+
 def times_sooner(ours: dict, peer: dict) -> str:
     """How much sooner this side was; a bound where JaxMARL never was."""
     if not ours["reached"]:
@@ -413,8 +420,7 @@ def show_score(comparisons: list[dict], arguments: argparse.Namespace) -> str:
     """The table of times, a row for each seed."""
     rows = [
         [each["case"], each["goal"], seed, describe_score(ours), describe_score(peer), times_sooner(ours, peer)]
-        for each in comparisons
-        for seed, (ours, peer) in enumerate(zip(*each["runs"].values(), strict=True))
+        for each, seed, ours, peer in by_seed(comparisons)
     ]
     note = (
         f"From the start of the process, compiling included, to the first greedy evaluation at the goal "
@@ -431,11 +437,7 @@ def show_own(comparisons: list[dict], arguments: argparse.Namespace) -> str:
         last = f"{run['curve'][-1][1]:.2f}" if run["curve"] else "-"
         return [last, f"{run['best']:.2f}", f"{run['env_steps']:,}", f"{run['seconds']:.0f}"]
 
-    rows = [
-        [each["case"], seed, *describe(ours), *describe(peer)]
-        for each in comparisons
-        for seed, (ours, peer) in enumerate(zip(*each["runs"].values(), strict=True))
-    ]
+    rows = [[each["case"], seed, *describe(ours), *describe(peer)] for each, seed, ours, peer in by_seed(comparisons)]
     heads = [f"{side} {what}" for side in (OURS, PEER) for what in ("last", "best", "steps", "s")]
     note = (
         f"{arguments.algorithm}, each side with its own settings, for {arguments.limit_steps:,} steps or "

@@ -307,10 +307,9 @@ def test_without_a_folder_wheels_say_how_to_use_them():
 def test_each_word_by_which_a_step_chooses_tests_is_the_name_of_some():
     for path, *words in steps.ONE_DEVICE.values():
         names = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(), re.MULTILINE)
-        chosen = {word for word in re.findall(r"\w+", " ".join(words[1:])) if word not in {"and", "or", "not"}}
-        assert all(any(word in name for name in names) for word in chosen - {"devices"}), (
-            path
-        )  # that one is a parameter
+        of_pytest, of_a_parameter = {"and", "or", "not"}, {"devices"}
+        chosen = {*re.findall(r"\w+", " ".join(words[1:]))} - of_pytest - of_a_parameter
+        assert all(any(word in name for name in names) for word in chosen), path
 
 
 def test_wheels_are_installed_beside_themselves_and_found(tmp_path):

@@ -199,7 +199,7 @@ def _complete_files_of_own_parts(repository: Any) -> None:
     A file without a defaults list, whose `name` is an import path or another choice of its group, gets that choice as
     its only default: with it come all settings, and an environment's settings of training.
     """
-    load = cache(repository.load_config)
+    load = cache(repository.load_config)  # the jobs of a sweep read a file once, and Hydra changes what it gets
 
     def load_config(config_path: str) -> Any:
         found, (group, _, choice) = copy.deepcopy(load(config_path)), config_path.partition("/")

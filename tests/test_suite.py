@@ -225,7 +225,8 @@ def test_ablations_are_a_table_of_each_map_and_apart_from_the_methods(load, tmp_
     text = (out / "report.md").read_text()
     assert "| qmix | 2 | 3,000 | 90.0 [" in text and "vdn | 2 | 3,000" not in text
     one_change = text.split("# One change at a time")[1].split("\n# Runs")[0]
-    first, second = (table.splitlines() for table in one_change.split("\n\n")[1:] if table.strip())
+    first, second, picture = (part.splitlines() for part in one_change.split("\n\n")[1:] if part.strip())
+    assert picture[0].endswith("(ablations.png)") and (out / "ablations.png").stat().st_size > 10_000
     assert [line.split(" | ")[0] for line in first] == ["| 3s5z", "| ---", "| none", "| vdn"]
     assert first[3].startswith("| vdn | `algorithm=vdn` | 2 | 30.0 [") and first[3].endswith("| 20.0 [20.0, 20.0] |")
     assert second[0].startswith("| 5m_vs_6m |") and second[2].startswith(

@@ -9,7 +9,9 @@ Only results/ is needed to write them again. Of a run it keeps config.yaml, run.
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import plan
@@ -17,7 +19,9 @@ import script
 from run import RUNS, is_finished
 
 from qmix_jax.analysis.comparison import compare
-from qmix_jax.analysis.figure import draw_against_time, draw_comparisons
+from qmix_jax.analysis.drawing import FAINT, MAIN
+from qmix_jax.analysis.figure import draw_against_time, draw_bars, draw_comparisons
+from qmix_jax.analysis.grid import Block, Panel, draw_grid
 from qmix_jax.analysis.grouping import group_runs
 from qmix_jax.analysis.report import to_markdown
 from qmix_jax.analysis.runs import RunFolder, read_runs
@@ -27,7 +31,11 @@ from qmix_jax.files import write_figure, write_file, write_json
 from qmix_jax.records import format_rows, read_manifest, read_metrics
 from qmix_jax.run.metrics import SUMS
 from qmix_jax.run.usage import Usage
-from qmix_jax.statistics import interquartile_mean_interval
+from qmix_jax.statistics import Estimate, interquartile_mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("env_steps", *SUMS, "train/loss", "train/updates")
@@ -93,9 +101,7 @@ def report(results: Path) -> str:
         parts += [f"# {title}", to_markdown(comparisons).strip(), *pictures]
     for each in left_out:
         warn(f"left out: {each}")
-    if ablations:
-        title = f"# One change at a time, at {plan.ABLATED:,} steps"
-        parts += [title, *filter(None, (ablation_table(each, ablations) for each in plan.ABLATION_MAPS))]
+    parts += report_ablations(ablations, results)
     parts += ["# Runs", table_of(found), total_usage(found), *[f"Left out: {each}" for each in left_out]]
     text = "\n\n".join(parts) + "\n"
     write_file(results / "report.md", text)
@@ -103,18 +109,69 @@ def report(results: Path) -> str:
     return text
 
 
-def ablation_table(env_map: str, ablations: Sequence[RunFolder]) -> str:
-    """Win rates on a map of the changes that were trained, at the end and the mean of all evaluations; '' without."""
+class Ablated(NamedTuple):
+    """The interquartile mean win rate of one change on a map, with its interval."""
+
+    change: str
+    seeds: int
+    at_end: Estimate
+    whole: Estimate
+    """Of the mean of all evaluations."""
+
+
+def report_ablations(ablations: Sequence[RunFolder], results: Path) -> list[str]:
+    """Draw what was changed, on every map, to `results`; returns the text, nothing without runs."""
+    found = {env_map: ablated(env_map, ablations) for env_map in plan.ABLATION_MAPS}
+    maps = {env_map: changes for env_map, changes in found.items() if changes}
+    if not maps:
+        return []
+    write_figure(results / f"{plan.ABLATIONS}.png", draw_ablations(maps))
+    title = f"# One change at a time, at {plan.ABLATED:,} steps"
+    picture = f"![{title.strip('# ')}: interquartile mean of the win rate]({plan.ABLATIONS}.png)"
+    return [title, *(ablation_table(env_map, changes) for env_map, changes in maps.items()), picture]
+
+
+def ablated(env_map: str, ablations: Sequence[RunFolder]) -> list[Ablated]:
+    """What was changed on a map, in the plan's order."""
     runs = {run.folder.name.partition("-")[2]: run for run in ablations if run.base_task == env_map}
-    lines = [[env_map, "settings", "seeds", "at the end", "over the whole run"], ["---"] * 5]
+    found = []
     for change in (each for each in plan.CHANGES if each in runs):
         curves = np.array(list(runs[change].evaluations("win_rate").values()), float)  # (evaluations, seeds)
         at_end = interquartile_mean_interval([curves[-1]], runs[change].episodes)
         whole = interquartile_mean_interval([curves.mean(axis=0)])
-        settings = f"`{' '.join(plan.CHANGES[change])}`" * bool(plan.CHANGES[change])
-        name = change.replace("_", " ")
-        lines.append([name, settings, str(curves.shape[1]), show(at_end, True), show(whole, True)])
-    return _markdown(lines) if runs else ""
+        found.append(Ablated(change, curves.shape[1], at_end, whole))
+    return found
+
+
+def ablation_table(env_map: str, changes: Sequence[Ablated]) -> str:
+    """Win rates at the end and over the whole run."""
+    lines = [[env_map, "settings", "seeds", "at the end", "over the whole run"], ["---"] * 5]
+    for each in changes:
+        settings = f"`{' '.join(plan.CHANGES[each.change])}`" * bool(plan.CHANGES[each.change])
+        scores = [show(estimate, True) for estimate in (each.at_end, each.whole)]
+        lines.append([each.change.replace("_", " "), settings, str(each.seeds), *scores])
+    return _markdown(lines)
+
+
+def draw_ablations(maps: dict[str, list[Ablated]]) -> "Figure":
+    """Interquartile means, a panel a map: a row for the end and one for the whole run."""
+    blocks = []
+    for title, field in (("at the end", "at_end"), ("over the whole run", "whole")):
+        panels = [
+            Panel(f"{env_map}: % wins, {title}", partial(_draw_changes, changes, field))
+            for env_map, changes in maps.items()
+        ]
+        blocks.append(Block(panels))
+    return draw_grid(blocks)
+
+
+def _draw_changes(changes: Sequence[Ablated], field: str, axes: "Axes") -> None:
+    """A bar for each change, and a line through the value without one."""
+    estimates = {each.change: tuple(100 * x for x in getattr(each, field)) for each in changes}
+    if "none" in estimates:
+        axes.axvline(estimates["none"][0], color=FAINT, linewidth=0.8, linestyle="--")
+    labels = [change.replace("_", " ") for change in estimates]
+    draw_bars(axes, labels, [*estimates.values()], [FAINT if each == "none" else MAIN for each in estimates])
 
 
 def table_of(runs: Sequence[RunFolder]) -> str:

@@ -111,7 +111,7 @@ def _draw_scores(comparison: Comparison, entries: list[Entry], looks: Looks, axe
     names = ticks([looks[entry.algorithm] for entry in entries], LABEL - max(map(len, tasks)))
     labels = [task + name for task, name in zip(tasks, names, strict=True)]
     estimates = [tuple(factor * x for x in entry.final) for entry in entries]
-    _draw_bars(axes, labels, estimates, [looks[entry.algorithm].colour for entry in entries])
+    draw_bars(axes, labels, estimates, [looks[entry.algorithm].colour for entry in entries])
 
 
 def _improvements_panel(comparison: Comparison, looks: Looks) -> Panel:
@@ -139,7 +139,7 @@ def _draw_improvements(comparison: Comparison, labels: list[str], looks: Looks, 
     """With intervals."""
     estimates = [tuple(100 * x for x in each.probability) for each in comparison.improvements]
     axes.axvline(50, color=FAINT, linewidth=0.8, linestyle="--")
-    _draw_bars(axes, labels, estimates, [looks[each.algorithm].colour for each in comparison.improvements])
+    draw_bars(axes, labels, estimates, [looks[each.algorithm].colour for each in comparison.improvements])
     axes.set_xlim(-3, 103)
 
 
@@ -159,8 +159,8 @@ def _draw_all_pairs(comparison: Comparison, looks: Looks, axes: "Axes") -> None:
     axes.tick_params(length=0, labelsize=8)
 
 
-def _draw_bars(axes: "Axes", labels: list[str], estimates: Sequence[tuple], colours: list) -> None:
-    """One interval per row, from the top, with a mark at the value."""
+def draw_bars(axes: "Axes", labels: list[str], estimates: Sequence[tuple], colours: list) -> None:
+    """One interval (value, low, high) per row, from the top, with a mark at the value."""
     from matplotlib.ticker import MaxNLocator
 
     axes.use_sticky_edges = False

@@ -4,6 +4,8 @@ Importing it does not import JAX; an environment, a mixer or a network is import
 """
 
 import dataclasses
+import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.definition import Definition, check_class
-from qmix_jax.import_path import MADE_IN_PYTHON, is_import_path, load, search_in
+from qmix_jax.import_path import MADE_IN_PYTHON, is_import_path, search_in
 from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
 from qmix_jax.settings import (
@@ -39,6 +41,7 @@ T = TypeVar("T")
 GROUPS = ("env", "algorithm", "agent")
 """The groups of settings whose name chooses a part of the program."""
 NOTHING: Mapping[str, Any] = {}
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 NOT_OPTIONS = ("parent", "name", "entities")
 """A mixer's fields that are no options: those of every flax module, and what `Mixer.in_env` sets."""
 
@@ -201,27 +204,24 @@ def _class_of(part: Any) -> type:
 def name_of(part: Any) -> str:
     """The name in a config of a class or an object: its import path, where that and the settings make it again."""
     cls = _class_of(part)
-    is_found = cls.__module__ != "__main__" and "." not in cls.__qualname__
+    is_found = cls.__module__ != "__main__" and getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
     is_known = isinstance(part, type) or _recovered(part) is not None
     return f"{cls.__module__}:{cls.__name__}{'' if is_found and is_known else MADE_IN_PYTHON}"
 
 
-def sources_of(config: Config) -> list[Any]:
-    """The code of a config's parts, which settings alone do not tell: the classes or objects of which they are made
-    (a module that was reloaded has others), and the shield.
-    """
-    parts = ((registry(), getattr(config, group)) for group, registry in REGISTRIES.items())
-    shield = None if config.env.shield is None else load(config.env.shield, "env.shield", "function")
-    return [*(each[part.name] if part.given is None else _source_of(part.given) for each, part in parts), shield]
-
-
-def _source_of(part: Any) -> Any:
-    """Of what an object is known to be made again with its settings: its class; else the object itself."""
-    return part if isinstance(part, type) or _recovered(part) is None else type(part)
+def has_parts_from_elsewhere(config: Config) -> bool:
+    """Whether a part of a run, or its shield, is somebody's own code."""
+    parts = [(getattr(config, group), registry()) for group, registry in REGISTRIES.items()]
+    own = all(part.given is None and part.name in [*registry] for part, registry in parts)
+    return not own or config.env.shield is not None
 
 
 def _recovered(part: Any) -> dict[str, Any] | None:
-    """The arguments that made an object, from its attributes of the same names; None where one is missing."""
+    """The arguments that made an object, from its attributes of the same names; None where one is missing, or where
+    its constructor takes some without names (`**others`).
+    """
+    if any(each.kind not in NAMED for each in inspect.signature(type(part)).parameters.values()):
+        return None
     names = [each.name for each in dataclasses.fields(_settings_class(type(part)))]
     found = {name: getattr(part, name) for name in names if is_plain(getattr(part, name, is_plain))}
     return found if len(found) == len(names) else None

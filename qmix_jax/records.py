@@ -48,6 +48,7 @@ RESERVED_METRICS = frozenset(
         *(
             "return",
             "episode_length",
+            "length",
             "episodes",
             "steps_per_second",
             "frozen_since",
@@ -58,7 +59,9 @@ RESERVED_METRICS = frozenset(
         *("loss", "td_error", "q_mean", "target_mean", "grad_norm", "updates", "replay_fill"),
     }
 )
-"""Names in rows, after `train/` or `eval/`, that no metric of an environment may have."""
+"""Names that no metric of an environment may have: those in rows, after `train/` or `eval/`, and `length`, which is an
+episode's in the scores of an evaluation.
+"""
 ENVIRONMENT_NAN = "train/environment_nan_at"
 """Beside it: for each seed the environment step at which its environment gave NaN or infinity, or None: the loss itself
 diverged, or the seed has met no NaN."""

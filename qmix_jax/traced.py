@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from qmix_jax.build import mixer_class, sources_of
+from qmix_jax.build import mixer_class
 from qmix_jax.config import CheckpointConfig, Config, LoggingConfig, by_name
 from qmix_jax.settings import TRACED, traced_numbers, traced_properties
 
@@ -52,12 +52,9 @@ def numbers_of_env(numbers: Mapping[str, Any]) -> dict[str, Any]:
 def program_key(config: Config) -> str:
     """Equal for configs that need the same program on the same devices: they differ in their numbers, the first seed,
     how many seeds may train at once, what is written, and callbacks, on which no compiled code depends.
+
+    The same in every process. Parts that are made in Python, or from elsewhere, are known by their names alone.
     """
-    return f"{settings_key(config)} {[id(source) for source in sources_of(config)]}"
-
-
-def settings_key(config: Config) -> str:
-    """The same in every process, without the parts that are made in Python."""
     evaluation = replace(config.evaluation, score="last")
     nothing: dict[str, Any] = {"logging": LoggingConfig(), "checkpoint": CheckpointConfig(), "callbacks": ()}
     plain = replace(config, seed=0, num_seeds_at_once="auto", evaluation=evaluation, **nothing)

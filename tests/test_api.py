@@ -5,6 +5,7 @@ import sys
 import threading
 
 import jax
+import jax.numpy as jnp
 import jaxmarl
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from qmix_jax.mixers.vdn import VDN
 from qmix_jax.records import read_metrics
 from qmix_jax.reporters.base import Callback
 from qmix_jax.reporters.callbacks import Callbacks
+from qmix_jax.run import program
 from qmix_jax.run.checkpoint import find
-from qmix_jax.run.program import Program
+from qmix_jax.run.experiment import check
+from qmix_jax.run.program import ReusingProgram
 from qmix_jax.settings import ConfigError
 from qmix_jax.untrusted import read_settings
 
@@ -54,7 +57,8 @@ class Fans(qmix_jax.Callback):
 
     def on_evaluation(self, row):
         self.calls.append(("evaluation", row["env_steps"]))
-        row.clear()  # its own copy
+        row["eval/return"].clear()  # its own copy
+        row.clear()
         self.left -= 1
         return "stop" if self.left == 0 else None
 
@@ -170,14 +174,14 @@ def test_a_callback_that_exits_does_not_end_the_run_either(capsys):
 @pytest.mark.slow
 def test_an_equal_program_is_compiled_once_and_nothing_is_left_behind(monkeypatch, tmp_path):
     compiled = []
-    compile_chunk = Program.compile_chunk
-    monkeypatch.setattr(Program, "compile_chunk", lambda self: compiled.append(1) or compile_chunk(self))
+    compile_with = program.compile_with
+    monkeypatch.setattr(program, "compile_with", lambda *args: compiled.append(1) or compile_with(*args))
     monkeypatch.chdir(tmp_path)
     threads = threading.active_count()
     settings = {name: value for name, value in SETTINGS.items() if name != "algorithm"}
-    for seed, env in enumerate([Game, Game(), Game(), Game, Game(length=3)]):
+    for seed, env in enumerate([Game, Game(), Game(), Game, Game(length=3)]):  # whose length changes no program
         qmix_jax.train(*QUIET, env=env, mixer=VDN, seed=seed, folder=None, **settings)
-        assert len(compiled) == (1 if seed < 4 else 2)
+        assert len(compiled) == 1
     assert threading.active_count() == threads and not list(tmp_path.iterdir())
 
 
@@ -204,6 +208,40 @@ def test_a_module_that_is_reloaded_is_trained_as_it_is_now(monkeypatch, tmp_path
         importlib.reload(importlib.import_module("pays"))
         run = qmix_jax.train(*QUIET, "env=pays:Pays", mixer=VDN, folder=None, **settings)
         assert run.rows[-1]["eval/return"] == [2 * reward]
+
+
+PAY = 1.0
+
+
+class Changing(Game):
+    """Its reward depends on a global and on an attribute that is no setting of its own class."""
+
+    def __init__(self, extra: float = 0.0, **others):
+        super().__init__(**others)
+        self.extra = extra
+
+    def step(self, key, state, action):
+        state, observation, outcome = super().step(key, state, action)
+        return state, observation, outcome._replace(reward=jnp.float32(PAY * self.length))
+
+
+def test_somebody_elses_code_is_compiled_again_where_it_changed_and_only_there(monkeypatch):
+    monkeypatch.setattr(program, "compile_with", lambda lowered, options: object())
+    rollout = {"num_envs": 2, "num_steps": 4}
+    settings = {**SETTINGS, "rollout": rollout}
+
+    def compiled(env):
+        checked = check(qmix_jax.compose(*QUIET, env=env, **settings))
+        return ReusingProgram(checked.config, checked.env, checked.mesh).compile_chunk()
+
+    changing = Changing()
+    first = compiled(changing)
+    assert compiled(changing) is first and compiled(Changing(extra=0.0)) is first
+    assert compiled(Changing(length=3)) is not first, "an argument that is not among the class's own"
+    changing.length = 5
+    assert compiled(changing) is not first
+    monkeypatch.setattr(sys.modules[__name__], "PAY", 2.0)
+    assert compiled(Changing()) is not first
 
 
 @pytest.mark.slow

@@ -54,6 +54,9 @@ class Crew(Depot):
 class Entities(Depot):
     def __init__(self, entities: int): self.entities = entities; super().__init__(entities)
 
+class Loose(Depot):
+    def __init__(self, bonus: float = 0.0, **others): self.bonus = bonus; super().__init__(**others)
+
 class Named(Depot):
     def __init__(self, name: str = "depot", shield: int = 1): self.name, self.shield = name, shield; super().__init__()
 
@@ -357,6 +360,14 @@ def test_a_setting_may_have_a_name_that_is_no_option_of_mixers():
     assert config.env.settings.entities == 4
     own_parts = import_module("own_parts")
     assert name_of(own_parts.Entities(4)) == "own_parts:Entities"
+
+
+def test_a_name_makes_an_object_again_only_where_its_class_and_all_its_arguments_are_known():
+    own_parts = import_module("own_parts")
+    assert name_of(own_parts.Loose(bonus=2.0)) == "own_parts:Loose (made in Python)", "of **others nothing is known"
+    for name in ("Entities", "Missing"):
+        another = type(name, (own_parts.Entities,), {"__module__": "own_parts"})
+        assert name_of(another(4)) == f"own_parts:{name} (made in Python)"
 
 
 def test_a_dataclass_as_an_argument_is_a_group_of_settings():

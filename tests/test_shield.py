@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import tiny
 
+import qmix_jax
 from qmix_jax.build import make_env
 from qmix_jax.cli import main as cli
 from qmix_jax.config import EnvConfig
@@ -73,6 +74,10 @@ def half(observation, state, available):
     return available[:, :2]
 
 LIMIT = 3
+
+def not_the_first_legal_one(observation, state, available):
+    xp = available.__array_namespace__()
+    return available & (xp.cumulative_sum(available * 1, axis=-1) > 1)
 """
 
 
@@ -95,6 +100,15 @@ def test_the_environment_says_what_the_shield_leaves(rules, probe):
         action = observation.available.argmax(-1)
         state, observation, _ = env.step(jax.random.key(t), state, action)
         bare_state, bare, _ = probe.step(jax.random.key(t), bare_state, action)
+
+
+@pytest.mark.parametrize("env", ["probe", "climbing", "predator_prey"])
+def test_a_team_learns_with_the_actions_that_were_legal_when_it_acted(rules, env):
+    shielded = make_env(qmix_jax.compose(f"env={env}", f"env.shield={rules}:not_the_first_legal_one").env)
+    state, observation = shielded.reset(jax.random.key(0))
+    kept = shielded.decompress(shielded.compress(state, observation))
+    jax.tree.map(np.testing.assert_array_equal, kept, observation)
+    assert not np.array_equal(observation.available, shielded.wrapped.reset(jax.random.key(0))[1].available)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from qmix_jax.agents.transformer import TransformerAgents, TransformerConfig
 from qmix_jax.build import from_mapping, make_agents, make_env
 from qmix_jax.cli.evaluate import on_map
 from qmix_jax.envs.entities import Entities, Team, state_of, team_of
-from qmix_jax.envs.layout import layout_of
+from qmix_jax.envs.layout import AgentLayout, Feature, Layout, layout_of
+from qmix_jax.envs.two_step import TwoStep, TwoStepConfig
 from qmix_jax.learning.robustness import ParallelEvaluator
 from qmix_jax.mixers.transfqmix import TransfQMix
 from qmix_jax.run.trained import TrainedRun
@@ -159,6 +160,17 @@ def test_every_number_of_an_observation_stands_in_the_row_of_its_entity(env):
             np.testing.assert_allclose(np.sort(row[:-2][row[:-2] != 0]), np.sort([v for v in features.values() if v]))
             own, friend = row[-2:]
             assert (own, friend) == (name == env.spec.agent_names[i], name in env.spec.agent_names)
+
+
+def test_numbers_of_one_name_about_one_entity_have_columns_of_their_own():
+    kinds = {"position": (Feature("x"),), "velocity": (Feature("x"),), "lidar": (Feature("ray"),) * 2}
+    blocks = (("a", "position"), ("b", "position"), ("a", "velocity"), ("a", "lidar"))
+    spec = TeamSpec("blocks", ("a",), obs_size=5, num_actions=1, state_size=5, episode_limit=1)
+    layout = Layout(kinds, (AgentLayout(blocks, ("stay",)),), "", state=blocks)
+    env = TwoStep(TwoStepConfig())
+    env.spec, env.layout = spec, lambda: layout
+    for entities in (team_of(env).entities, state_of(env)):
+        assert entities.places == ((0, 2, 3, 4), (1, -1, -1, -1))
 
 
 def test_the_value_of_an_attack_comes_from_the_enemy_that_is_attacked():

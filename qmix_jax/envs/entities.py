@@ -4,6 +4,7 @@ An environment's layout (`qmix_jax.envs.layout`) says which entity each number d
 column, so that all teams of an environment have the same columns and differ only in their rows.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import Layout, layout_of
 
 Blocks = tuple[tuple[str, str], ...]
+Column = tuple[str, int]
+"""A feature's name, and how many of that name the entity has before it."""
 NOWHERE = -1
 
 
@@ -77,18 +80,26 @@ def _names(blocks: Blocks) -> list[str]:
     return list(dict.fromkeys(about for about, _ in blocks))
 
 
-def _columns(layout: Layout, views: list[Blocks]) -> list[str]:
-    kinds = dict.fromkeys(kind for blocks in views for _, kind in blocks)
-    return list(dict.fromkeys(feature.name for kind in kinds for feature in layout.kinds[kind]))
-
-
-def _places(layout: Layout, blocks: Blocks, columns: list[str], start: int) -> tuple[tuple[int, ...], ...]:
-    names = _names(blocks)
-    table = np.full((len(names), len(columns)), NOWHERE)
+def _numbers(layout: Layout, blocks: Blocks) -> list[tuple[str, Column]]:
+    """The entity and the column of each number of a vector."""
+    found: list[tuple[str, Column]] = []
+    seen: Counter[tuple[str, str]] = Counter()
     for about, kind in blocks:
         for feature in layout.kinds[kind]:
-            table[names.index(about), columns.index(feature.name)] = start
-            start += 1
+            found.append((about, (feature.name, seen[about, feature.name])))
+            seen[about, feature.name] += 1
+    return found
+
+
+def _columns(layout: Layout, views: list[Blocks]) -> list[Column]:
+    return list(dict.fromkeys(column for blocks in views for _, column in _numbers(layout, blocks)))
+
+
+def _places(layout: Layout, blocks: Blocks, columns: list[Column], start: int) -> tuple[tuple[int, ...], ...]:
+    names = _names(blocks)
+    table = np.full((len(names), len(columns)), NOWHERE)
+    for place, (about, column) in enumerate(_numbers(layout, blocks), start):
+        table[names.index(about), columns.index(column)] = place
     return tuple(map(tuple, table.tolist()))
 
 

@@ -1,6 +1,7 @@
 """The callbacks of a run as one: each is called in turn, and one that raises is left out from then on."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Callbacks(Callback):
         """What each member's method returns, those that raise left out."""
         answers = []
         for member in list(self._members):
-            own = [dict(each) if isinstance(each, dict) else each for each in arguments]
+            own = [deepcopy(each) if isinstance(each, dict) else each for each in arguments]
             try:
                 answers.append((member, getattr(member, method)(*own)))
             except (Exception, SystemExit) as error:  # somebody else's code can raise anything; the run is worth more

@@ -1,7 +1,6 @@
 """Compiling lowered programs with options that the installed XLA may not know."""
 
 import hashlib
-import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -46,11 +45,14 @@ def _equal_programs_in_turn(lowered: Any) -> Iterator[None]:
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     with ExitStack() as stack:
         if folder and "://" not in folder and hosts.count() == 1:
-            program = io.BytesIO()
-            lowered.compiler_ir("stablehlo").operation.write_bytecode(program)  # 11 ms; as_text takes 60
             with suppress(OSError):
-                stack.enter_context(waited_for(Path(folder) / f"{hashlib.sha256(program.getvalue()).hexdigest()}.lock"))
+                stack.enter_context(waited_for(Path(folder) / f"{fingerprint(lowered)}.lock"))
         yield
+
+
+def fingerprint(lowered: Any) -> str:
+    """Equal for lowered programs that are equal, wherever in the source they were called from."""
+    return hashlib.sha256(lowered.as_text().encode()).hexdigest()
 
 
 @cache

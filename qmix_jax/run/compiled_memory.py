@@ -17,7 +17,7 @@ from qmix_jax.files import read_json, write_json
 from qmix_jax.records import known
 from qmix_jax.run.devices import DATA, SEED
 from qmix_jax.run.program import Program
-from qmix_jax.traced import settings_key
+from qmix_jax.traced import program_key
 
 
 def record(program: Program, compiled: Any) -> None:
@@ -66,5 +66,5 @@ def _path(program: Program) -> Path | None:
     seeds = "one" if has_one else "together" if program.vmaps_seeds else "in turn"
     plain = replace(config, num_seeds=1, total_env_steps=1, devices="auto")
     kind = program.mesh.devices.flat[0].device_kind
-    text = f"{settings_key(plain)} {seeds} {program.mesh.shape[DATA]} {kind} {metadata.version('jaxlib')}"
+    text = f"{program_key(plain)} {seeds} {program.mesh.shape[DATA]} {kind} {metadata.version('jaxlib')}"
     return Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()}.memory.json"

@@ -10,7 +10,7 @@ called.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from qmix_jax.agents.base import num_features
+from qmix_jax.build import has_parts_from_elsewhere
 from qmix_jax.config import Config
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.learning.evaluate import RecordedEpisodes, episode_keys, record
@@ -30,7 +31,7 @@ from qmix_jax.learning.rollout import EpisodeSums
 from qmix_jax.learning.trainer import SeedState, StepMetrics, Trainer
 from qmix_jax.nn.linear import matmul_dtype
 from qmix_jax.run import hosts
-from qmix_jax.run.compilation import compile_quickly, compile_with
+from qmix_jax.run.compilation import compile_quickly, compile_with, fingerprint
 from qmix_jax.run.devices import DATA, SEED, make_mesh, part_of
 from qmix_jax.traced import numbers, program_key
 from qmix_jax.types import Clock, Params, tree_bytes
@@ -170,7 +171,11 @@ class Program:
 
     def compile_init(self) -> Any:
         """`seeds, numbers -> state` before the first step, as an executable."""
-        return compile_quickly(self._init.lower(self._seeds, self._shapes_of_numbers))
+        return compile_quickly(self.lower_init())
+
+    def lower_init(self) -> Any:
+        """`seeds, numbers -> state` before the first step, lowered."""
+        return self._init.lower(self._seeds, self._shapes_of_numbers)
 
     @cached_property
     def shapes(self) -> TrainState:
@@ -254,11 +259,14 @@ class Program:
 
     def compile_chunk(self) -> Any:
         """The chunk as an executable; the state is donated."""
-        return self._compile(self.chunk, self.shapes, self._shapes_of_numbers)
+        return self._compile(self.lower_chunk())
 
-    def _compile(self, function: Callable, *arguments: Any) -> Any:
-        """A function as an executable for the mesh's devices; its first argument is donated."""
-        lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
+    def lower_chunk(self) -> Any:
+        """The chunk, lowered; the state is donated."""
+        return jax.jit(self.chunk, donate_argnums=0).lower(self.shapes, self._shapes_of_numbers)
+
+    def _compile(self, lowered: Any) -> Any:
+        """An executable for the mesh's devices."""
         return compile_with(lowered, FOR_CPU_CORES if self._is_on_cpu else {})
 
     def start(self, make_state: Callable[[], TrainState]) -> tuple[TrainState, Callable]:
@@ -300,7 +308,7 @@ class Program:
             return TrainState(state.clock._replace(iteration=state.clock.iteration + count), seeds), carry
 
         mapped = self._map(loop, (self._specs, P(SEED), P()), (self._specs, P((SEED, DATA))))
-        return self._compile(mapped, state, self.numbers, np.int32(1))
+        return self._compile(jax.jit(mapped, donate_argnums=0).lower(state, self.numbers, np.int32(1)))
 
     def compile_record(self, params: Params, episodes: int) -> Any:
         """`params, key -> RecordedEpisodes` of greedy episodes, as an executable for one device."""
@@ -313,43 +321,34 @@ class Program:
 
 
 class ReusingProgram(Program):
-    """A program that takes what an earlier equal one of the process compiled."""
+    """A program that takes what an earlier equal one of the process compiled.
+
+    Programs of this package's parts are equal where their settings are. Somebody else's code may change while its
+    settings stay the same, in a notebook say, so there the lowered programs are compared.
+    """
 
     def compile_init(self) -> Any:
         """`seeds, numbers -> state` before the first step, as an executable."""
-        return _compiled_init(_Equal(self))
+        return self._compiled_once("init", self.lower_init, compile_quickly)
 
     def compile_chunk(self) -> Any:
         """The chunk as an executable; the state is donated."""
-        return _compiled_chunk(_Equal(self))
+        return self._compiled_once("chunk", self.lower_chunk, self._compile)
 
-    @cached_property
-    def key(self) -> str:
-        """Equal for programs that compile alike: their settings differ only in what no compiled code depends on."""
-        return f"{program_key(self.config)} {self.mesh.devices.tolist()} {self.mesh.shape}"
-
-
-class _Equal:
-    """A program that equals others with its key, for a cache."""
-
-    def __init__(self, program: ReusingProgram):
-        self.program = program
-
-    def __hash__(self) -> int:
-        return hash(self.program.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Equal) and self.program.key == other.program.key
+    def _compiled_once(self, what: str, lower: Callable[[], Any], compile_: Callable[[Any], Any]) -> Any:
+        lowered = lower() if has_parts_from_elsewhere(self.config) else None
+        program = program_key(self.config) if lowered is None else fingerprint(lowered)
+        key = f"{what} {program} {self.mesh.devices.tolist()} {self.mesh.shape}"
+        found = _COMPILED.pop(key, None) or compile_(lowered or lower())
+        _COMPILED[key] = found
+        for oldest in list(_COMPILED)[:-MOST_COMPILED]:
+            _COMPILED.pop(oldest, None)
+        return found
 
 
-@lru_cache(maxsize=4)
-def _compiled_chunk(equal: _Equal) -> Any:
-    return Program.compile_chunk(equal.program)
-
-
-@lru_cache(maxsize=4)
-def _compiled_init(equal: _Equal) -> Any:
-    return Program.compile_init(equal.program)
+MOST_COMPILED = 8
+_COMPILED: dict[str, Any] = {}
+"""The executables of the programs that were used last."""
 
 
 def describe_memory(shapes: TrainState) -> dict[str, int]:

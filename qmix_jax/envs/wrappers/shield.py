@@ -62,12 +62,15 @@ class Shielded(TeamEnv):
         return state, self._narrowed(observation), outcome
 
     def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
-        """What the replay buffer keeps of an observation."""
-        return self.wrapped.compress(state, observation)
+        """What the replay buffer keeps of an observation, with the legal actions: the shield is asked once, about what
+        the agents saw, so that they act and learn with the same ones.
+        """
+        return self.wrapped.compress(state, observation), observation.available
 
     def decompress(self, compact: CompactObservation) -> Observation:
         """The observation of which `compress` made this."""
-        return self._narrowed(self.wrapped.decompress(compact))
+        own, available = compact
+        return self.wrapped.decompress(own)._replace(available=available)
 
     def scene(self, state: EnvState) -> dict[str, Any]:
         """The environment's own."""

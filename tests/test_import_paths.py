@@ -19,10 +19,11 @@ SITE = Path(__file__).parent / "site"
 OWN = '''
 from dataclasses import dataclass
 from typing import Literal
+import jax
 import jax.numpy as jnp
 from depot.env import Depot
 from depot.parts import Linear, Weights
-from qmix_jax import Callback, TeamEnv
+from qmix_jax import Callback, Mixer, TeamEnv
 from qmix_jax.settings import Traced
 
 def function(): raise AssertionError("called")
@@ -120,6 +121,28 @@ class ShortUnroll(Linear):
 
 class WholeWeights(Linear):
     def init(self, key): return {"into": jnp.ones((3, 8), int), "out": jnp.ones((8, 2))}
+
+class HalfWeights(Linear):
+    def init(self, key): return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), super().init(key))
+
+class Central(Weights):
+    central = property(lambda self: Weights())
+    def importance(self, chosen, targets, best, is_best): return jnp.ones(3)
+
+class NoImportance(Central):
+    importance = Mixer.importance
+
+class NumberCentral(Central):
+    central = 7
+
+class NoStreams(Weights):
+    def __call__(self, joint): return super().__call__(joint)[..., :0]
+
+class TwoCentral(Central):
+    central = property(lambda self: TwoStreams())
+
+class TwoStreams(Weights):
+    def __call__(self, joint): return super().__call__(joint) * jnp.ones(2)
 
 class FailingMixer(Weights):
     def __call__(self, joint): return joint.nothing
@@ -267,6 +290,27 @@ MISTAKES = {
     "integer parameters": (
         "env=depot agent=own_parts:WholeWeights",
         "WholeWeights.init: the parameter ['into'] is int32",
+    ),
+    "parameters of half precision": (
+        "env=depot agent=own_parts:HalfWeights",
+        "is bfloat16 of shape (3, 4), but must be",
+    ),
+    "importances of another shape": (
+        "env=depot algorithm=own_parts:Central",
+        "Central.importance: returns float32 of shape (3,), but must return float32 of shape (*batch, 1),",
+    ),
+    "no importances": ("env=depot algorithm=own_parts:NoImportance", "NoImportance.importance: NotImplementedError"),
+    "a central value that is no mixer": (
+        "env=depot algorithm=own_parts:NumberCentral",
+        "NumberCentral.central: is the Python int 7, but must be a Mixer",
+    ),
+    "a central value of two streams": (
+        "env=depot algorithm=own_parts:TwoCentral",
+        "TwoStreams.__call__: returns float32 of shape (2, 3, 2), but must return float32 of shape (*batch, 1)",
+    ),
+    "no stream at all": (
+        "env=depot algorithm=own_parts:NoStreams",
+        "NoStreams.__call__: returns float32 of shape (2, 3, 0)",
     ),
     "a mixer that raises": (
         "env=depot algorithm=own_parts:FailingMixer",

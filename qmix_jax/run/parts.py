@@ -86,16 +86,20 @@ def _check_mixer(mixer: Mixer, spec: TeamSpec, num_features: int) -> None:
         hidden=_floats(*team, num_features),
         state=_floats(*times, spec.state_size),
     )
-    params = _shape(mixer, "__call__", jax.random.key(0), joint, call=mixer.init)
-    _require_floats(mixer, "init", params)
-    streams = _shape(mixer, "__call__", params, joint, call=mixer.apply)
-    wanted = f"float32 of shape (*batch, K), here {(*times, 1)} with one stream"
-    is_right = _is_float(streams, *times, None)
-    _require(mixer, "__call__", is_right, f"returns {kind(streams)}, but must return {wanted}")
+    params, streams = _check_streams(mixer, joint, None)
     if type(mixer).penalty is not Mixer.penalty:
         found = _shape(mixer, "penalty", params, joint, joint, call=partial(mixer.apply, method="penalty"))
         wanted = f"float32 of shape (*batch), here {times}"
         _require(mixer, "penalty", _is_float(found, *times), f"returns {kind(found)}, but must return {wanted}")
+    if mixer.central is not None:
+        _require(mixer, "central", isinstance(mixer.central, Mixer), f"is {kind(mixer.central)}, but must be a Mixer")
+        _, value = _check_streams(mixer.central, joint, 1)
+        is_best = jax.ShapeDtypeStruct(value.shape, jnp.bool_)
+        found = _shape(mixer, "importance", streams, value, value, is_best)
+        wanted = f"float32 of shape (*batch, 1), here {value.shape}"
+        _require(
+            mixer, "importance", _is_float(found, *value.shape), f"returns {kind(found)}, but must return {wanted}"
+        )
 
     def varied(numbers: dict[str, Any], params: Any, joint: MixerInput) -> Any:
         return mixer.clone(**numbers).apply(params, joint)
@@ -103,6 +107,17 @@ def _check_mixer(mixer: Mixer, spec: TeamSpec, num_features: int) -> None:
     for name, value in traced_numbers(type(mixer), vars(mixer)).items():
         mistake = f"{name} is Traced, but decides a branch, a shape or a dtype"
         _shape(mixer, mistake, {name: jnp.float32(value)}, params, joint, call=varied)
+
+
+def _check_streams(mixer: Mixer, joint: MixerInput, count: int | None) -> tuple[Any, Any]:
+    """A mixer's parameters and value streams as shapes; `count` is how many there must be, None for any number."""
+    params = _shape(mixer, "__call__", jax.random.key(0), joint, call=mixer.init)
+    _require_floats(mixer, "init", params)
+    streams = _shape(mixer, "__call__", params, joint, call=mixer.apply)
+    wanted = f"float32 of shape (*batch, {count or 'K'}), here {(TIMES, BATCH, 1)} with one stream"
+    is_right = _is_float(streams, TIMES, BATCH, count) and streams.shape[-1] > 0
+    _require(mixer, "__call__", is_right, f"returns {kind(streams)}, but must return {wanted}")
+    return params, streams
 
 
 def _shape(part: Any, method: str, *arguments: Any, call: Callable | None = None) -> Any:
@@ -115,9 +130,8 @@ def _shape(part: Any, method: str, *arguments: Any, call: Callable | None = None
 
 def _require_floats(part: Any, method: str, params: Any) -> None:
     for path, leaf in jax.tree.leaves_with_path(params):
-        is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
         name = jax.tree_util.keystr(path)
-        _require(part, method, is_float, f"the parameter {name} is {kind(leaf)}, but must be float32")
+        _require(part, method, leaf.dtype == jnp.float32, f"the parameter {name} is {kind(leaf)}, but must be float32")
 
 
 def _is_float(found: Any, *shape: int | None) -> bool:

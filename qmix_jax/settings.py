@@ -88,23 +88,57 @@ Few = Annotated[int, Range(1, 1000, "must be greater than 0, and 1000 at most")]
 """A number of layers, heads or agents, for each of which the program has operations of its own."""
 
 
+LISTS, MAPPINGS = (list, tuple), (dict, Mapping)
+"""The types of settings that are lists, and those that are mappings."""
+
+
 def check_ranges(section: str, settings: Any) -> None:
-    """Raise ConfigError for the first number of a dataclass that is outside the `Range` of its type, or without a
-    `Range` outside int32 or float32.
+    """Raise ConfigError for the first number of a dataclass, also within its groups, lists and mappings, that is
+    outside the `Range` of its type, or without a `Range` outside int32 or float32.
     """
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for setting in dataclasses.fields(settings):
-        hint, value = hints.get(setting.name), getattr(settings, setting.name, None)
-        if isinstance(value, int | float):
-            declared = [mark for mark in _marks(hint) if isinstance(mark, Range)]
-            for limit in declared or [ANY_INT if isinstance(value, int) else ANY_FLOAT]:
-                limit.check(section + setting.name, value)
+        _check_value(section + setting.name, getattr(settings, setting.name, None), hints.get(setting.name))
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    if isinstance(value, int | float):
+        declared = [mark for mark in _marks(hint) if isinstance(mark, Range)]
+        for limit in declared or [ANY_INT if isinstance(value, int) else ANY_FLOAT]:
+            limit.check(name, value)
+    for option in _options(hint):
+        if dataclasses.is_dataclass(value) and type(value) is option:
+            check_ranges(f"{name}.", value)
+        for key, each, kind in _elements(value, option):
+            if kind is not Any:
+                _check_value(f"{name}{key}", each, kind)
+
+
+def _elements(value: Any, hint: Any) -> Iterable[tuple[str, Any, Any]]:
+    """The key, value and type of what is in a list or a mapping, where its type says of what."""
+    origin = typing.get_origin(hint)
+    if origin in LISTS and isinstance(value, list | tuple):
+        return [("", *pair) for pair in zip(value, _kinds(hint, len(value)), strict=False)]
+    if origin in MAPPINGS and isinstance(value, Mapping):
+        return [(f".{key}", each, typing.get_args(hint)[1]) for key, each in value.items()]
+    return []
+
+
+def _kinds(hint: Any, length: int) -> tuple:
+    """The types of the elements of a list or tuple of so many elements; of a tuple of fixed length, of its own."""
+    kinds = typing.get_args(hint) or (Any, ...)
+    is_fixed = typing.get_origin(hint) is tuple and ... not in kinds
+    return kinds if is_fixed else kinds[:1] * length
 
 
 def _marks(hint: Any) -> list[Any]:
     """What `Annotated` adds to a type, or to one of several."""
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
-    return [mark for option in options for mark in getattr(option, "__metadata__", ())]
+    return [mark for option in _options(hint) for mark in getattr(option, "__metadata__", ())]
+
+
+def _options(hint: Any) -> tuple:
+    """The several types of a union, or the one."""
+    return typing.get_args(hint) if _is_union(hint) else (hint,)
 
 
 def _is_union(hint: Any) -> bool:
@@ -252,24 +286,21 @@ def check_keys(values: Mapping, known: Iterable[str], path: str = "") -> None:
 
 def convert(value: Any, hint: Any, path: str) -> Any:
     """`value` as the type `hint`, or ConfigError."""
-    origin = typing.get_origin(hint)
+    origin = typing.get_origin(hint) or hint
     if hint is Any:
         return _nested(value)
     if _is_union(hint):
         return _convert_to_one(value, typing.get_args(hint), path)
     if origin is Literal:
-        require_one_of(path, value, typing.get_args(hint))
-        return value
-    if tuple in (hint, origin) or list in (hint, origin):
+        choices = typing.get_args(hint)
+        require_one_of(path, value, choices)
+        return choices[choices.index(value)]
+    if origin in LISTS:
         require(isinstance(value, list | tuple), f"{path}={shown(value)} must be a list")
-        kinds = typing.get_args(hint) or (Any, ...)
-        is_fixed = tuple in (hint, origin) and ... not in kinds
-        require(
-            not is_fixed or len(value) == len(kinds), f"{path}={shown(value)} must be a list of {len(kinds)} values"
-        )
-        kinds = kinds if is_fixed else kinds[:1] * len(value)
-        return (origin or hint)(convert(each, kind, path) for each, kind in zip(value, kinds, strict=True))
-    if {dict, Mapping} & {hint, origin}:
+        kinds = _kinds(hint, len(value))
+        require(len(value) == len(kinds), f"{path}={shown(value)} must be a list of {len(kinds)} values")
+        return origin(convert(each, kind, path) for each, kind in zip(value, kinds, strict=True))
+    if origin in MAPPINGS:
         require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings, as in {{name: value}}")
         return {str(name): each for name, each in value.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
@@ -281,7 +312,7 @@ def _convert_to_one(value: Any, options: tuple, path: str) -> Any:
     """`value` as one of several types: null or one of the literal words, or else the one remaining type."""
     words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
     if value in words or (value is None and type(None) in options):
-        return value
+        return words[words.index(value)] if value in words else None
     kinds = [option for option in options if option is not type(None) and typing.get_origin(option) is not Literal]
     also = [*map(str, words), *["null"] * (type(None) in options)]
     errors = []

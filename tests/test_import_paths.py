@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from depot.env import Depot
 from depot.parts import Linear, Weights
 from qmix_jax import Callback, Mixer, TeamEnv
-from qmix_jax.settings import Traced
+from qmix_jax.settings import Count, Share, Traced
 
 def function(): raise AssertionError("called")
 
@@ -72,10 +72,14 @@ class Nested(Depot):
 
 @dataclass(frozen=True)
 class Goal:
-    size: int = 2
+    size: Count = 2
 
 class Goals(Depot):
     def __init__(self, first: Goal = Goal(), second=Goal(5)): super().__init__()
+
+class Shares(Depot):
+    def __init__(self, shares: tuple[Share, ...] = (), counts: dict[str, Count] = {}, goals: list[Goal] | None = None):
+        super().__init__()
 
 class Odd(Depot):
     def __init__(self, draw=print): ...
@@ -261,6 +265,10 @@ MISTAKES = {
     "a wrong type": ("env=depot.env:Depot env.num_robots=1.5", "env.num_robots=1.5 must be a whole number"),
     "a wrong word": ("env=depot env.layout=smal", "env.layout=smal is not known (did you mean 'small'?)"),
     "a wrong number of a few": ("env=own_parts:Crew env.crew=5", "env.crew=5 is not known; choose one of 2, 3, 4"),
+    "a number of a group": ("env=own_parts:Goals env.first.size=0", "env.first.size=0 must be greater than 0"),
+    "a number of a list": ("env=own_parts:Shares env.shares=[7]", "env.shares=7.0 must lie between 0 and 1"),
+    "a number of a mapping": ("env=own_parts:Shares env.counts={a:0}", "env.counts.a=0 must be greater than 0"),
+    "a number of one of several": ("env=own_parts:Shares env.goals=[{size:0}]", "env.goals.size=0 must be greater"),
     "too long a tuple": ("env=own_parts:Crew env.grid=[2,2,9]", "env.grid=[2, 2, 9] must be a list of 2 values"),
     "a mixer's setting": ("env=depot algorithm=weights algorithm.strt=2", "(did you mean 'algorithm.start'?)"),
     "a network's setting": ("env=depot agent=linear agent.decai=2", "(did you mean 'agent.decay'?)"),
@@ -429,7 +437,8 @@ def test_an_object_has_the_mistakes_of_its_class(name, message):
 
 
 def test_a_setting_can_be_one_of_a_few_numbers(capsys):
-    assert from_mapping(compose(["env=own_parts:Crew", "env.crew=4"])).env.settings.crew == 4
+    crew = from_mapping(compose(["env=own_parts:Crew", "env.crew=4.0"])).env.settings.crew
+    assert (crew, type(crew)) == (4, int)
     assert cli.main(["train", "--help", "settings", "env=own_parts:Crew"]) == 0
     assert "crew: 2  # How many (2, 3, 4)" in capsys.readouterr().out
 

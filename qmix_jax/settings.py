@@ -210,6 +210,11 @@ def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
     return values
 
 
+def group_type(hint: Any) -> type | None:
+    """The dataclass that a type is, or is one of several; None where there is none."""
+    return next((each for each in _options(hint) if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
+
+
 def _as_group(value: Any) -> Any:
     """A dataclass as the group of its settings; anything else as it is."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
@@ -302,7 +307,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
         return origin(convert(each, kind, path) for each, kind in zip(value, kinds, strict=True))
     if origin in MAPPINGS:
         require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings, as in {{name: value}}")
-        return {str(name): each for name, each in value.items()}
+        kind = (*typing.get_args(hint), Any, Any)[1]
+        return {str(name): each if kind is Any else convert(each, kind, f"{path}.{name}") for name, each in value.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return make_settings(hint, value, path + ".")
     return _scalar(value, hint, path)

@@ -78,7 +78,7 @@ class Goals(Depot):
     def __init__(self, first: Goal = Goal(), second=Goal(5)): super().__init__()
 
 class Shares(Depot):
-    def __init__(self, shares: tuple[Share, ...] = (), counts: dict[str, Count] = {}, goals: list[Goal] | None = None):
+    def __init__(self, shares: tuple[Share, ...] = (), counts: dict[str, Count] = {"a": 1}, goals: list[Goal] | None = None):
         super().__init__()
 
 class Odd(Depot):
@@ -268,6 +268,10 @@ MISTAKES = {
     "a number of a group": ("env=own_parts:Goals env.first.size=0", "env.first.size=0 must be greater than 0"),
     "a number of a list": ("env=own_parts:Shares env.shares=[7]", "env.shares=7.0 must lie between 0 and 1"),
     "a number of a mapping": ("env=own_parts:Shares env.counts={a:0}", "env.counts.a=0 must be greater than 0"),
+    "a word in a mapping of numbers": (
+        "env=own_parts:Shares env.counts.b=two",
+        "env.counts.b=two must be a whole number",
+    ),
     "a number of one of several": ("env=own_parts:Shares env.goals=[{size:0}]", "env.goals.size=0 must be greater"),
     "too long a tuple": ("env=own_parts:Crew env.grid=[2,2,9]", "env.grid=[2, 2, 9] must be a list of 2 values"),
     "a mixer's setting": ("env=depot algorithm=weights algorithm.strt=2", "(did you mean 'algorithm.start'?)"),
@@ -427,6 +431,11 @@ def test_a_dataclass_as_an_argument_is_a_group_of_settings():
     assert (settings.first.size, settings.second.size) == (3, 5)
     with pytest.raises(ConfigError, match=r"env\.second\.size=1\.5 must be a whole number"):
         from_mapping(compose(["env=own_parts:Goals", "env.second.size=1.5"]))
+
+
+@pytest.mark.parametrize("line", ["env.counts={b:2}", "env.counts.b=2", "++env.counts.b=2"])
+def test_a_mapping_takes_other_names_than_those_of_its_default(line):
+    assert from_mapping(compose(["env=own_parts:Shares", line])).env.settings.counts == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(("name", "message"), [("Named", "the argument name of"), ("Misspelt", "Misspelt.training: ")])

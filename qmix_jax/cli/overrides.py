@@ -265,9 +265,11 @@ def _keys(key: str, value: Any) -> Iterable[str]:
 
 
 def _is_free(key: str, known: dict[str, Any]) -> bool:
-    """Whether the name is within a setting that takes any names: a group that is empty by default."""
+    """Whether the name is within a setting that takes any names."""
     section = key.rpartition(".")[0]
-    return bool(section) and (known.get(section) == {} or _is_free(section, known))
+    node = known.get(section)
+    is_open = isinstance(node, DictConfig) and node._get_node_flag("struct") is False
+    return is_open or (bool(section) and _is_free(section, known))
 
 
 def _flatten(config: DictConfig, path: str = "") -> Iterable[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """What Python adds to the YAML files from which Hydra composes: the general defaults and the choices of groups."""
 
 import traceback
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from qmix_jax.console import reason
 from qmix_jax.import_path import is_import_path, title_of
 from qmix_jax.registry import Registry
 from qmix_jax.run.startup import import_jax
-from qmix_jax.settings import ConfigError, defaults, field_names
+from qmix_jax.settings import ConfigError, defaults, field_names, group_type
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.search.settings import NAME as SEARCH
 from qmix_jax.sweep.search.settings import SearchSettings
@@ -37,8 +38,7 @@ def fill_store(given: Mapping[str, Any]) -> None:
     for group, make in {"env": _environment, "algorithm": _mixer, "agent": _network}.items():
         store.repo[group] = _Choices(group, REGISTRIES[group](), make, given.get(group))
     for name in LAUNCHERS.names:
-        settings = OmegaConf.create({"name": name, **defaults(LAUNCHERS[name].Settings)})
-        store.store(name, _with_free_names(settings), "hydra/launcher", "hydra.launcher")
+        store.store(name, {"name": name, **_with_missing(LAUNCHERS[name].Settings)}, "hydra/launcher", "hydra.launcher")
     store.store(SEARCH, {"name": SEARCH, **defaults(SearchSettings)}, "hydra/sweeper", "hydra.sweeper")
     OmegaConf.register_new_resolver("variant", _variant, replace=True)
     OmegaConf.register_new_resolver("title", title_of, replace=True)
@@ -69,7 +69,18 @@ def _network(name: str, entry: Any) -> dict[str, Any]:
 
 def _with_missing(settings: type, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The defaults of a dataclass; a setting without one has to be set."""
-    return {**dict.fromkeys(field_names(settings, leave_out), MISSING), **defaults(settings, leave_out)}
+    values = {**dict.fromkeys(field_names(settings, leave_out), MISSING), **defaults(settings, leave_out)}
+    return _with_free_names(values, settings)
+
+
+def _with_free_names(values: Mapping[str, Any], settings: type) -> dict[str, Any]:
+    """The same, where groups that are no dataclass's take any names."""
+    hints, made = typing.get_type_hints(settings), dict(values)
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            group = group_type(hints[name])
+            made[name] = _with_free_names(value, group) if group else OmegaConf.create(value, flags={"struct": False})
+    return made
 
 
 def _variant(env: DictConfig) -> str:
@@ -114,14 +125,4 @@ class _LazyNode(ConfigNode):
         if attribute != "node":
             raise AttributeError(attribute)
         import_jax()  # raises ConfigError where JAX refuses to be imported
-        return _with_free_names(OmegaConf.create(self._make()))
-
-
-def _with_free_names(config: DictConfig) -> DictConfig:
-    """The same, where groups that are empty by default take any names."""
-    for node in (config._get_node(key) for key in config):
-        if isinstance(node, DictConfig) and not node._is_none():
-            if not node:
-                OmegaConf.set_struct(node, False)
-            _with_free_names(node)
-    return config
+        return OmegaConf.create(self._make())

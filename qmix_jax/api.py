@@ -28,7 +28,7 @@ from qmix_jax.run.program import ReusingProgram
 from qmix_jax.run.resume import holds_run, read_rows
 from qmix_jax.run.scoring import score
 from qmix_jax.run.trained import TrainedRun
-from qmix_jax.settings import ConfigError, flatten, is_plain, require, shown
+from qmix_jax.settings import ConfigError, flatten, require, shown
 from qmix_jax.sweep.jobs import Job
 
 AUTO = "auto"
@@ -172,7 +172,8 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(name, each) for each in value]
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    require(is_plain(value), f"{name}={shown(value)}: a setting cannot be of type {type(value).__name__}")
+    is_plain = value is None or isinstance(value, bool | int | float | str)
+    require(is_plain, f"{name}={shown(value)}: a setting cannot be of type {type(value).__name__}")
     return value
 
 

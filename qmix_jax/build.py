@@ -20,6 +20,7 @@ from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
 from qmix_jax.settings import (
     ConfigError,
+    as_group,
     check_keys,
     check_ranges,
     constructor_settings,
@@ -153,8 +154,9 @@ def _env_config(values: Mapping[str, Any], given: Any) -> tuple[EnvConfig, Mappi
     common = {key: own.pop(key) for key in ("starts_per_rollout", "shield") if key in own}
     common = {key: convert(value, hints[key], f"env.{key}") for key, value in common.items()}
     if given is not None and not isinstance(given, type):
-        check_class(type(given))
-        return EnvConfig(name, _settings_of_object(given, own, "env."), given=given, **common), given.training
+        settings = _settings_of_object(given, own, "env.")
+        check_class(type(given), type(settings))
+        return EnvConfig(name, settings, given=given, **common), given.training
     entry = environments().find(name) if given is None else environments().of_class(given, name)
     settings = make_settings(entry.settings, own, "env.")
     return EnvConfig(name, settings, given=given, **common), entry.training
@@ -166,7 +168,8 @@ def _algorithm_config(values: Mapping[str, Any], given: Any) -> AlgorithmConfig:
     is_object = given is not None and not isinstance(given, type)
     options = given if is_object else make_settings(entry, own, "algorithm.", leave_out=NOT_OPTIONS)
     check_ranges("algorithm.", options)
-    plain = {key: getattr(options, key) for key in field_names(entry, NOT_OPTIONS)}
+    own = {key: getattr(options, key) for key in field_names(entry, NOT_OPTIONS)}
+    plain = {key: value for key, value in own.items() if is_plain(as_group(value))}
     return AlgorithmConfig(name, plain, given=None if given is None else options)
 
 
@@ -217,14 +220,19 @@ def has_parts_from_elsewhere(config: Config) -> bool:
 
 
 def _recovered(part: Any) -> dict[str, Any] | None:
-    """The arguments that made an object, from its attributes of the same names; None where one is missing, or where
-    its constructor takes some without names (`**others`).
+    """The arguments that made an object, from its attributes of the same names; None where these make no equal ones, or
+    where its constructor takes some without names (`**others`).
     """
-    if any(each.kind not in NAMED for each in inspect.signature(type(part)).parameters.values()):
+    try:
+        cls = _settings_class(type(part))
+        require(all(each.kind in NAMED for each in inspect.signature(type(part)).parameters.values()), "no names")
+        own = {name: getattr(part, name) for name in field_names(cls)}
+        plain = as_group(own)
+        require(is_plain(plain), "not all of its arguments can stand in a file")
+        made = vars(make_settings(cls, plain))
+    except (AttributeError, ConfigError):
         return None
-    names = [each.name for each in dataclasses.fields(_settings_class(type(part)))]
-    found = {name: getattr(part, name) for name in names if is_plain(getattr(part, name, is_plain))}
-    return found if len(found) == len(names) else None
+    return made if all(value in (plain[name], made[name]) for name, value in own.items()) else None
 
 
 def _settings_class(cls: type) -> type:
@@ -241,7 +249,8 @@ def _settings_of_object(part: Any, values: Mapping[str, Any], path: str) -> Any:
     """The settings of an object, which cannot be set again by `values`."""
     made = _recovered(part)
     settings = Unknown() if made is None else _settings_class(type(part))(**made)
-    changed = [key for key, value in values.items() if key not in vars(settings) or vars(settings)[key] != value]
+    own, hints = vars(settings), typing.get_type_hints(type(settings))
+    changed = [k for k, value in values.items() if k not in own or own[k] != convert(value, hints[k], path + k)]
     require(not changed, f"{path}{(*changed, '')[0]} cannot be set: {name_of(part)} is an object already")
     return settings
 

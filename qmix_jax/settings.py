@@ -166,7 +166,7 @@ def traced_properties(cls: type) -> list[str]:
 
 def traced_numbers(cls: type, values: Mapping[str, Any]) -> dict[str, float]:
     """The values of a dataclass's `Traced` settings, where they are numbers."""
-    return {name: float(values[name]) for name in _traced(cls) if isinstance(values[name], int | float)}
+    return {name: float(values[name]) for name in _traced(cls) if isinstance(values.get(name), int | float)}
 
 
 @cache
@@ -204,9 +204,9 @@ def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
     values = {}
     for each in dataclasses.fields(cls):
         if each.name in field_names(cls, leave_out) and each.default is not dataclasses.MISSING:
-            values[each.name] = each.default
+            values[each.name] = as_group(each.default)
         elif each.init and each.default_factory is not dataclasses.MISSING:
-            values[each.name] = _as_group(each.default_factory())
+            values[each.name] = as_group(each.default_factory())
     return values
 
 
@@ -215,11 +215,13 @@ def group_type(hint: Any) -> type | None:
     return next((each for each in _options(hint) if isinstance(each, type) and dataclasses.is_dataclass(each)), None)
 
 
-def _as_group(value: Any) -> Any:
-    """A dataclass as the group of its settings; anything else as it is."""
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return value
-    return {name: _as_group(getattr(value, name)) for name in field_names(type(value))}
+def as_group(value: Any) -> Any:
+    """A value with each dataclass in it as the group of its settings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {name: as_group(getattr(value, name)) for name in field_names(type(value))}
+    if isinstance(value, Mapping):
+        return {name: as_group(each) for name, each in value.items()}
+    return type(value)(map(as_group, value)) if type(value) in LISTS else value
 
 
 def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +243,8 @@ def constructor_settings(cls: type, leave_out: tuple[str, ...] = ()) -> type:
     A type comes from the annotation, or else from the default. The dataclass knows the class as `made_from`.
 
     Raises:
-        ConfigError: an argument has neither, or an annotation cannot be resolved.
+        ConfigError: an argument has neither, has a default that no YAML file holds, or is positional-only and has
+            none; or an annotation cannot be resolved.
     """
     try:
         parameters = inspect.signature(cls).parameters.values()
@@ -251,16 +254,20 @@ def constructor_settings(cls: type, leave_out: tuple[str, ...] = ()) -> type:
     factories = {each.name: each.default_factory for each in getattr(cls, "__dataclass_fields__", {}).values()}
     fields: list[tuple[str, Any, Any]] = []
     for each in parameters:
-        if each.name in leave_out or each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+        if each.name in leave_out or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
             continue
+        about = f"the argument {each.name} of {cls.__name__}()"
         has_default = each.default is not each.empty
-        require(has_default or each.name in hints, f"the argument {each.name} of {cls.__name__}() needs a type")
+        if each.kind is each.POSITIONAL_ONLY:
+            require(has_default, f"{about} is positional-only and cannot be a setting")
+            continue
+        require(has_default or each.name in hints, f"{about} needs a type")
         factory: Any = factories.get(each.name, dataclasses.MISSING)
         if factory is dataclasses.MISSING:
-            is_setting = not has_default or is_plain(each.default) or dataclasses.is_dataclass(each.default)
-            about = f"the argument {each.name} of {cls.__name__}() cannot be a setting: its default is"
-            require(is_setting, f"{about} of type {type(each.default).__name__}")
             factory = partial(copy.copy, each.default)  # also of a list, which cannot be the default of a field
+        is_setting = not has_default or is_plain(as_group(factory()))
+        kind, way_out = type(factory()).__name__, "make it None, or pass an object from Python"
+        require(is_setting, f"{about} cannot be a setting: its default is of type {kind}; {way_out}")
         field = dataclasses.field(default_factory=factory, kw_only=True) if has_default else _REQUIRED()
         fields.append((each.name, hints.get(each.name, _type_of(each.default)), field))
     return dataclasses.make_dataclass(cls.__name__, fields, frozen=True, namespace={"made_from": cls})
@@ -270,9 +277,9 @@ def is_plain(value: Any) -> bool:
     """Whether a value can stand in a YAML file."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
+    if type(value) in LISTS:
         return all(map(is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or type(value) in (bool, int, float, str)  # no NumPy number, no Enum
 
 
 def _type_of(default: Any) -> Any:
@@ -308,7 +315,8 @@ def convert(value: Any, hint: Any, path: str) -> Any:
     if origin in MAPPINGS:
         require(isinstance(value, Mapping), f"{path}={shown(value)} must be a group of settings, as in {{name: value}}")
         kind = (*typing.get_args(hint), Any, Any)[1]
-        return {str(name): each if kind is Any else convert(each, kind, f"{path}.{name}") for name, each in value.items()}
+        made = {str(name): each for name, each in value.items()}
+        return made if kind is Any else {name: convert(each, kind, f"{path}.{name}") for name, each in made.items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return make_settings(hint, value, path + ".")
     return _scalar(value, hint, path)

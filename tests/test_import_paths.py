@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from qmix_jax.build import REGISTRIES, from_mapping, name_of
+import qmix_jax
+from qmix_jax.build import REGISTRIES, from_mapping, make_env, name_of
 from qmix_jax.cli import main as cli
 from qmix_jax.cli.compose import compose
+from qmix_jax.config import to_mapping
+from qmix_jax.files import parse_json, to_json
 from qmix_jax.reporters.callbacks import make_callbacks
 from qmix_jax.run import experiment, startup
 from qmix_jax.settings import ConfigError
@@ -17,6 +20,7 @@ SITE = Path(__file__).parent / "site"
 """A folder of installed packages with one in it: `depot`."""
 
 OWN = '''
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 import jax
@@ -78,11 +82,21 @@ class Goals(Depot):
     def __init__(self, first: Goal = Goal(), second=Goal(5)): super().__init__()
 
 class Shares(Depot):
-    def __init__(self, shares: tuple[Share, ...] = (), counts: dict[str, Count] = {"a": 1}, goals: list[Goal] | None = None):
+    def __init__(
+        self, shares: tuple[Share, ...] = (), counts: dict[str, Count] = {"a": 1}, goals: list[Goal] | None = None
+    ):
         super().__init__()
 
-class Odd(Depot):
-    def __init__(self, draw=print): ...
+class Drawn(Depot):
+    def __init__(self, draw=print): self.draw = draw; super().__init__()
+
+class ByPosition(Depot):
+    def __init__(self, robots, /, layout: str = "small"): self.layout = layout; super().__init__()
+
+class Group(Depot):
+    def __init__(self, goal: Goal = Goal(), goals: tuple[Goal, ...] = (Goal(5),), other=None):
+        self.goal, self.goals, self.other = goal, goals, other
+        super().__init__()
 
 class Unresolved(Depot):
     def __init__(self, size: "Nowhere" = 3): ...
@@ -156,6 +170,10 @@ class NoStream(Weights):
 
 class LongPenalty(Weights):
     def penalty(self, chosen, best): return chosen.chosen_q
+
+class Bent(Weights):
+    bend: Callable = print
+    scale: Traced[float] = 1.0
 
 class BranchingMixer(Weights):
     scale: Traced[float] = 1.0
@@ -239,7 +257,18 @@ MISTAKES = {
     ),
     "a network's that raises": ("env=depot agent=own_parts:RaisingLinear", "RaisingLinear cannot be made: KeyError"),
     "an argument without type": ("env=own_parts:Untyped", "the argument size of Untyped() needs a type"),
-    "an argument that no YAML holds": ("env=own_parts:Odd", "the argument draw of Odd() cannot be a setting: its def"),
+    "an argument that no YAML holds": (
+        "env=own_parts:Drawn",
+        "the argument draw of Drawn() cannot be a setting: its default is of type builtin_function_or_method; make",
+    ),
+    "a mixer's option that no YAML holds": (
+        "env=depot algorithm=own_parts:Bent",
+        "the argument bend of Bent() cannot be a setting: its default is of type builtin_function_or_method; make",
+    ),
+    "an argument by position": (
+        "env=own_parts:ByPosition",
+        "the argument robots of ByPosition() is positional-only and cannot be a setting",
+    ),
     "an argument with the name of another setting": (
         "env=own_parts:Named",
         "the argument name of Named() cannot be a setting: env.name is one of every environment; give it another name",
@@ -443,6 +472,28 @@ def test_an_object_has_the_mistakes_of_its_class(name, message):
     part = getattr(import_module("own_parts"), name)()
     with pytest.raises(ConfigError, match=message):
         from_mapping({"env": {"name": name_of(part)}, "algorithm": {"name": "qmix"}}, {"env": part})
+
+
+def test_an_object_may_have_arguments_that_are_no_settings():
+    import own_parts
+
+    for env in own_parts.Drawn(), own_parts.Drawn(len), own_parts.ByPosition(3):
+        assert vars(qmix_jax.compose(env=env).env.settings) == {}
+    config = qmix_jax.compose("env=depot", mixer=own_parts.Bent(bend=len, scale=2.0))
+    assert config.algorithm.name == "own_parts:Bent (made in Python)"
+    assert config.algorithm.options == {"start": 1.0, "scale": 2.0}
+
+
+def test_an_object_with_groups_is_made_again_from_its_settings():
+    import own_parts
+
+    env = own_parts.Group(own_parts.Goal(3), (own_parts.Goal(4), own_parts.Goal(6)))
+    written = parse_json(to_json(to_mapping(qmix_jax.compose(env=env))))
+    assert written["env"]["goal"] == {"size": 3}
+    again = make_env(from_mapping(written).env)
+    assert (again.goal, again.goals) == (env.goal, env.goals)
+    assert from_mapping(written, {"env": env}).env.settings.goal == env.goal
+    assert name_of(own_parts.Group(other=own_parts.Goal(3))).endswith("(made in Python)")  # nothing says its type
 
 
 def test_a_setting_can_be_one_of_a_few_numbers(capsys):

@@ -12,10 +12,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from qmix_jax.build import NOT_OPTIONS, REGISTRIES, environments, name_of
 from qmix_jax.config import Config, EnvConfig
 from qmix_jax.console import reason
+from qmix_jax.envs.definition import Definition
 from qmix_jax.import_path import is_import_path, title_of
 from qmix_jax.registry import Registry
 from qmix_jax.run.startup import import_jax
-from qmix_jax.settings import ConfigError, defaults, field_names, group_type
+from qmix_jax.settings import ConfigError, constructor_settings, defaults, field_names, group_type
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.search.settings import NAME as SEARCH
 from qmix_jax.sweep.search.settings import SearchSettings
@@ -55,21 +56,22 @@ def _import_plugins() -> None:
 
 
 def _environment(name: str, entry: Any) -> dict[str, Any]:
-    own = _with_missing(entry.settings) if hasattr(entry, "settings") else {}
+    own = _with_missing(entry.settings) if isinstance(entry, Definition) else {}
     return {"env": {"name": name, **own}, **entry.training}
 
 
 def _mixer(name: str, entry: Any) -> dict[str, Any]:
-    return {"algorithm": {"name": name, **(_with_missing(entry, NOT_OPTIONS) if isinstance(entry, type) else {})}}
+    own = _with_missing(constructor_settings(entry, NOT_OPTIONS)) if isinstance(entry, type) else {}
+    return {"algorithm": {"name": name, **own}}
 
 
 def _network(name: str, entry: Any) -> dict[str, Any]:
     return {"agent": {"name": name, **(_with_missing(entry.Settings) if isinstance(entry, type) else {})}}
 
 
-def _with_missing(settings: type, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def _with_missing(settings: type) -> dict[str, Any]:
     """The defaults of a dataclass; a setting without one has to be set."""
-    values = {**dict.fromkeys(field_names(settings, leave_out), MISSING), **defaults(settings, leave_out)}
+    values = {**dict.fromkeys(field_names(settings), MISSING), **defaults(settings)}
     return _with_free_names(values, settings)
 
 

@@ -41,9 +41,10 @@ def definition_of(cls: Any) -> Definition:
     Raises:
         ConfigError: they cannot be settings, or `training` has none of a run.
     """
-    check_class(cls)
+    settings = constructor_settings(cls)
+    check_class(cls, settings)
     return Definition(
-        settings=constructor_settings(cls),
+        settings=settings,
         make=lambda settings: cls(**vars(settings)),
         help=(cls.__doc__ or "").strip().partition("\n")[0].removesuffix("."),
         training=cls.training,
@@ -52,12 +53,12 @@ def definition_of(cls: Any) -> Definition:
     )
 
 
-def check_class(cls: Any) -> None:
-    """Raise ConfigError for the first argument of an environment's constructor that has the name of another setting,
-    and for the first mistake in its `training`.
+def check_class(cls: Any, settings: type) -> None:
+    """Raise ConfigError for the first of an environment's `settings`, the arguments of its constructor, that has the
+    name of another setting, and for the first mistake in its `training`.
     """
     common = field_names(EnvConfig, _OWN)
-    for name in field_names(constructor_settings(cls)):
+    for name in field_names(settings):
         about = f"the argument {name} of {cls.__name__}() cannot be a setting"
         require(name not in common, f"{about}: env.{name} is one of every environment; give it another name")
     training, hints = cls.training, typing.get_type_hints(Config)

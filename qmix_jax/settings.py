@@ -358,8 +358,8 @@ def _scalar(value: Any, kind: type, path: str) -> Any:
         return str(value)
     word = f"a word; in quotes where it looks like something else: {path}='\"{shown(value)}\"'"
     names = {bool: "true or false", int: "a whole number", float: "a finite number", str: word}
-    require(kind in names, f"{path}: settings cannot have the type {getattr(kind, '__name__', kind)}")
-    raise ConfigError(f"{path}={shown(value)} must be {names[kind]}")
+    other = f"of the type {getattr(kind, '__name__', kind)}, which no setting can have"
+    raise ConfigError(f"{path}={shown(value)} must be {names.get(kind, other)}")
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

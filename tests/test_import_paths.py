@@ -22,6 +22,7 @@ SITE = Path(__file__).parent / "site"
 OWN = '''
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,11 @@ class Goals(Depot):
 
 class Shares(Depot):
     def __init__(
-        self, shares: tuple[Share, ...] = (), counts: dict[str, Count] = {"a": 1}, goals: list[Goal] | None = None
+        self,
+        shares: tuple[Share, ...] = (),
+        counts: dict[str, Count] = {"a": 1},
+        goals: list[Goal] | None = None,
+        file: Path | None = None,
     ):
         super().__init__()
 
@@ -103,6 +108,9 @@ class Unresolved(Depot):
 
 class RaisingLinear(Linear):
     def __init__(self, env, size: int = 3): raise KeyError("no floor")
+
+class Blind(Linear):
+    def __init__(self, width: int = 3): ...
 
 class NoValues(Linear):
     def step(self, params, state, inputs):
@@ -256,6 +264,7 @@ MISTAKES = {
         "env=own_parts:Raises cannot be made: KeyError: 'no floor' (",
     ),
     "a network's that raises": ("env=depot agent=own_parts:RaisingLinear", "RaisingLinear cannot be made: KeyError"),
+    "a network that takes no env": ("env=depot agent=own_parts:Blind", "the constructor of Blind must take env first"),
     "an argument without type": ("env=own_parts:Untyped", "the argument size of Untyped() needs a type"),
     "an argument that no YAML holds": (
         "env=own_parts:Drawn",
@@ -294,6 +303,10 @@ MISTAKES = {
     "a wrong type": ("env=depot.env:Depot env.num_robots=1.5", "env.num_robots=1.5 must be a whole number"),
     "a wrong word": ("env=depot env.layout=smal", "env.layout=smal is not known (did you mean 'small'?)"),
     "a wrong number of a few": ("env=own_parts:Crew env.crew=5", "env.crew=5 is not known; choose one of 2, 3, 4"),
+    "a type that no setting has": (
+        "env=own_parts:Shares env.file=a",
+        "env.file=a must be of the type Path, which no setting can have, or null",
+    ),
     "a number of a group": ("env=own_parts:Goals env.first.size=0", "env.first.size=0 must be greater than 0"),
     "a number of a list": ("env=own_parts:Shares env.shares=[7]", "env.shares=7.0 must lie between 0 and 1"),
     "a number of a mapping": ("env=own_parts:Shares env.counts={a:0}", "env.counts.a=0 must be greater than 0"),

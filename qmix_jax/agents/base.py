@@ -1,5 +1,6 @@
 """The contract of the agents: a recurrent Q-network for the whole team, as pure functions over `Params`."""
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -8,12 +9,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.settings import constructor_settings
+from qmix_jax.settings import constructor_settings, require
 from qmix_jax.types import AgentInput, AgentOutput, Params, RecurrentState, TeamSpec
 
 
 class _ConstructorSettings:
     def __get__(self, _: Any, cls: type) -> type:
+        parameters = inspect.signature(cls).parameters.values()
+        first = [each for each in parameters if each.kind not in (each.KEYWORD_ONLY, each.VAR_KEYWORD)][:1]
+        takes_env = any(each.name == "env" or each.kind is each.VAR_POSITIONAL for each in first)
+        require(takes_env, f"the constructor of {cls.__name__} must take env first")
         return constructor_settings(cls, ("env",))
 
 

@@ -522,6 +522,12 @@ def test_two_processes_cannot_run_one_sweep(experiment, capsys, tmp_path):
         ("-m seed=0,1 hydra/launcher=basic", "choose one of processes"),
         ("-m seed=0,1 hydra.launcher.jbos=2", "'hydra.launcher.jbos' (did you mean 'hydra.launcher.jobs'?)"),
         ("-m seed=0,1 hydra.launcher.jobs=0", "must be from 1 to 4096"),
+        (
+            "-m seed=0,1 hydra.sweep.dir=many hydra.sweep.subdir=${algorithm.name}",
+            "job 0 and job 1 both go to many/qmix: put what differs into hydra.sweep.subdir, or leave it out",
+        ),
+        ("-m seed=0,1 hydra.sweep.dir=many hydra.sweep.subdir=${seed}/../x", "both go to many/x"),
+        ("-m seed=0 hydra.sweep.dir=many hydra.sweep.subdir=.", "the sweep itself and job 0 both go to many"),
         ("env=probe resume=auto hydra.run.dir=begun", "env.episode_length (7 before, 5 now)"),
         ("env=probe hydra.run.dir=begun", "begun holds a run: add resume=auto"),
     ],

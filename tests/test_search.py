@@ -355,6 +355,7 @@ def test_mistakes_are_one_line_before_anything_is_written(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     for words, said in {
         "-m env=probe hydra/sweeper=optuna seed=1,2 hydra.sweeper.sampler=tpee": "did you mean 'tpe'?",
+        "-m env=probe hydra/sweeper=optuna seed=1,2 hydra.sweep.subdir=b": "job 0 and job 1 both go to multirun/",
         "env=probe hydra/sweeper=optuna": "add -m",
         "-m env=probe hydra/sweeper=ax": "choose one of basic, ",
     }.items():

@@ -76,6 +76,16 @@ def check(job_list: JobList, resumes: bool) -> list[Config]:
     return configs
 
 
+def require_distinct(jobs: Sequence[Job], folder: Path) -> None:
+    """Raise ConfigError where two jobs of a sweep go to one folder, or one goes to `folder`, the sweep's own."""
+    found: dict[Path, str] = {folder.resolve(): "the sweep itself"}
+    for job in jobs:
+        place, name = job.folder.resolve(), f"job {job.number}"
+        both = f"{found.get(place)} and {name} both go to {short(place)}"
+        require(place not in found, f"{both}: put what differs into hydra.sweep.subdir, or leave it out")
+        found[place] = name
+
+
 def check_settings(job: Job) -> Config:
     """The config of a job; raises ConfigError where its settings cannot work anywhere."""
     startup.import_jax()

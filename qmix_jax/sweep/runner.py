@@ -12,7 +12,7 @@ from qmix_jax.run.lock import locked
 from qmix_jax.settings import make_settings, require
 from qmix_jax.sweep import record
 from qmix_jax.sweep.board import Board, NoBoard, closing, show
-from qmix_jax.sweep.jobs import Job, JobList, check, run_here, write
+from qmix_jax.sweep.jobs import Job, JobList, check, require_distinct, run_here, write
 from qmix_jax.sweep.launchers import LAUNCHERS
 from qmix_jax.sweep.launchers.base import Ended, Launcher
 from qmix_jax.sweep.ledger import JobPlan, Watch, plans_before, plans_of, read_sweep, state_of, write_sweep
@@ -63,6 +63,7 @@ def run(job_list: JobList, again: Again) -> int:
 def run_jobs(job_list: JobList, left: Sequence[Job], again: Again) -> int:
     """Check those of a sweep's jobs that are left to run, then run them; returns their worst exit status."""
     assert job_list.folder
+    require_distinct(job_list.jobs, job_list.folder)
     launcher = make_launcher(job_list.launcher)
     check(JobList(tuple(job for job in left if not launcher.holds(job))), again.resumes)
     configs = [job.config for job in job_list.jobs]

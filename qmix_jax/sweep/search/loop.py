@@ -18,7 +18,7 @@ from qmix_jax.run.lock import locked
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep import record
 from qmix_jax.sweep.board import Board, show
-from qmix_jax.sweep.jobs import Job, JobList, check, check_settings, write
+from qmix_jax.sweep.jobs import Job, JobList, check, check_settings, require_distinct, write
 from qmix_jax.sweep.launchers.base import Ended, Launcher
 from qmix_jax.sweep.ledger import JobPlan, JobState, Watch, plan_of, plans_before, state_of, write_sweep
 from qmix_jax.sweep.runner import Again, is_over, make_launcher, note_end, run_all
@@ -64,7 +64,9 @@ class Search:
         """
         require(not retries, f"a search runs no failed trial again: a larger {PREFIX}trials=N adds others")
         require_possible(self.settings, self.space)
-        corners = [self.job(0, [*self.shared, *self.space.lines(values)]) for values in self.space.extremes]
+        lines = [[*self.shared, *self.space.lines(values)] for values in self.space.extremes]
+        corners = [self.job(number, own) for number, own in enumerate(lines)]
+        require_distinct(corners, self.folder)
         configs = [check_settings(job) for job in corners]
         Again.of(replace(self.common, jobs=tuple(corners)), resumes, retries)  # refuses resume=auto in a new folder
         first, config = self.plan(corners[0], ()), configs[0]

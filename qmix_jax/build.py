@@ -106,15 +106,18 @@ def from_mapping(values: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) 
 
 
 def import_paths(values: Mapping[str, Any]) -> dict[str, str]:
-    """The import paths among the settings of a run, of which each imports a module -> the setting that has it."""
+    """The import paths among the settings of a run, of which each imports a module -> the setting that has it; those
+    of a shield and of callbacks as they are, well-formed or not.
+    """
     sections = {group: values[group] for group in GROUPS if isinstance(values.get(group), Mapping)}
     named = {section.get("name"): group for group, section in sections.items() if isinstance(section.get("name"), str)}
     installed = {group: REGISTRIES[group]().installed for group in sections}
     named |= {installed[group][name]: group for name, group in named.items() if name in installed[group]}
+    named = {name: group for name, group in named.items() if is_import_path(name)}
     others = {"env.shield": (sections.get("env", {}).get("shield"),), "callbacks": values.get("callbacks")}
     for setting, paths in others.items():
         named |= {path: setting for path in (paths if isinstance(paths, list | tuple) else ()) if isinstance(path, str)}
-    return {path: setting for path, setting in named.items() if is_import_path(path)}
+    return named
 
 
 def makers(settings: Mapping[str, Any]) -> str:

@@ -227,6 +227,8 @@ WRONG = [
     ("seed=2147483647 num_seeds=2", "seed=2147483647", "2147483646"),
     ("-m algorithm=qmix,vdx", "algorithm=vdx", "'vdn'"),
     ("-m algorithm=qmix,vdn algorithm.embed_size=3", "algorithm.embed_size", "|qmix|"),
+    ("-m seed=0,1 callbacks=[foo]", "callbacks=foo", "package.module:Class"),
+    ("-m seed=0,1 env.shield=foo", "env.shield=foo", "package.module:function"),
 ]
 
 

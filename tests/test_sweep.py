@@ -316,6 +316,13 @@ def test_a_stopped_job_that_fails_before_it_begins_again_is_told_of(tmp_path):
     assert [(each.state, each.error) for each in watch.states()] == [("failed", "no such partition")]
 
 
+@pytest.mark.parametrize("text", ['{"state": "done"}', '{"state": "done", "digest": "", "began": "abc"}', '["done"]'])
+def test_a_damaged_record_is_none(tmp_path, text):
+    (found,) = states(tmp_path, (["seed=0"], ROWS[:2], None))
+    (found.plan.folder / "job.json").write_text(text)
+    assert read_record(found.plan.folder) is None and state_of(found.plan).state == "stopped"
+
+
 def test_status_of_a_run_whose_seconds_are_not_known(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(json.dumps(compose(["env=matrix", "total_env_steps=40"])))
     for seconds in ('"wall_seconds": null, ', ""):

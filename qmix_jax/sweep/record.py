@@ -6,9 +6,9 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -16,6 +16,7 @@ import psutil
 from qmix_jax.files import read_json, write_json
 from qmix_jax.records import known
 from qmix_jax.run import exits
+from qmix_jax.settings import ConfigError, field_names, make_settings
 from qmix_jax.statistics import interquartile_mean
 
 NAME, LOG = "job.json", "job.log"
@@ -68,10 +69,11 @@ class JobRecord:
 def read_record(folder: Path) -> JobRecord | None:
     """The record of the job in a folder; None where there is none, or it is damaged."""
     found = read_json(folder / NAME)
-    if not isinstance(found, dict) or found.get("state") not in get_args(State):
+    if not isinstance(found, dict):
         return None
-    known = {each.name: type(each.default) for each in fields(JobRecord)}
-    return JobRecord(**{name: value for name, value in found.items() if name in known})
+    with suppress(ConfigError):
+        return make_settings(JobRecord, {name: found[name] for name in field_names(JobRecord) if name in found})
+    return None
 
 
 def begin(folder: Path, digest: str) -> JobRecord:

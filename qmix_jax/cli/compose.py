@@ -55,6 +55,8 @@ FIXED = {
 REFUSED = ("callbacks", "job.chdir", "verbose")
 """Hydra's settings that would have no effect."""
 SEARCHPATH = "hydra.searchpath"
+OF_SWEEPS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweep")
+"""Begin the names of settings that matter with -m alone, `hydra.sweep.dir` and `hydra.sweeper.trials` too."""
 BASIC = "basic"
 """The sweeper that runs every combination, which this package does itself."""
 
@@ -133,8 +135,8 @@ class _Composer:
         if mode == RunMode.MULTIRUN:
             return self._sweep([*lines, *([f"hydra.mode={mode.name}"] if mode != common.hydra.mode else [])])
         require(not swept, f"{' '.join(swept)} has several values: add -m to run each, or put a list in [ ]")
-        sweeper = common.hydra.runtime.choices["hydra/sweeper"]
-        require(self._options.cfg or sweeper == BASIC, f"hydra/sweeper={sweeper} makes many jobs: add -m")
+        if not self._options.cfg:
+            _refuse_what_sweeps_have(overrides, common.hydra.runtime.choices["hydra/sweeper"])
         common.hydra.mode = mode
         return JobList((_job(common),))
 
@@ -217,6 +219,12 @@ def _complete_files_of_own_parts(repository: Any) -> None:
 
 def _refuse_searchpath(is_set: bool) -> None:
     require(not is_set, f"{SEARCHPATH} has no effect: name the folder of your YAML files with --config-dir=FOLDER")
+
+
+def _refuse_what_sweeps_have(overrides: list[Override], sweeper: str) -> None:
+    found = [str(each.input_line) for each in overrides if each.key_or_group.startswith(OF_SWEEPS)]
+    require(sweeper == BASIC, f"hydra/sweeper={sweeper} makes many jobs: add -m")
+    require(not found, f"{' '.join(found)} is of sweeps: add -m, also for a single job")
 
 
 def _refuse_what_has_no_effect(config: DictConfig) -> None:

@@ -9,13 +9,14 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qmix_jax.agents import DEFAULT_NETWORK, NETWORKS
 from qmix_jax.config import AgentConfig, AlgorithmConfig, Config, EnvConfig
 from qmix_jax.envs import ENVIRONMENTS
 from qmix_jax.envs.definition import Definition, check_class
-from qmix_jax.import_path import MADE_IN_PYTHON, is_import_path, search_in
+from qmix_jax.import_path import MADE_IN_PYTHON, ImportPathError, is_import_path, search_in
 from qmix_jax.mixers import MIXERS
 from qmix_jax.registry import Registry
 from qmix_jax.settings import (
@@ -103,6 +104,30 @@ def from_mapping(values: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) 
         agent=agent,
         **{key: convert(value, hints[key], key) for key, value in rest.items()},
     )
+
+
+def from_file(settings: Mapping[str, Any], path: Path, given: Mapping[str, Any] = NOTHING) -> Config:
+    """The config of settings that were read from `path`; raises ConfigError where this version cannot use them."""
+    for group in ("env", "algorithm"):
+        require(group in settings, f"{path} is damaged: its settings have no '{group}', as in half a file")
+    for group, registry in REGISTRIES.items():
+        section, choices = settings.get(group), registry()
+        name = section.get("name") if isinstance(section, dict) else None
+        if not isinstance(name, str) or name in choices or given.get(group) is not None:
+            continue
+        argument = {"algorithm": "mixer", "agent": "agents"}.get(group, group)
+        is_object = name.endswith(MADE_IN_PYTHON)
+        require(not is_object, f"{path} was trained with {name}; give it again: load_run(folder, {argument}=...)")
+        raise ConfigError(
+            f"{path} was trained with {group}={name}, which this installation does not know (it has "
+            f"{', '.join(choices.names)}); use the installation that it was trained with, or add {name} to this one"
+        )
+    try:
+        return from_mapping(settings, given)
+    except ImportPathError:
+        raise
+    except ConfigError as error:
+        raise ConfigError(f"{path} was made by another version of {makers(settings)}: {error}") from error
 
 
 def import_paths(values: Mapping[str, Any]) -> dict[str, str]:

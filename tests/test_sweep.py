@@ -339,5 +339,7 @@ def test_status_of_a_run_whose_seconds_are_not_known(tmp_path, capsys):
 def test_status_of_what_is_neither_sweep_nor_run(tmp_path, monkeypatch, capsys, folder, said):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["status", folder]) == 2 and said in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    assert cli.main(["status", "."]) == 2 and "is damaged: its settings have no 'env'" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text('{"jobs": [1]}')
     assert cli.main(["status", "."]) == 2 and "sweep.json is damaged" in capsys.readouterr().err

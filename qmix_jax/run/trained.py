@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.agents.base import Agents
-from qmix_jax.build import NOTHING, REGISTRIES, from_mapping, make_agents, make_team, makers
+from qmix_jax.build import NOTHING, from_file, make_agents, make_team, makers
 from qmix_jax.config import Config, by_name, to_mapping
 from qmix_jax.console import warn
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.import_path import MADE_IN_PYTHON, ImportPathError
 from qmix_jax.learning.trainer import Trainer
 from qmix_jax.run.checkpoint import Checkpoint, find
 from qmix_jax.run.snapshot import leaves_by_path
-from qmix_jax.settings import ConfigError, require
+from qmix_jax.settings import require
 from qmix_jax.types import Params
 from qmix_jax.untrusted import read_settings
 
@@ -90,37 +89,13 @@ def on_device(params: Params) -> Params:
 
 def read_config(folder: Path, given: Mapping[str, Any] = NOTHING) -> Config:
     """The settings in a run folder's config.yaml; raises ConfigError where this version cannot read them."""
-    return _to_config(read_settings(folder), folder, given)
+    return from_file(read_settings(folder), folder, given)
 
 
 def read_config_of(checkpoint: Checkpoint, given: Mapping[str, Any] = NOTHING) -> Config:
     """The settings saved in a checkpoint, or else in config.yaml; raises ConfigError where they cannot be read."""
     path, settings = checkpoint.path, checkpoint.settings
-    return read_config(path.parents[1], given) if settings is None else _to_config(settings, path, given)
-
-
-def _to_config(settings: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> Config:
-    """The config of settings that were read from `path`; raises ConfigError where this version cannot use them."""
-    for group in ("env", "algorithm"):
-        require(group in settings, f"{path} is damaged: its settings have no '{group}', as in half a file")
-    for group, registry in REGISTRIES.items():
-        section, choices = settings.get(group), registry()
-        name = section.get("name") if isinstance(section, dict) else None
-        if not isinstance(name, str) or name in choices or given.get(group) is not None:
-            continue
-        argument = {"algorithm": "mixer", "agent": "agents"}.get(group, group)
-        is_object = name.endswith(MADE_IN_PYTHON)
-        require(not is_object, f"{path} was trained with {name}; give it again: load_run(folder, {argument}=...)")
-        raise ConfigError(
-            f"{path} was trained with {group}={name}, which this installation does not know (it has "
-            f"{', '.join(choices.names)}); use the installation that it was trained with, or add {name} to this one"
-        )
-    try:
-        return from_mapping(settings, given)
-    except ImportPathError:
-        raise
-    except ConfigError as error:
-        raise ConfigError(f"{path} was made by another version of {makers(settings)}: {error}") from error
+    return read_config(path.parents[1], given) if settings is None else from_file(settings, path, given)
 
 
 def _warn_of_edits(folder: Path, written: Config, trained: Config) -> None:

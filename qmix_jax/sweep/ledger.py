@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qmix_jax.build import from_mapping
+from qmix_jax.build import from_file
 from qmix_jax.config import Config
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import read_json, write_json
@@ -164,7 +164,7 @@ def _numbers(job: dict[str, Any]) -> tuple[int, str, str, str, str]:
 def _plan_of_run(folder: Path) -> JobPlan:
     is_run = (folder / "config.yaml").is_file()
     require(is_run, f"{folder} holds neither a run (config.yaml) nor a sweep ({NAME})")
-    config = from_mapping(read_settings(folder))
+    config = from_file(read_settings(folder), folder)
     return JobPlan(folder, (), (), config.trained_env_steps, config.checkpoint.metric, config.evaluation.score)
 
 

@@ -1,6 +1,7 @@
 """The command line: what composes, what is refused and how, and what runs. No training, no JAX devices."""
 
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -256,6 +257,15 @@ def test_mistakes_are_one_clear_line(experiment, capsys, tmp_path, line, mistake
     assert right in err
     assert not experiment.runs
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["ü/日本", "~/x", "a[1]", "a=b", "it's"])
+def test_the_line_that_is_advised_for_a_value_in_quotes_works(experiment, capsys, monkeypatch, tmp_path, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["train", f"hydra.run.dir={value}"]) == 2
+    (advised,) = shlex.split(capsys.readouterr().err.partition(" is written ")[2])
+    assert cli.main(["train", advised]) == 0
+    assert experiment.runs[0][1] == tmp_path / value.removeprefix("~/")
 
 
 def test_what_the_machine_cannot_do_is_refused_before_a_folder_is_made(experiment, capsys, tmp_path):

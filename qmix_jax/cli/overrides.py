@@ -1,7 +1,9 @@
 """Checks the names in overrides before Hydra does, whose errors take many lines."""
 
 import difflib
+import os
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from functools import cache, cached_property
 from typing import Any
@@ -124,11 +126,25 @@ class OverrideChecker:
 
     def _parse(self, line: str) -> Override:
         try:
-            return OverridesParser.create(config_loader=self._loader).parse_overrides([line])[0]
+            return self._read(line)
         except HydraException as error:
+            reason = f": {str(error).splitlines()[0]}"
             if "=" in line:
-                raise ConfigError(f"cannot read '{line}': {str(error).splitlines()[0]}") from error
+                raise ConfigError(f"cannot read '{line}'{self._in_quotes(line) or reason}") from error
             raise ConfigError(f"'{line}' is no setting{self._hint_for_word(line)}") from error
+
+    def _read(self, line: str) -> Override:
+        return OverridesParser.create(config_loader=self._loader).parse_overrides([line])[0]
+
+    def _in_quotes(self, line: str) -> str:
+        """Advice to quote the value, as a shell takes it; '' where that does not help."""
+        name, _, value = line.partition("=")
+        quoted = f'{name}="{os.path.expanduser(value)}"'  # in which Hydra would keep the ~
+        try:
+            self._read(quoted)
+        except HydraException:
+            return ""
+        return f" as a value or several; a word with such characters is written {shlex.quote(quoted)}"
 
     def _hint_for_word(self, word: str) -> str:
         for group, options in self.groups.items():

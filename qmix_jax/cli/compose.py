@@ -155,7 +155,7 @@ class _Composer:
     def _sweep(self, lines: list[str]) -> "Work":
         master, options = self._compose(lines, RunMode.MULTIRUN), self._options
         own, job = list(master.hydra.overrides.task), partial(self._swept_job, master)
-        folder = Path(master.hydra.sweep.dir).absolute()  # resolved before the jobs, which then share its ${now:...}
+        folder = _folder(master, "hydra.sweep.dir").absolute()  # resolved once: the jobs share its ${now:...}
         files = {folder / "multirun.yaml": OmegaConf.to_yaml(master)}
         common = JobList((), folder, files, to_plain(master.hydra.launcher))
         sweeper = master.hydra.runtime.choices["hydra/sweeper"]
@@ -254,12 +254,13 @@ def _combinations(overrides: list[Override]) -> list[list[str]]:
 def _job(config: DictConfig, is_swept: bool = False) -> Job:
     """The job of a whole composition, Hydra's part included; also looks whether its folder can be made."""
     kind = "sweep" if is_swept else "run"
+    setting = f"hydra.{kind}.dir"
     hydra_config = HydraConfig.instance()
     try:
         hydra_config.set_config(config)
         paths = config.hydra[kind]
-        folder = Path(paths.dir, paths.subdir if is_swept else "")
-        _require_writable(folder)
+        folder = _folder(config, setting) / (paths.subdir if is_swept else "")
+        _require_writable(folder, setting)
         folder = folder.absolute()
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             config.hydra.runtime.output_dir = str(folder)
@@ -271,7 +272,7 @@ def _job(config: DictConfig, is_swept: bool = False) -> Job:
             tuple(config.hydra.overrides.task),
             _records(config, folder),
             to_plain(config.hydra.job.env_set),
-            f"hydra.{kind}.dir" if is_dated else "",
+            setting if is_dated else "",
         )
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
@@ -317,10 +318,20 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportReturnType]
 
 
-def _require_writable(folder: Path) -> None:
+def _folder(config: DictConfig, setting: str) -> Path:
+    try:
+        name = OmegaConf.select(config, setting)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    require(bool(name), f"{setting} is empty: set {setting}=FOLDER, or leave it out")
+    return Path(name)
+
+
+def _require_writable(folder: Path, setting: str) -> None:
     existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    require(writable, f"cannot make {folder}: {existing} is not writable; set hydra.run.dir=FOLDER")
+    writable = os.access(existing, os.W_OK | os.X_OK)
+    why = "is a file" if not existing.is_dir() else "" if writable else "is not writable"
+    require(not why, f"cannot make {folder}: {existing} {why}; set {setting}=FOLDER")
 
 
 def one_line(error: BaseException) -> str:

@@ -279,9 +279,11 @@ def test_tables_for_people_and_a_file_for_programs(folder, capsys, tmp_path):
     file = tmp_path / "scores.json"
     status, out, _ = evaluate_command(capsys, folder, "--episodes", 9, "--seed", 4, "--json", file)
     assert status == 0
-    assert "QMIX on probe, checkpoint last: 9 greedy episodes of each of 2 seeds" in out
+    document = json.loads(file.read_text())
+    assert (document["seed"], document["env_steps"]) == (4, load_run(folder).env_steps)
+    step = f"{document['env_steps']:,}"
+    assert f"QMIX on probe, checkpoint last (step {step}): 9 greedy episodes of each of 2 seeds" in out
     assert "95 % interval [" in out and "win rate" in out
-    assert json.loads(file.read_text())["seed"] == 4
 
 
 def test_the_document_holds_every_episode_of_every_seed_on_a_line(folder, capsys):

@@ -186,6 +186,7 @@ def to_document(
     return {
         "run": options.run,
         "checkpoint": options.checkpoint,
+        "env_steps": run.env_steps,
         "algorithm": config.algorithm.title,
         "trained_on": run.env.spec.name,
         "tested_on": scorer.evaluator.env.spec.name,
@@ -207,7 +208,8 @@ def to_text(document: dict[str, Any], scores: "Scores", tables: "list[SeverityTa
     where = trained if place == trained else f"{trained}, tested on {place}"
     seeds, episodes = len(document["trained_seeds"]), document["episodes"]
     heading = (
-        f"{document['algorithm'].upper()} on {where}, checkpoint {document['checkpoint']}: "
+        f"{document['algorithm'].upper()} on {where}, checkpoint {document['checkpoint']} "
+        f"(step {document['env_steps']:,}): "
         f"{episodes:,} greedy episode{'s' * (episodes > 1)}{f' of each of {seeds} seeds' if seeds > 1 else ''}"
     )
     return "\n\n".join(["\n".join([heading, format_scores(scores)]), *map(format_table, tables)])

@@ -373,6 +373,8 @@ WRONG = [
     ("RUN --checkpoint 12345", "no checkpoint '12345'"),
     ("RUN --episodes 0", "1 or more"),
     ("RUN --episodes 1.5", "whole number"),
+    ("RUN --episodes 1e30", "2^31 - 1 at most"),
+    ("RUN --seed 4294967296", "2^31 - 1 at most"),
     ("RUN --noise much", "numbers with commas"),
     ("RUN --noise -1", "0 or more"),
     ("RUN --replace 0.5,2", "between 0 and 1"),

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qmix_jax.settings import ConfigError, nearest
+from qmix_jax.settings import LARGEST_INT, ConfigError, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,15 +61,16 @@ def add_checkpoint(parser: Parser) -> None:
 
 
 def count_from(least: int) -> Any:
-    """An argument's type: a whole number of at least `least`, also written as 1e4."""
+    """An argument's type: a whole number of at least `least` that int32 holds, also written as 1e4."""
 
     def count(text: str) -> int:
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not (value.is_integer() and value >= least):
-            raise argparse.ArgumentTypeError(f"'{text}' must be a whole number of {least} or more")
+        if not (value.is_integer() and least <= value <= LARGEST_INT):
+            bounds = f"of {least} or more, and 2^31 - 1 at most"
+            raise argparse.ArgumentTypeError(f"'{text}' must be a whole number {bounds}")
         return int(value)
 
     return count

@@ -328,8 +328,12 @@ def test_status_of_a_run_whose_seconds_are_not_known(tmp_path, capsys):
     for seconds in ('"wall_seconds": null, ', ""):
         (tmp_path / "metrics.jsonl").write_text(f'{{{seconds}"env_steps": 40, "eval/return": [1.0]}}\n')
         assert cli.main(["status", str(tmp_path), "--json"]) == 0
-        (state,) = json.loads(capsys.readouterr().out)
+        said = capsys.readouterr().out
+        (state,) = json.loads(said)
         assert (state["seconds"], state["score"]) == (0.0, 1.0)
+    assert cli.main(["status", str(tmp_path), "--json", "--watch"]) == 0
+    out, err = capsys.readouterr()
+    assert out == said and "1 job: 1 stopped" in err, "the table stands on stderr"
 
 
 @pytest.mark.parametrize(

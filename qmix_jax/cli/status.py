@@ -25,12 +25,12 @@ def main(arguments: list[str]) -> int:
     parser = Parser("status", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of a sweep, or of a run")
     parser.add_argument("--watch", action="store_true", help="repeat it every two seconds until no job runs or waits")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--json", action="store_true", help="print it as JSON; with --watch the last of it")
     options = parser.parse_args(arguments)
     from qmix_jax.sweep.ledger import Watch, read_sweep
 
     watch = Watch(read_sweep(options.folder))
-    states = _watch(watch.states) if options.watch else watch.states()
+    states = _watch(watch.states, options.json) if options.watch else watch.states()
     if options.json:
         print(to_json([dataclasses.asdict(job) for job in states], indent=1))
     elif not options.watch:
@@ -44,13 +44,13 @@ def _print(states: Sequence) -> None:
     show([headline(states, None), table(states)])
 
 
-def _watch(look: Callable[[], list]) -> list:
+def _watch(look: Callable[[], list], on_stderr: bool) -> list:
     from rich.console import Group
     from rich.live import Live
 
     from qmix_jax.sweep.board import headline, plain_console, table
 
-    with Live(console=plain_console(), auto_refresh=False) as live:
+    with Live(console=plain_console(on_stderr), auto_refresh=False) as live:
         while True:
             states = look()
             live.update(Group(headline(states, None), table(states)), refresh=True)

@@ -30,9 +30,9 @@ MOST_ROWS = 30
 """Rows of the live table; a terminal scrolls a longer one away."""
 
 
-def plain_console() -> Console:
+def plain_console(stderr: bool = False) -> Console:
     """A console that prints texts as they are: `[x]` in an override or an error is no markup."""
-    return Console(markup=False, emoji=False)
+    return Console(markup=False, emoji=False, stderr=stderr)
 
 
 def score_text(metric: str, score: float) -> str:

@@ -25,7 +25,7 @@ from qmix_jax.records import best_seed
 from qmix_jax.reporters.base import Callback, of_seed
 from qmix_jax.run import exits, experiment, startup, trained
 from qmix_jax.run.program import ReusingProgram
-from qmix_jax.run.resume import holds_run, read_rows
+from qmix_jax.run.resume import complete_rows, holds_run
 from qmix_jax.run.scoring import score
 from qmix_jax.run.trained import TrainedRun
 from qmix_jax.settings import ConfigError, flatten, require, shown
@@ -257,7 +257,7 @@ def load_run(
     """A run from its folder, see `qmix_jax.run.trained.load_run`."""
     startup.start_jax([startup.AUTO])
     found = trained.load_run(folder, checkpoint, env=env, mixer=mixer, agents=agents)
-    rows = read_rows(Path(folder))
+    rows = complete_rows(Path(folder), found.env_steps)
     return Run(found.config, found.env, found.all_params, found.env_steps, rows, Path(folder))
 
 

@@ -251,6 +251,21 @@ def test_export_takes_the_best_seed_or_the_one_that_is_asked_for(finished, tmp_p
         assert provenance["seed"] == seed and provenance["run"]["versions"]["jax"] == jax.__version__
 
 
+@pytest.mark.parametrize("kept", [None, 0, 1])
+def test_rows_that_are_lost_are_those_of_the_checkpoint(finished, tmp_path, capsys, kept):
+    """The file is missing, empty, or holds one row: the best seed is still that of the last evaluation."""
+    run, rows = tmp_path / "run", (finished / "metrics.jsonl").read_text().splitlines(keepends=True)
+    shutil.copytree(finished, run)
+    (run / "metrics.jsonl").unlink()
+    if kept is not None:
+        (run / "metrics.jsonl").write_text("".join(rows[:kept]))
+    assert cli.main(["export", str(run), str(tmp_path / "team")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "metrics.jsonl is missing or not whole: the rows of the checkpoint" in said
+    provenance = json.loads((tmp_path / "team" / "contract.json").read_text())["provenance"]
+    assert provenance["last_evaluation"] == json.loads(rows[-1])
+
+
 def test_a_team_trained_with_a_shield_is_deployed_with_one(finished, tmp_path):
     out = tmp_path / "team"
     assert cli.main(["export", str(finished), str(out)]) == 0

@@ -23,10 +23,10 @@ from jax import export as jax_export
 from qmix_jax import compiled_network, deployed_agent
 from qmix_jax.actions import greedy
 from qmix_jax.console import warn
-from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.files import to_json
-from qmix_jax.records import best_seed, read_manifest, read_metrics
+from qmix_jax.records import best_seed, read_manifest
 from qmix_jax.run.contract import describe, describe_network, is_gru
+from qmix_jax.run.resume import complete_rows
 from qmix_jax.run.snapshot import leaves_by_path
 from qmix_jax.run.trained import TrainedRun, load_run
 from qmix_jax.settings import ConfigError, require
@@ -46,7 +46,7 @@ def export_run(folder: Path, out: Path, checkpoint: str = "last", seed: int | No
         ConfigError: `folder` is no run that this version can read, or `out` cannot be written.
     """
     run = load_run(folder, checkpoint)
-    rows, manifest = _read_records(folder)
+    rows, manifest = _read_records(folder, run.env_steps)
     seed = seed if seed is not None else best_seed(rows[-1]) if rows else 0
     provenance = {
         "folder": str(folder),
@@ -59,13 +59,11 @@ def export_run(folder: Path, out: Path, checkpoint: str = "last", seed: int | No
     return export_team(run, out, seed, provenance)
 
 
-def _read_records(folder: Path) -> tuple[list[dict], dict]:
-    """The rows of metrics.jsonl and the content of run.json; empty, with a warning, where missing or damaged."""
-    rows, manifest = [], read_manifest(folder)
-    try:
-        rows = read_metrics(folder / "metrics.jsonl")
-    except ArtifactError as error:
-        warn(f"{error}: the first seed is exported, and {deployed_agent.CONTRACT} has no evaluation")
+def _read_records(folder: Path, env_steps: int | None) -> tuple[list[dict], dict]:
+    """The rows of the run and the content of run.json; empty, with a warning, where there are none."""
+    rows, manifest = complete_rows(folder, env_steps), read_manifest(folder)
+    if not rows:
+        warn(f"{folder} has no evaluation: the first seed is exported, and {deployed_agent.CONTRACT} has none either")
     if not manifest:
         warn(f"{folder / 'run.json'} is missing or damaged: {deployed_agent.CONTRACT} does not describe the machine")
     return rows, manifest

@@ -11,7 +11,7 @@ from qmix_jax.learning.evaluate import episode_keys, record, team_key
 from qmix_jax.records import best_seed
 from qmix_jax.run.compilation import compile_quickly
 from qmix_jax.run.pictures import cut_episode
-from qmix_jax.run.resume import read_rows
+from qmix_jax.run.resume import complete_rows
 from qmix_jax.run.trained import TrainedRun
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def best_team(run: TrainedRun, folder: Path) -> int:
     """The seed, counted from 0, whose last evaluation was best; 0 where no evaluation is recorded."""
-    rows = read_rows(folder) if run.config.num_seeds > 1 else []
+    rows = complete_rows(folder, run.env_steps) if run.config.num_seeds > 1 else []
     return best_seed(rows[-1]) if rows else 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
+from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, HAS_STATE, batch_folder, read_manifest, read_metrics, seed_batches
 from qmix_jax.run import hosts
@@ -102,6 +103,18 @@ def read_rows(folder: Path) -> list[dict]:
         return read_metrics(path) if path.is_file() else []
     except ArtifactError as error:
         raise OSError(f"{error}; make it readable, or move it away: a checkpoint has the rows too") from error
+
+
+def complete_rows(folder: Path, env_steps: int | None) -> list[dict]:
+    """The rows of a run; where metrics.jsonl ends before `env_steps`, those of the checkpoint there, with a warning."""
+    rows = read_rows(folder)
+    if rows and rows[-1]["env_steps"] >= (env_steps or 0):
+        return rows
+    saved = [read_metrics(each.path / METRICS) for each in checkpoints(folder) if each.env_steps == env_steps]
+    if not any(saved):
+        return rows
+    warn(f"{folder / METRICS} is missing or not whole: the rows of the checkpoint {env_steps} are used")
+    return saved[0]
 
 
 def require_place(folder: Path, resumes: bool) -> None:

@@ -319,6 +319,9 @@ def test_metric_and_step_are_chosen_on_the_command_line(sweep, tmp_path, capsys)
     assert "| 3m | qmix | 3 | 2,000 | 18.00 [16.00, 20.00] | 18.00 | 4s |" in table, (
         "the first evaluation from 1,500 on"
     )
+    assert "Greedy return after these environment steps: " in table and "no run has reached" not in table
+    assert cli.main(["report", str(sweep), "--at", "1e9", "--out", str(out)]) == 0
+    assert "3m: no run has reached step 1,000,000,000; the last evaluations are compared" in capsys.readouterr().out
     assert cli.main(["report", str(sweep), "--metric", "deliveries", "--out", str(out)]) == 2
     assert "no eval/deliveries; its evaluations have win_rate, return" in capsys.readouterr().err
     assert cli.main(["report", str(sweep), "--at", "soon", "--out", str(out)]) == 2

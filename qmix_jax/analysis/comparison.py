@@ -96,8 +96,8 @@ class Comparison:
 class _Results:
     """The scores of one environment at the evaluations that all runs on a task have (see `_common_steps`)."""
 
-    def __init__(self, groups: Sequence[Group], metric: str | None):
-        self.groups = groups
+    def __init__(self, groups: Sequence[Group], metric: str | None, until: int | None):
+        self.groups, self.until = groups, until
         self.metric = _common_metric(groups, metric)
         self.tasks = list(dict.fromkeys(group.task for group in groups))
         self.algorithms = list(dict.fromkeys(group.algorithm for group in groups))
@@ -161,7 +161,10 @@ class _Results:
         notes = []
         for task in self.tasks:
             last, runs = self.env_steps[task][-1], [run for g in self.groups if g.task == task for run in g.runs]
-            if last < max(run.end for run in runs):
+            longest = max(run.end for run in runs)
+            if self.until is not None and longest < self.until:
+                notes.append(f"{task}: no run has reached step {self.until:,}; the last evaluations are compared")
+            if last < longest:
                 end = min(run.end for run in runs)
                 first, *others = (run.folder for run in runs if run.end == end)
                 who = f"{first} and {len(others)} more end at" if others else f"{first} ends at"
@@ -191,12 +194,13 @@ def _common_metric(groups: Sequence[Group], wanted: str | None) -> str:
     return wanted or default
 
 
-def compare(groups: Sequence[Group], metric: str | None = None) -> list[Comparison]:
+def compare(groups: Sequence[Group], metric: str | None = None, until: int | None = None) -> list[Comparison]:
     """One comparison per environment, of `metric` or else of win_rate or return; raises ConfigError if runs cannot be
-    compared.
+    compared. A note says so where no run on a task has reached the environment step `until`.
     """
     names = dict.fromkeys(group.environment for group in groups)
-    return [_compare(name, _Results([each for each in groups if each.environment == name], metric)) for name in names]
+    results = {name: _Results([one for one in groups if one.environment == name], metric, until) for name in names}
+    return [_compare(name, each) for name, each in results.items()]
 
 
 def _compare(environment: str, results: _Results) -> Comparison:

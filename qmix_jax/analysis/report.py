@@ -61,7 +61,7 @@ def write_report(
     """
     runs, left_out = read_runs(paths, until)
     groups = group_runs(runs)
-    comparisons = compare(groups, metric)
+    comparisons = compare(groups, metric, until)
     best = [each for comparison in comparisons for each in best_of(comparison, groups)]
     for each in left_out:
         warn(f"left out: {each}")

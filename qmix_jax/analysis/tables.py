@@ -40,7 +40,7 @@ def tables_of(comparison: Comparison) -> list[Table]:
     percent = is_share(comparison.metric)
     name = comparison.metric_name + " %" * percent
     columns = [_algorithm_head(comparison), "seeds", "steps", f"IQM {name}", "mean", "wall clock"]
-    title = f"Greedy {name} at the last evaluation: interquartile mean over seeds [{comparison.interval_method}]"
+    title = f"Greedy {name} after these environment steps: interquartile mean over seeds [{comparison.interval_method}]"
     rows = [[Cell(entry.task), *_cells(entry, percent)] for entry in comparison.tasks]
     tables = [Table(title, ["task", *columns], rows)]
     if comparison.together:

@@ -49,10 +49,15 @@ def read_yaml(path: Path) -> Any:
     return values
 
 
+def require_folder(path: Path) -> None:
+    """Raise ConfigError unless there is a folder."""
+    require(path.is_dir(), f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of the run in a folder; raises ConfigError if there is none, or its file is damaged."""
     path = folder / "config.yaml"
-    require(folder.is_dir(), f"there is no folder {folder}")
+    require_folder(folder)
     require(path.is_file(), f"{folder} is no run's folder: it has no config.yaml{_runs_below(folder)}")
     values = read_yaml(path)
     require(isinstance(values, dict), f"{path} is damaged: it holds no settings")

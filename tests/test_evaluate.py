@@ -370,6 +370,7 @@ WRONG = [
     ("", "RUN"),
     ("nowhere", "there is no folder nowhere"),
     (".", "no run's folder"),
+    ("RUN/config.yaml", "config.yaml is a file, not a folder"),
     ("RUN --checkpoint 12345", "no checkpoint '12345'"),
     ("RUN --episodes 0", "1 or more"),
     ("RUN --episodes 1.5", "whole number"),
@@ -390,7 +391,7 @@ WRONG = [
 @pytest.mark.parametrize(("line", "says"), WRONG, ids=[line for line, _ in WRONG])
 def test_mistakes_are_one_line(folder, capsys, tmp_path, monkeypatch, line, says):
     monkeypatch.chdir(tmp_path)
-    arguments = [str(folder) if word == "RUN" else word for word in line.split()]
+    arguments = [word.replace("RUN", str(folder)) for word in line.split()]
     status, out, err = evaluate_command(capsys, *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("qmix-jax: error: ") and says in err

@@ -14,7 +14,7 @@ from qmix_jax.files import read_json
 from qmix_jax.import_path import title_of
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, SEEDS, metric_names, read_metrics
 from qmix_jax.settings import ConfigError, defaults, flatten, require
-from qmix_jax.untrusted import read_settings
+from qmix_jax.untrusted import read_settings, require_folder
 
 TASKS = ("map", "task", "id")
 """Settings of environments that name a task."""
@@ -111,7 +111,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        require(path.is_dir(), f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}")
+        require_folder(path)
         marks = [mark for name in MARKS for mark in path.rglob(name)]
         folders = {mark.parent for mark in marks if mark.parent.parent.name != "checkpoints"}
         folders = {each for each in folders if not (each.parent.name == SEEDS and each.parents[1] in folders)}

@@ -16,7 +16,7 @@ from qmix_jax.run.lock import is_held
 from qmix_jax.settings import ConfigError, require
 from qmix_jax.sweep.jobs import Job
 from qmix_jax.sweep.record import YOUNG, JobRecord, State, metric_of, read_record, score_of
-from qmix_jax.untrusted import read_settings
+from qmix_jax.untrusted import read_settings, require_folder
 
 NAME = "sweep.json"
 OVER = ("done", "failed", "pruned")
@@ -136,7 +136,7 @@ def plans_before(folder: Path) -> list[JobPlan]:
 
 def read_sweep(folder: Path) -> list[JobPlan]:
     """The jobs of the sweep in a folder, or the single run that it holds; raises ConfigError where it is neither."""
-    require(folder.is_dir(), f"{folder} is a file, not a folder" if folder.exists() else f"there is no folder {folder}")
+    require_folder(folder)
     if not (folder / NAME).exists():
         return [_plan_of_run(folder)]
     found = read_json(folder / NAME)

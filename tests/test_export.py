@@ -165,6 +165,23 @@ def test_the_contract_describes_the_inputs_of_every_agent(teams):
     assert contract["exported_with"]["versions"]["jax"] == jax.__version__
 
 
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """A setting of an environment that is a group of settings."""
+
+    size: int = 3
+    place: tuple[int, int] = (1, 2)
+
+
+def test_the_contract_holds_groups_of_settings_as_json(teams, tmp_path):
+    run, _ = teams["speaker"]
+    settings = dataclasses.make_dataclass("Settings", [("goal", Goal)])(Goal())
+    env = dataclasses.replace(run.config.env, settings=settings)
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, env=env))
+    contract = export_team(run, tmp_path / "team", 0, {})
+    assert contract["environment"]["settings"] == {"goal": {"size": 3, "place": (1, 2)}}
+
+
 def test_the_contract_of_a_battle_names_targets_and_units(teams):
     contract = json.loads((teams["smax"][1] / "contract.json").read_text())
     agent = contract["agents"][1]

@@ -1,5 +1,6 @@
 """The contract of an exported team: what its agents get and return, for programs in any language (docs/deploy.md)."""
 
+from dataclasses import asdict
 from typing import Any
 
 from jax.export import Exported
@@ -60,7 +61,7 @@ def _describe_environment(run: TrainedRun) -> dict:
     return {
         "name": spec.name,
         "kind": env.name,
-        "settings": vars(env.settings),
+        "settings": asdict(env.settings),
         "episode_limit": spec.episode_limit,
         "num_agents": spec.num_agents,
     }

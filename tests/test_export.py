@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from qmix_jax import deployed_agent
 from qmix_jax.build import from_mapping
 from qmix_jax.cli import main as cli
+from qmix_jax.cli.export import summary
 from qmix_jax.deployed_agent import DecentralisedAgent
 from qmix_jax.records import best_seed, read_metrics
 from qmix_jax.run import experiment
@@ -328,6 +329,12 @@ def test_bad_arguments_are_one_clear_line(finished, tmp_path, capsys, name):
     said = capsys.readouterr().err
     assert message in said and said.startswith("qmix-jax: error: ") and said.count("\n") == 1
     assert not list(places["tmp"].iterdir())
+
+
+def test_a_mixer_of_an_import_path_is_named_by_its_class(tmp_path):
+    provenance = {"algorithm": "my_package.v1:Mix", "seed": 0}
+    contract = {"provenance": provenance, "environment": {"name": "probe"}, "agents": [{"name": "agent_0"}]}
+    assert summary(contract, tmp_path).startswith("Exported: MIX on probe, seed 0, agents agent_0\n")
 
 
 def test_help_says_how(capsys):

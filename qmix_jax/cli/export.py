@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from qmix_jax.cli.arguments import Parser, add_checkpoint
+from qmix_jax.import_path import title_of
 from qmix_jax.run import startup
 
 DESCRIPTION = """\
@@ -36,7 +37,7 @@ def summary(contract: dict, out: Path) -> str:
     needed = "Python, JAX and flatbuffers" if is_compiled else "Python and NumPy"
     return "\n".join(
         [
-            f"Exported: {provenance['algorithm'].upper()} on {contract['environment']['name']}, seed "
+            f"Exported: {title_of(provenance['algorithm']).upper()} on {contract['environment']['name']}, seed "
             f"{provenance['seed']}, agents {', '.join(names)}",
             *(f"  {out / name}  {size / 1024:.0f} KiB" for name, size in sizes.items()),
             f"Next, wherever there are {needed} (docs/deploy.md):",

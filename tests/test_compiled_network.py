@@ -133,6 +133,19 @@ def test_agents_that_cannot_act_alone_are_not_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Keyed(LSTMAgents):
+    """Keeps a random key beside its state."""
+
+    def initial_state(self, num_envs):
+        return super().initial_state(num_envs), jax.random.split(jax.random.key(0), num_envs)
+
+
+def test_a_recurrent_state_with_random_keys_is_not_exported(tmp_path):
+    with pytest.raises(ConfigError, match=r"its recurrent state has typed random keys; keep jax.random.key_data"):
+        export_team(own(Keyed), tmp_path / "team", 0, {})
+    assert not list(tmp_path.iterdir())
+
+
 class OneByOne(LSTMAgents):
     """Takes one environment after the other, in Python."""
 

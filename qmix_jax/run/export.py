@@ -23,6 +23,7 @@ from jax import export as jax_export
 from qmix_jax import compiled_network, deployed_agent
 from qmix_jax.actions import greedy
 from qmix_jax.console import warn
+from qmix_jax.envs.check.calls import is_key
 from qmix_jax.files import to_json
 from qmix_jax.records import best_seed, read_manifest
 from qmix_jax.run.contract import describe, describe_network, is_gru
@@ -83,6 +84,7 @@ def export_team(run: TrainedRun, out: Path, seed: int, provenance: dict) -> dict
         params = {name: np.asarray(leaf, np.float32) for name, leaf in params.items()}
         _refuse_unknown_weights(params, deployed_agent.expected_shapes(describe_network(run), run.env.spec.num_agents))
     else:
+        _refuse_random_keys(run)
         _refuse_dependent_agents(run, params)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +102,15 @@ def _refuse_unknown_weights(params: dict[str, np.ndarray], shapes: dict[str, tup
     for name in sorted({*params, *shapes}):
         found, wanted = params[name].shape if name in params else None, shapes.get(name)
         require(found == wanted, f"this network cannot be exported: '{name}' has shape {found}, not {wanted}")
+
+
+def _refuse_random_keys(run: TrainedRun) -> None:
+    """Refuse a recurrent state that NumPy, in which a deployed agent keeps it, cannot hold."""
+    states = jax.tree.leaves(jax.eval_shape(lambda: run.agents.initial_state(1)))
+    require(
+        not any(map(is_key, states)),
+        "this team cannot be exported: its recurrent state has typed random keys; keep jax.random.key_data(key) there",
+    )
 
 
 def _refuse_dependent_agents(run: TrainedRun, params: Params) -> None:

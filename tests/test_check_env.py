@@ -102,6 +102,7 @@ SPEC = {
     ),
     "a dict": ({"spec": Toy.spec._asdict()}, "spec is of type dict, but must be a TeamSpec"),
     "no name": ({"name": ""}, "spec.name is '', but must be a word"),
+    "a name of two lines": ({"name": "toy\n"}, "spec.name is 'toy\\n', but must be a word"),
     "float count": ({"num_actions": 4.0}, "spec.num_actions is 4.0, but must be a Python int of 1 or more"),
     "count of NumPy": (
         {"obs_size": np.int64(3)},
@@ -249,6 +250,18 @@ OUTCOMES = {
     "a metric of Python": (
         {"metrics": {"food": 1}},
         "metrics['food'] is the Python int 1, but must be a JAX array of one number, of shape ()",
+    ),
+    "a random key as a metric": (
+        {"metrics": {"food": jax.random.key(0)}},
+        "metrics['food'] is key<fry> of shape (), but must be a JAX array of one number, of shape ()",
+    ),
+    "a number as a metric's name": (
+        {"metrics": {1: jnp.zeros(())}},
+        "metrics[1] has the name 1, but must have a word of printable characters",
+    ),
+    "a metric's name of two lines": (
+        {"metrics": {"food\n": jnp.zeros(())}},
+        "metrics['food\\n'] has the name 'food\\n', but must have a word of printable characters",
     ),
     "a reserved name": (
         {"metrics": {"return": jnp.zeros(())}},
@@ -444,6 +457,7 @@ def test_a_step_that_counts_in_an_attribute_is_impure():
 IN_PLACE = {
     "a list": ([], lambda log: log.append(1)),
     "a list in a dict": ({"steps": [0]}, lambda log: log["steps"].append(1)),
+    "a list of random keys": ([*jax.random.split(jax.random.key(0))], lambda log: log.reverse()),
     "a set": (set(), lambda log: log.add(len(log))),
     "an array": (np.zeros(3), lambda log: np.add(log, 1, out=log)),
 }

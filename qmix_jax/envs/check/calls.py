@@ -75,6 +75,11 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def holds_numbers(array: Any) -> bool:
+    """Whether an array holds numbers or truth values; texts, objects and typed random keys are none."""
+    return not is_key(array) and array.dtype.kind in "biuf"
+
+
 def require_arguments(env: Any, name: str, expected: tuple[str, ...]) -> None:
     """Raise WrongArgumentsError unless the environment has a method that takes the arguments."""
     method, wanted = getattr(env, name, None), f"{name}({', '.join(expected)})"

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from qmix_jax.envs.check.calls import holds_numbers
+
 DEEPEST = 5
 """How many containers in one another are looked into."""
 
@@ -47,4 +49,4 @@ def _parts(value: Any) -> dict | None:
 
 def _is_numeric(value: Any) -> bool:
     is_array = isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, Tracer)
-    return isinstance(value, bool | int | float) or (is_array and value.dtype.kind in "biuf")
+    return isinstance(value, bool | int | float) or (is_array and holds_numbers(value))

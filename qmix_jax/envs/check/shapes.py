@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qmix_jax.envs.base import TeamEnv
-from qmix_jax.envs.check.calls import WrongArgumentsError, explain, kind, require_arguments, trace
+from qmix_jax.envs.check.calls import WrongArgumentsError, explain, holds_numbers, kind, require_arguments, trace
 from qmix_jax.envs.check.contents import copied, is_same
-from qmix_jax.envs.check.spec import layout_problems, spec_problems, variant_problems
+from qmix_jax.envs.check.spec import is_word, layout_problems, spec_problems, variant_problems
 from qmix_jax.envs.check.traced_numbers import traced_problems
 from qmix_jax.records import RESERVED_METRICS
 from qmix_jax.settings import shown
@@ -119,12 +119,14 @@ class _Shapes:
         self._check_metrics(outcome.metrics)
 
     def _check_metrics(self, metrics: Any) -> None:
-        if not (isinstance(metrics, dict) and all(isinstance(name, str) for name in metrics)):
+        if not isinstance(metrics, dict):
             self.found.append(f"step: Outcome.metrics is {kind(metrics)}, but must be a dict of arrays by name")
             return
         for name, value in metrics.items():
             where = f"step: Outcome.metrics[{name!r}]"
-            if not (isinstance(value, jax.Array) and value.shape == () and value.dtype.kind in "biuf"):
+            if not is_word(name):
+                self.found.append(f"{where} has the name {name!r}, but must have a word of printable characters")
+            if not (isinstance(value, jax.Array) and value.shape == () and holds_numbers(value)):
                 self.found.append(f"{where} is {kind(value)}, but must be a JAX array of one number, of shape ()")
             if name in RESERVED_METRICS:
                 self.found.append(f"{where} has the name of a metric of every run, but must have another name")

@@ -35,10 +35,10 @@ def shown(value: Any) -> str:
 
 def _wrong_fields(spec: TeamSpec) -> Iterator[tuple[str, str]]:
     """The names of wrong fields, with what they must be."""
-    if not (isinstance(spec.name, str) and spec.name):
+    if not is_word(spec.name):
         yield "name", "a word"
     names = spec.agent_names
-    are_names = isinstance(names, tuple) and names and all(isinstance(name, str) for name in names)
+    are_names = isinstance(names, tuple) and names and all(map(is_word, names))
     if not are_names or len(set(names)) < len(names):
         yield "agent_names", "a tuple with a different word for each agent"
     for field in ("obs_size", "num_actions", "state_size", "episode_limit"):
@@ -52,6 +52,11 @@ def _wrong_fields(spec: TeamSpec) -> Iterator[tuple[str, str]]:
         yield "idle_action", f"None, or an action: an int from 0 to spec.num_actions - 1 = {spec.num_actions - 1}"
     if is_whole(spec.episode_limit, 1) and not is_whole(spec.shortest_episode, 1, spec.episode_limit):
         yield "shortest_episode", f"an int from 1 to spec.episode_limit = {spec.episode_limit}"
+
+
+def is_word(value: Any) -> bool:
+    """Whether a value is a text that can stand in a line of a table."""
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def is_whole(value: Any, low: int, high: int | None = None) -> bool:

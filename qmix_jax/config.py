@@ -211,7 +211,7 @@ class EvaluationConfig(Section):
     """Greedy evaluation, compiled into the training program."""
 
     every_env_steps: Count = 100_000
-    """Environment steps between two evaluations at most; they are spread evenly over the run."""
+    """The most environment steps between evaluations, rounded up to iterations; they are spread evenly."""
     episodes: Count = 128
     """Episodes of an evaluation, for each seed."""
     score: Literal["last", "best", "area"] = "last"

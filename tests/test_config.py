@@ -322,6 +322,7 @@ def test_a_learning_rate_that_would_rise_is_refused_unless_the_share_says_so():
         (321, 64, 6, 384),
         (160, 64, 3, 192),
         (160, 128, 2, 192),  # and not 256
+        (320, 80, 4, 384),  # evaluated every 96
         (160, 1000, 1, 160),
         (1, 1, 1, 32),
     ],
@@ -329,7 +330,7 @@ def test_a_learning_rate_that_would_rise_is_refused_unless_the_share_says_so():
 def test_a_run_is_whole_chunks_that_are_spread_evenly(total, every, chunks, trained):
     config: Config = tiny(total_env_steps=total, evaluation={"every_env_steps": every})
     assert (config.num_chunks, config.trained_env_steps) == (chunks, trained)
-    assert config.chunk_env_steps <= max(every, config.iteration_env_steps)
+    assert config.chunk_env_steps < every + config.iteration_env_steps
 
 
 # --- limits of the machine --------------------------------------------------------------------------------------

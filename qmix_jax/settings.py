@@ -217,11 +217,13 @@ def group_type(hint: Any) -> type | None:
 
 def as_group(value: Any) -> Any:
     """A value with each dataclass in it as the group of its settings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: as_group(getattr(value, name)) for name in field_names(type(value))}
+    if type(value) in LISTS:
+        return type(value)(map(as_group, value))
     if isinstance(value, Mapping):
         return {name: as_group(each) for name, each in value.items()}
-    return type(value)(map(as_group, value)) if type(value) in LISTS else value
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    return {name: as_group(getattr(value, name)) for name in field_names(type(value))}
 
 
 def merge(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Shares(Depot):
         counts: dict[str, Count] = {"a": 1},
         goals: list[Goal] | None = None,
         file: Path | None = None,
+        only: Goal | None = None,
     ):
         super().__init__()
 
@@ -303,6 +304,10 @@ MISTAKES = {
     "a wrong type": ("env=depot.env:Depot env.num_robots=1.5", "env.num_robots=1.5 must be a whole number"),
     "a wrong word": ("env=depot env.layout=smal", "env.layout=smal is not known (did you mean 'small'?)"),
     "a wrong number of a few": ("env=own_parts:Crew env.crew=5", "env.crew=5 is not known; choose one of 2, 3, 4"),
+    "a setting of a group that is null": (
+        "env=own_parts:Shares env.only.size=3",
+        "env.only is null; where it can be a group, write env.only={size:3}",
+    ),
     "a type that no setting has": (
         "env=own_parts:Shares env.file=a",
         "env.file=a must be of the type Path, which no setting can have, or null",
@@ -473,6 +478,11 @@ def test_a_dataclass_as_an_argument_is_a_group_of_settings():
     assert (settings.first.size, settings.second.size) == (3, 5)
     with pytest.raises(ConfigError, match=r"env\.second\.size=1\.5 must be a whole number"):
         from_mapping(compose(["env=own_parts:Goals", "env.second.size=1.5"]))
+
+
+@pytest.mark.parametrize("other", ["env.counts.b=2", "++env.counts.b=2"])
+def test_a_group_that_is_null_is_set_as_a_whole(other):
+    assert from_mapping(compose(["env=own_parts:Shares", "env.only={size:3}", other])).env.settings.only.size == 3
 
 
 @pytest.mark.parametrize("line", ["env.counts={b:2}", "env.counts.b=2", "++env.counts.b=2"])

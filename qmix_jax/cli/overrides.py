@@ -236,6 +236,9 @@ class OverrideChecker:
     def _check_keys(self, override: Override, known: dict[str, Any]) -> None:
         is_old = override.key_or_group == "agent.kind"
         require(not is_old, f"unknown setting 'agent.kind' (did you mean 'agent={override.value()}'?)")
+        section, _, name = override.key_or_group.rpartition(".")
+        group = f"{section}={{{name}:{override.get_value_element_as_str()}}}"
+        require(not _is_null(known.get(section)), f"{section} is null; where it can be a group, write {group}")
         for key in _keys(override.key_or_group, override.value()):
             if key not in known and not _is_free(key, known):
                 self._refuse_key(key, known)
@@ -281,11 +284,15 @@ def _keys(key: str, value: Any) -> Iterable[str]:
 
 
 def _is_free(key: str, known: dict[str, Any]) -> bool:
-    """Whether the name is within a setting that takes any names."""
+    """Whether the name is within a setting that takes any names, or is null, where only the config knows which."""
     section = key.rpartition(".")[0]
     node = known.get(section)
-    is_open = isinstance(node, DictConfig) and node._get_node_flag("struct") is False
+    is_open = _is_null(node) or (isinstance(node, DictConfig) and node._get_node_flag("struct") is False)
     return is_open or (bool(section) and _is_free(section, known))
+
+
+def _is_null(node: Any) -> bool:
+    return node is not None and node._is_none()
 
 
 def _flatten(config: DictConfig, path: str = "") -> Iterable[tuple[str, Any]]:

@@ -80,8 +80,8 @@ def _with_free_names(values: Mapping[str, Any], settings: type) -> dict[str, Any
     hints, made = typing.get_type_hints(settings), dict(values)
     for name, value in values.items():
         if isinstance(value, Mapping):
-            group = group_type(hints[name])
-            made[name] = _with_free_names(value, group) if group else OmegaConf.create(value, flags={"struct": False})
+            group, free = group_type(hints[name]), OmegaConf.create(dict(value), flags={"struct": False})
+            made[name] = _with_free_names(value, group) if group else free
     return made
 
 

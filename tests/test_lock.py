@@ -110,7 +110,7 @@ class Compiling:
     now = most = 0
 
     def __init__(self, number: int):
-        self.compiler_ir = jax.jit(lambda x: x + number).lower(1.0).compiler_ir
+        self.as_text = jax.jit(lambda x: x + number).lower(1.0).as_text
 
     def compile(self, options):
         Compiling.now += 1

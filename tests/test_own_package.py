@@ -26,17 +26,10 @@ def installed():
     """The package on Python's search path; programs are compiled without optimisations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(SITE)])
-        patch.setattr(Program, "_compile", lambda self, function, *args: compile_quickly(lowered(function, args)))
+        patch.setattr(Program, "_compile", lambda self, lowered: compile_quickly(lowered))
         forget_installed()
         yield
     forget_installed()
-
-
-def lowered(function, arguments):
-    """A function with its first argument donated."""
-    import jax
-
-    return jax.jit(function, donate_argnums=0).lower(*arguments)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TINY, merge
@@ -172,6 +173,18 @@ def test_a_ray_address_where_nothing_answers_is_refused_at_once():
     pytest.importorskip("ray")
     with pytest.raises(ConfigError, match=r"hydra.launcher.address=127.0.0.1:1: no Ray cluster at 127.0.0.1:1"):
         Ray(Ray.Settings(address="127.0.0.1:1")).plan([])
+
+
+def test_a_ray_that_does_not_start_is_told_in_one_line(monkeypatch):
+    def init(*_, **__):
+        raise Exception("The node timed out.\n\nThe GCS is overloaded.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("qmix_jax.sweep.launchers.ray._import_ray", lambda: SimpleNamespace(init=init))
+    with pytest.raises(ConfigError) as refused:
+        Ray(Ray.Settings()).plan([])
+    reason = "Ray does not start here: The node timed out. The GCS is overloaded."
+    assert str(refused.value) == f"hydra.launcher.address=auto: {reason}"
 
 
 def test_a_job_of_ray_gets_cores_that_no_other_has_and_all_where_there_are_too_few(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qmix_jax.config import Config
+from qmix_jax.console import reason
 from qmix_jax.run.exits import FAILED, INTERRUPTED, KILLED
 from qmix_jax.run.lock import is_held, locked
 from qmix_jax.settings import ConfigError, Count, NotNegative, check_ranges, require, shown
@@ -94,8 +95,9 @@ class Ray(Launcher):
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"hydra.launcher.address={address}: no Ray cluster at {place}: {error}") from error
+        except Exception as error:  # Ray raises this class too
+            what = f"no Ray cluster at {place}" if place not in ("", "local") else "Ray does not start here"
+            raise ConfigError(f"hydra.launcher.address={address}: {what}: {reason(error)}") from error
 
     @property
     def at_once(self) -> int:

@@ -28,7 +28,7 @@ from qmix_jax.run.program import ReusingProgram
 from qmix_jax.run.resume import complete_rows, holds_run
 from qmix_jax.run.scoring import score
 from qmix_jax.run.trained import TrainedRun
-from qmix_jax.settings import ConfigError, flatten, require, shown
+from qmix_jax.settings import LARGEST_INT, ConfigError, flatten, require, shown
 from qmix_jax.sweep.jobs import Job
 
 AUTO = "auto"
@@ -268,9 +268,19 @@ def evaluate(run: Run | str | Path, episodes: int = 1024, seed: int = 0) -> Scor
         run: a run, or its folder.
         episodes: how many, of each seed of the run.
         seed: the random seed of the episodes.
+
+    Raises:
+        ConfigError: `episodes` or `seed` is out of range.
     """
+    _require_in_range(episodes, seed)
     run = run if isinstance(run, TrainedRun) else load_run(run)
     return score(run, ParallelEvaluator(run.env, run.agents, episodes), seed)
+
+
+def _require_in_range(episodes: int, seed: int) -> None:
+    """Raise ConfigError for what `jax.random.key` would take for another seed, and for no episodes."""
+    require(1 <= episodes <= LARGEST_INT, f"episodes={shown(episodes)} must be 1 or more, and 2^31 - 1 at most")
+    require(0 <= seed <= LARGEST_INT, f"seed={shown(seed)} must be 0 or more, and 2^31 - 1 at most")
 
 
 def render(run: Run | str | Path, path: str | Path | None = None, episodes: int = 1, seed: int = 0) -> Film:
@@ -283,8 +293,9 @@ def render(run: Run | str | Path, path: str | Path | None = None, episodes: int 
         seed: the random seed of the episodes.
 
     Raises:
-        ConfigError: the path has another ending.
+        ConfigError: the path has another ending, or `episodes` or `seed` is out of range.
     """
+    _require_in_range(episodes, seed)
     from qmix_jax.film.painter import painter_of
     from qmix_jax.run import films
 

@@ -362,6 +362,13 @@ def test_a_film_of_another_format_is_refused(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wrong", [{"seed": 2**31}, {"seed": -1}, {"episodes": 0}])
+def test_a_seed_that_would_be_anothers_is_refused(wrong):
+    for function in (qmix_jax.evaluate, qmix_jax.render):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))} must be"):
+            function("no folder", **wrong)
+
+
 def test_a_class_that_is_defined_anew_takes_the_name_of_its_earlier_self():
     def define(value):
         class Mine(TwoStep):

@@ -59,8 +59,9 @@ def short(path: Path) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """An error's message on one line of at most 300 characters; its type where the message is empty."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """An error's message on one line, of a long one the start and the end; its type where the message is empty."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:145]} ... {text[-150:]}"
 
 
 def duration(seconds: float) -> str:

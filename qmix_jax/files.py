@@ -18,7 +18,7 @@ MAX_JSON = 1 << 26
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A hidden path to write a file to, which becomes `path` when the block ends: readers see the old file or the
-    whole new one, also after a crash. After an exception the old file stays.
+    whole new one, also after a crash. After an exception the old file stays; an OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -27,6 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with scratch.open("r+b") as file:
             os.fsync(file.fileno())
         scratch.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(scratch)):
+            error.filename = str(path)  # a write to a full disk names no file
+        raise
     finally:
         scratch.unlink(missing_ok=True)
 

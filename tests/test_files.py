@@ -1,10 +1,13 @@
 """JSON, and files that are replaced as a whole."""
 
+import errno
 import math
+import os
 
 import numpy as np
 import pytest
 
+from qmix_jax.console import reason
 from qmix_jax.files import parse_json, read_json, remove_scratch_files, replacing, to_json, write_file, write_json
 
 
@@ -49,3 +52,20 @@ def test_damaged_json_is_none(tmp_path, text):
     assert parse_json(text) is None
     write_file(tmp_path / "file.json", text)
     assert read_json(tmp_path / "file.json") is None and read_json(tmp_path / "none.json") is None
+
+
+def test_an_error_of_a_write_names_the_file_that_was_to_be_written(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*/report\.html'"),
+        replacing(tmp_path / "report.html"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError, match="nowhere"), replacing(tmp_path / "report.html"):
+        (tmp_path / "nowhere").read_text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_a_long_reason_the_start_and_the_end_are_told():
+    told = reason(OSError("Error writing " + "a/long/path/" * 50 + ": No space left\non device"))
+    assert told.startswith("Error writing a/long") and told.endswith(": No space left on device") and len(told) <= 300
+    assert reason(KeyError()) == "KeyError" and reason(OSError("short")) == "short"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import merge
+from conftest import merge, tiny
 from pictures import milliseconds_and_end, near
 from PIL import Image
 
@@ -28,6 +28,8 @@ from qmix_jax.film.credit import agent_colours
 from qmix_jax.film.gif import save_gif
 from qmix_jax.film.painter import painter_of
 from qmix_jax.film.recording import CARD_FRAMES, FRAMES_PER_STEP, HEADER, SCENE, Recording, tweens
+from qmix_jax.run import pictures as run_pictures
+from qmix_jax.run.program import Program
 
 STEPS = 4
 
@@ -375,3 +377,15 @@ assert "PIL" not in sys.modules
 
 
 # --- curves ------------------------------------------------------------------------------------------------------
+
+
+def test_where_the_film_fails_the_curve_is_drawn_and_the_place_is_told(probe, monkeypatch, tmp_path):
+    def fail(*_):
+        raise KeyError("robots")
+
+    said = []
+    monkeypatch.setattr(run_pictures, "draw_curve", lambda rows, path, title: path.touch())
+    monkeypatch.setattr(run_pictures, "paint_film", fail)
+    run_pictures.draw(Program.make(tiny(), probe), tmp_path, [], {}, said.append)
+    assert (tmp_path / run_pictures.CURVE).exists()
+    assert said[-1].startswith("warning: no film of the run: KeyError: 'robots', at ") and __file__ in said[-1]

@@ -1,6 +1,7 @@
 """The pictures of a run: its learning curve and a film of its best seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,9 @@ import numpy as np
 
 from qmix_jax.analysis.curve import draw_curve
 from qmix_jax.config import Config
-from qmix_jax.console import reason
 from qmix_jax.envs.base import TeamEnv
 from qmix_jax.envs.layout import layout_of
+from qmix_jax.import_path import describe, place_of
 from qmix_jax.learning.evaluate import RecordedEpisodes
 from qmix_jax.records import best_seed
 from qmix_jax.run.messages import title
@@ -39,13 +40,20 @@ def paths(folder: Path, with_film: bool) -> tuple[Path | None, Path | None]:
 
 def draw(program: Program, folder: Path, rows: list[dict], params: Params | None, say: Callable[[str], None]) -> None:
     """Draw the curve, and with parameters (S, ...) the film; a failure, whatever its reason, is a warning."""
-    try:
+    with _kept_without("curve", say):
         draw_curve(rows, folder / CURVE, title=title(program.config, program.env))
-        if params is not None:
-            say("painting the film")
+    if params is not None:
+        say("painting the film")
+        with _kept_without("film", say):
             paint_film(program, folder / FILM, rows, params)
+
+
+@contextmanager
+def _kept_without(picture: str, say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # whatever it is, the run itself is kept
-        say(f"warning: no pictures of the run: {reason(error)}")
+        say(f"warning: no {picture} of the run: {describe(error)}{place_of(error)}")
 
 
 def paint_film(program: Program, path: Path, rows: list[dict], params: Params) -> None:

@@ -14,6 +14,7 @@ from qmix_jax.config import to_mapping
 from qmix_jax.files import parse_json, to_json
 from qmix_jax.reporters.callbacks import make_callbacks
 from qmix_jax.run import experiment, startup
+from qmix_jax.run.resume import merge_settings
 from qmix_jax.settings import ConfigError
 
 SITE = Path(__file__).parent / "site"
@@ -562,3 +563,11 @@ def test_a_name_is_registered_once():
     with pytest.raises(ConfigError, match="mine is taken already"):
         environments.register("mine", own_parts.an_object.__class__)
     assert from_mapping(compose(["env=mine", "env.robots=2"])).env.settings.robots == 2
+
+
+def test_a_module_that_no_longer_imports_is_not_blamed_on_the_runs_settings(tmp_path):
+    (tmp_path / "breaks_later.py").write_text("raise KeyError('boom')")
+    settings = f"env: {{name: 'breaks_later:Env'}}\nalgorithm: {{name: qmix}}\nimport_folders: ['{tmp_path}']\n"
+    (tmp_path / "config.yaml").write_text(settings)
+    with pytest.raises(ConfigError, match=r"^env=breaks_later:Env: breaks_later cannot be imported"):
+        merge_settings(tmp_path, [])

@@ -8,6 +8,7 @@ from qmix_jax.build import from_mapping, upgrade
 from qmix_jax.config import Config, by_name
 from qmix_jax.console import warn
 from qmix_jax.deployed_agent import ArtifactError
+from qmix_jax.import_path import ImportPathError
 from qmix_jax.records import ENVIRONMENT_NAN, FROZEN, HAS_STATE, batch_folder, read_manifest, read_metrics, seed_batches
 from qmix_jax.run import hosts
 from qmix_jax.run.checkpoint import METRICS, Checkpoint, checkpoints, first_usable
@@ -253,6 +254,8 @@ def merge_settings(folder: Path, overrides: list[str]) -> dict[str, Any]:
     settings = merge(_settings(folder) or {}, written)
     try:
         known = by_name(from_mapping(settings))
+    except ImportPathError:
+        raise
     except ConfigError as error:
         raise ConfigError(f"{folder / 'config.yaml'} was edited, or another version wrote it: {error}") from error
     for line in overrides:

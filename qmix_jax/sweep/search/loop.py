@@ -25,7 +25,7 @@ from qmix_jax.sweep.runner import Again, is_over, make_launcher, note_end, run_a
 from qmix_jax.sweep.search.results import results
 from qmix_jax.sweep.search.settings import PREFIX, SearchSettings
 from qmix_jax.sweep.search.space import Space
-from qmix_jax.sweep.search.study import Study, Trial, require_possible
+from qmix_jax.sweep.search.study import JOURNAL, Study, Trial, require_possible
 from qmix_jax.sweep.worker import Task
 
 LOOK = 1.0
@@ -100,7 +100,8 @@ class _Loop:
         self._search, self._study, self._launcher, self._example = search, study, launcher, example
         self._plans = {plan.folder: plan for plan in plans_before(search.folder)}
         is_own = bool(study.trials) or not self._plans
-        require(is_own, f"{search.folder} holds another sweep: name another folder, hydra.sweep.dir=FOLDER")
+        lost = f"{search.folder} holds another sweep, or has lost its {JOURNAL}"
+        require(is_own, f"{lost}: put that back, or name another folder, hydra.sweep.dir=FOLDER")
         self._watch = Watch(self._plans.values())
         self._running: dict[int, Task] = {}
         self._left: list[Trial] = [trial for trial in study.trials if trial.state == TrialState.RUNNING]

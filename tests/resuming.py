@@ -19,7 +19,6 @@ from qmix_jax.records import read_metrics
 from qmix_jax.reporters.metrics_file import MetricsFile
 from qmix_jax.run import exits, experiment, pictures
 from qmix_jax.run.checkpoint import checkpoints
-from qmix_jax.run.compilation import compile_quickly
 from qmix_jax.run.metrics import SUMS
 from qmix_jax.run.program import Program
 from qmix_jax.run.saver import Saver
@@ -52,8 +51,7 @@ def executables(program: Program) -> tuple:
     config = dataclasses.replace(program.config, evaluation=evaluation, **around)
     name = f"{program_key(config)} {program.vmaps_seeds} {program.mesh}"
     if name not in _compiled:
-        init = compile_quickly(program._init.lower(program._seeds, program.numbers))
-        _compiled[name] = init, _compile_chunk(program)
+        _compiled[name] = Program.compile_init(program), _compile_chunk(program)
     return _compiled[name]
 
 

@@ -537,8 +537,8 @@ def test_two_processes_cannot_run_one_sweep(experiment, capsys, tmp_path):
         ("-m seed=0,1 hydra/launcher=joblib", "joblib"),
         ("-m seed=0,1 hydra/launcher=basic", "choose one of processes"),
         ("-m seed=0,1 hydra.launcher.jbos=2", "'hydra.launcher.jbos' (did you mean 'hydra.launcher.jobs'?)"),
-        ("seed=0 hydra/launcher=slurm", "hydra/launcher=slurm is of sweeps: add -m, also for a single job"),
-        ("seed=0 hydra.launcher.jobs=1 hydra.sweep.dir=many", "hydra.sweep.dir=many is of sweeps"),
+        ("seed=0 hydra/launcher=slurm", "hydra/launcher=slurm affects only sweeps: add -m, also for a single job"),
+        ("seed=0 hydra.launcher.jobs=1 hydra.sweep.dir=many", "hydra.sweep.dir=many affects only sweeps"),
         ("-m seed=0,1 hydra.launcher.jobs=0", "must be from 1 to 4096"),
         (
             "-m seed=0,1 hydra.sweep.dir=many hydra.sweep.subdir=${algorithm.name}",

@@ -224,7 +224,7 @@ def _refuse_searchpath(is_set: bool) -> None:
 def _refuse_what_sweeps_have(overrides: list[Override], sweeper: str) -> None:
     found = [str(each.input_line) for each in overrides if each.key_or_group.startswith(OF_SWEEPS)]
     require(sweeper == BASIC, f"hydra/sweeper={sweeper} makes many jobs: add -m")
-    require(not found, f"{' '.join(found)} is of sweeps: add -m, also for a single job")
+    require(not found, f"{' '.join(found)} affects only sweeps: add -m, also for a single job")
 
 
 def _refuse_what_has_no_effect(config: DictConfig) -> None:

@@ -1,7 +1,8 @@
 """Flat observations and states as matrices with one row an entity, for networks that attend to entities.
 
 An environment's layout (`qmix_jax.envs.layout`) says which entity each number describes. Features of one name share a
-column, so that all teams of an environment have the same columns and differ only in their rows.
+column, so that all teams of an environment have the same columns and differ only in their rows; where one entity has
+several features of a name, each of them has a column.
 """
 
 from collections import Counter

@@ -42,6 +42,9 @@ FOR_CPU_CORES = {"xla_cpu_enable_concurrency_optimized_scheduler": False, "xla_c
 """Compiler options for a device that is one CPU core, and so one thread: no scheduling for concurrency, and the widest
 vectors. Together they save 6 to 9 % of the time of training.
 """
+MOST_COMPILED = 8
+_COMPILED: dict[str, Any] = {}
+"""The executables of the programs that were used last: initialisations and chunks, `MOST_COMPILED` at most."""
 
 
 class TrainState(NamedTuple):
@@ -344,11 +347,6 @@ class ReusingProgram(Program):
         for oldest in list(_COMPILED)[:-MOST_COMPILED]:
             _COMPILED.pop(oldest, None)
         return found
-
-
-MOST_COMPILED = 8
-_COMPILED: dict[str, Any] = {}
-"""The executables of the programs that were used last."""
 
 
 def describe_memory(shapes: TrainState) -> dict[str, int]:

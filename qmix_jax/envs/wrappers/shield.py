@@ -62,7 +62,7 @@ class Shielded(TeamEnv):
         return state, self._narrowed(observation), outcome
 
     def compress(self, state: EnvState, observation: Observation) -> CompactObservation:
-        """What the replay buffer keeps of an observation, with the legal actions: the shield is asked once, about what
+        """What the replay buffer keeps of an observation, with the legal actions: the shield is called once, on what
         the agents saw, so that they act and learn with the same ones.
         """
         return self.wrapped.compress(state, observation), observation.available

@@ -16,6 +16,7 @@ NETWORKS: "Registry[type[Agents]]" = Registry(
     __name__,
     {
         "gru": "gru:RecurrentAgents",
+        "deep_sets": "deep_sets:DeepSetAgents",
         "transformer": "transformer:TransformerAgents",
     },
     setting="agent",

@@ -70,14 +70,13 @@ class RecurrentAgents(Agents):
         dense, rows = initializers.lecun_normal(), initializers.normal(0.05)
         recurrent = initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default for a GRU
         params = {
-            "obs": dense(next(keys), (spec.obs_size, size)),
+            **self._init_inputs(next(keys)),
             "bias": jnp.zeros(size),
             "gru_input": dense(next(keys), (size, 3 * size)),
             "gru_bias": jnp.zeros(3 * size),
             "gru_recurrent": recurrent(next(keys), (size, 3 * size)),
             "gru_recurrent_bias": jnp.zeros(size),
-            "q": dense(next(keys), (size, spec.num_actions)),
-            "q_bias": jnp.zeros(spec.num_actions),
+            **self._init_values(next(keys)),
         }
         if config.use_agent_id and config.share_parameters:
             params["agent_id"] = rows(next(keys), (spec.num_agents, size))
@@ -87,6 +86,15 @@ class RecurrentAgents(Agents):
             params |= {"norm_scale": jnp.ones((2, size)), "norm_bias": jnp.zeros((2, size))}
         return params
 
+    def _init_inputs(self, key: jax.Array) -> Params:
+        """The parameters of `_inputs`."""
+        return {"obs": initializers.lecun_normal()(key, (self.spec.obs_size, self.config.hidden_size))}
+
+    def _init_values(self, key: jax.Array) -> Params:
+        """The parameters of `_values`."""
+        size, num_actions = self.config.hidden_size, self.spec.num_actions
+        return {"q": initializers.lecun_normal()(key, (size, num_actions)), "q_bias": jnp.zeros(num_actions)}
+
     def initial_state(self, num_envs: int) -> Float[Array, "B N H"]:
         """The recurrent state before an episode: zeros."""
         return jnp.zeros((num_envs, self.spec.num_agents, self.config.hidden_size))
@@ -95,27 +103,45 @@ class RecurrentAgents(Agents):
         self, params: Params, state: Float[Array, "B N H"], inputs: AgentInput
     ) -> tuple[Float[Array, "B N H"], AgentOutput]:
         """One time step: the next recurrent state, and the output."""
-        state = self._recur(gru_step, params, state, inputs)
-        return state, AgentOutput(self._per_agent(_head, params, state), state)
+        output = self._apply(gru_step, params, state, inputs)
+        return output.features, output
 
     def unroll(
         self, params: Params, state: Float[Array, "B N H"], inputs: AgentInput
     ) -> tuple[Float[Array, "B N H"], AgentOutput]:
         """T time steps from the state before the first: the state after the last, and the outputs (T, B, ...)."""
-        states = self._recur(gru_unroll, params, state, inputs)
-        return states[-1], AgentOutput(self._per_agent(_head, params, states), states)
+        output = self._apply(gru_unroll, params, state, inputs)
+        return output.features[-1], output
 
-    def _recur(self, gru, params: Params, state: Array, inputs: AgentInput) -> Array:
-        """The recurrent state after one step, or after each of T steps with `gru_unroll`."""
+    def _apply(self, gru, params: Params, state: Array, inputs: AgentInput) -> AgentOutput:
+        """The output after one step, or after each of T steps with `gru_unroll`."""
         last_action = jnp.where(inputs.first[..., None], self.spec.num_actions, inputs.last_action)
         first = jnp.broadcast_to(inputs.first[..., None], last_action.shape)
 
-        def layer(params: Params, state: Array, obs: Array, last_action: Array, first: Array) -> Array:
-            embedded = _embed(params, obs, last_action[..., 0])
+        def network(params: Params, state: Array, obs: Array, last_action: Array, first: Array) -> AgentOutput:
+            embedded = self._embed(params, obs, last_action[..., 0])
             weights = GruWeights(*[params[f"gru_{name}"] for name in GruWeights._fields])
-            return gru(weights, state, embedded, first[..., 0])
+            hidden = gru(weights, state, embedded, first[..., 0])
+            return AgentOutput(self._values(params, obs, _normalise(params, 1, hidden)), hidden)
 
-        return self._per_agent(layer, params, state, inputs.obs, last_action[..., None], first[..., None])
+        return self._per_agent(network, params, state, inputs.obs, last_action[..., None], first[..., None])
+
+    def _embed(self, params: Params, obs: Array, last_action: Array) -> Array:
+        x = self._inputs(params, obs) + params["bias"]
+        if "last_action" in params:
+            x = x + params["last_action"][last_action]
+        if "agent_id" in params:
+            x = x + params["agent_id"]
+        return jax.nn.relu(_normalise(params, 0, x))
+
+    def _inputs(self, params: Params, obs: Array) -> Array:
+        """What the observation adds to the first layer."""
+        return linear(obs, params["obs"])
+
+    def _values(self, params: Params, obs: Array, hidden: Array) -> Array:
+        """The value of every action."""
+        del obs  # a subclass may look at it again
+        return linear(hidden, params["q"]) + params["q_bias"]
 
     def _per_agent(self, function, params: Params, *trees: Any) -> Any:
         """Call `function(params, *trees)` with the shared weights, or with each agent's own, along axis -2."""
@@ -124,19 +150,6 @@ class RecurrentAgents(Agents):
         move = functools.partial(jnp.moveaxis, source=-2, destination=0)
         inputs = jax.tree.map(move, trees)
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), jax.vmap(function)(params, *inputs))
-
-
-def _embed(params: Params, obs: Array, last_action: Array) -> Array:
-    x = linear(obs, params["obs"]) + params["bias"]
-    if "last_action" in params:
-        x = x + params["last_action"][last_action]
-    if "agent_id" in params:
-        x = x + params["agent_id"]
-    return jax.nn.relu(_normalise(params, 0, x))
-
-
-def _head(params: Params, hidden: Array) -> Array:
-    return linear(_normalise(params, 1, hidden), params["q"]) + params["q_bias"]
 
 
 def _normalise(params: Params, layer: int, x: Array) -> Array:

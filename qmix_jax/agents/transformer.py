@@ -45,23 +45,23 @@ class AttentionNetwork(nn.Module):
     num_heads: int
     num_layers: int
     num_plain: int
-    aims: bool
-    """Whether any action is aimed at an entity."""
+    num_aimed: int
+    """The most actions that are aimed at one entity; 0: none is."""
 
     @nn.compact
     def __call__(
         self, hidden: Float[Array, "*batch E"], entities: Float[Array, "*batch K F"]
     ) -> tuple[Float[Array, "*batch E"], Float[Array, "*batch V"]]:
-        """The next recurrent state; values of the plain actions, and then of every entity where any action is aimed."""
+        """The next recurrent state; values of the plain actions, and then of those aimed at each entity."""
         embedded = Dense(self.size, name="embed")(entities)
         tokens = jnp.concatenate([hidden[..., None, :], embedded], axis=-2)
-        kept = slice(None) if self.aims else slice(1)
+        kept = slice(None) if self.num_aimed else slice(1)
         tokens = Transformer(self.num_heads, self.num_layers, name="transformer")(tokens, kept)
         hidden = tokens[..., 0, :]
         values = Dense(self.num_plain, name="plain")(hidden)
-        if self.aims:
-            aimed = Dense(1, name="aimed")(tokens[..., 1:, :])[..., 0]
-            values = jnp.concatenate([values, aimed], axis=-1)
+        if self.num_aimed:
+            aimed = Dense(self.num_aimed, name="aimed")(tokens[..., 1:, :])
+            values = jnp.concatenate([values, aimed.reshape(*values.shape[:-1], -1)], axis=-1)
         return hidden, values
 
 
@@ -88,8 +88,8 @@ class TransformerAgents(Agents):
     @property
     def _network(self) -> AttentionNetwork:
         config, num_plain = self.config, self.team.num_plain
-        aims = max(map(max, self.team.values)) >= num_plain
-        return AttentionNetwork(config.hidden_size, config.num_heads, config.num_layers, num_plain, aims)
+        num_aimed = self.team.num_aimed if max(map(max, self.team.values)) >= num_plain else 0
+        return AttentionNetwork(config.hidden_size, config.num_heads, config.num_layers, num_plain, num_aimed)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""

@@ -1,4 +1,4 @@
-"""Flat observations and states as matrices with one row an entity, for networks that attend to entities.
+"""Flat observations and states by entity: as matrices with one row an entity, or as one set of entities a kind.
 
 An environment's layout (`qmix_jax.envs.layout`) says which entity each number describes. Features of one name share a
 column, so that all teams of an environment have the same columns and differ only in their rows; where one entity has
@@ -6,6 +6,7 @@ several features of a name, each of them has a column.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -43,9 +44,41 @@ class Team(NamedTuple):
     entities: Entities
     """Of all agents' observations, concatenated: N times as many rows as one agent sees, agent by agent."""
     values: tuple[tuple[int, ...], ...]
-    """(N, A) the index of each action's value among the values of the plain actions and then of the entities."""
+    """(N, A) the index of each action's value among those of the plain actions, and then `num_aimed` of each entity."""
     num_plain: int
     """Actions that are aimed at no entity."""
+    num_aimed: int = 1
+    """The most actions that an agent can aim at one entity."""
+
+
+class Kinds(NamedTuple):
+    """The agents' observations and actions by kind of entity: the agent itself, its team and all others are apart, and
+    of these those whose blocks differ.
+    """
+
+    places: tuple[tuple[int, ...], ...]
+    """(N, X) the index in each agent's observation of every number that `split` gets; -1 where it lacks one."""
+    sizes: tuple[tuple[int, int], ...]
+    """Of each kind, how many entities the agent has that sees most of them, and how many features each has."""
+    aimed: tuple[int, ...]
+    """The kinds at which actions are aimed."""
+    values: tuple[tuple[int, ...], ...]
+    """As in `Team`, with the entities of the aimed kinds only."""
+    num_plain: int
+    num_aimed: int
+
+    def arrange(self, obs: Float[Array, "*batch N O"]) -> Float[Array, "*batch N X"]:
+        """The observations with the numbers of each kind together."""
+        if set(self.places) == {tuple(range(obs.shape[-1]))}:
+            return obs
+        padded = jnp.concatenate([obs, jnp.zeros_like(obs[..., :1])], axis=-1)
+        return padded[..., np.arange(len(self.places))[:, None], np.array(self.places)]  # -1 is the appended zero
+
+    def split(self, arranged: Float[Array, "*batch X"]) -> list[Float[Array, "*batch K F"]]:
+        """The entities of each kind; zeros in place of those that an agent lacks."""
+        ends = np.cumsum([entities * features for entities, features in self.sizes])[:-1]
+        parts = jnp.split(arranged, ends, axis=-1)
+        return [part.reshape(*part.shape[:-1], *size) for part, size in zip(parts, self.sizes, strict=True)]
 
 
 def team_of(env: TeamEnv) -> Team:
@@ -59,10 +92,36 @@ def team_of(env: TeamEnv) -> Team:
         empty = most - len(names[i])
         places += [*_places(layout, blocks, columns, i * spec.obs_size), *[(NOWHERE,) * len(columns)] * empty]
         marks += [*_marks(names[i], spec.agent_names, own), *[(0.0, 0.0)] * empty]
-    aims = [agent.aims or (None,) * len(agent.actions) for agent in layout.agents]
-    num_plain = max(aim.count(None) for aim in aims)
-    values = tuple(_values(aim, rows, num_plain, spec.num_actions) for aim, rows in zip(aims, names, strict=True))
-    return Team(Entities(tuple(places), tuple(marks)), values, num_plain)
+    aims, num_plain, num_aimed = _aims(layout)
+    values = tuple(
+        _values(aim, rows, num_plain, num_aimed, spec.num_actions) for aim, rows in zip(aims, names, strict=True)
+    )
+    return Team(Entities(tuple(places), tuple(marks)), values, num_plain, num_aimed)
+
+
+def kinds_of(env: TeamEnv) -> Kinds:
+    """The agents' view by kind. Where the environment has no layout, all numbers belong to one entity."""
+    layout, spec = layout_of(env), env.spec
+    views = [
+        _by_kind(agent.blocks, own, spec.agent_names)
+        for agent, own in zip(layout.agents, spec.agent_names, strict=True)
+    ]
+    kinds = list(dict.fromkeys(kind for view in views for kind in view))
+    most = {kind: max(len(view.get(kind, ())) for view in views) for kind in kinds}
+    columns = {kind: [column for _, column in _numbers(layout, [("", block) for block in kind[1]])] for kind in kinds}
+    aims, num_plain, num_aimed = _aims(layout)
+    targets = {name for aim in aims for name in aim}
+    aimed = [kind for kind in kinds if any(targets.intersection(view.get(kind, ())) for view in views)]
+    places, values = [], []
+    for agent, view, aim in zip(layout.agents, views, aims, strict=True):
+        names = {kind: [*(own := view.get(kind, [])), *[""] * (most[kind] - len(own))] for kind in kinds}
+        place = {number: i for i, number in enumerate(_numbers(layout, agent.blocks))}
+        numbers = [(name, column) for kind in kinds for name in names[kind] for column in columns[kind]]
+        places.append(tuple(place.get(number, NOWHERE) for number in numbers))
+        rows = [name for kind in aimed for name in names[kind]]
+        values.append(_values(aim, rows, num_plain, num_aimed, spec.num_actions))
+    sizes = tuple((most[kind], len(columns[kind])) for kind in kinds)
+    return Kinds(tuple(places), sizes, tuple(map(kinds.index, aimed)), tuple(values), num_plain, num_aimed)
 
 
 def state_of(env: TeamEnv) -> Entities:
@@ -76,12 +135,29 @@ def state_of(env: TeamEnv) -> Entities:
     return Entities(places, _marks(_names(layout.state), spec.agent_names, ""))
 
 
+def _aims(layout: Layout) -> tuple[list[tuple[str | None, ...]], int, int]:
+    """What every action of each agent is aimed at, the most plain actions, and the most aimed at one entity."""
+    aims = [agent.aims or (None,) * len(agent.actions) for agent in layout.agents]
+    counts = [Counter(aim) for aim in aims]
+    most = max(number for count in counts for name, number in (count | {"": 1}).items() if name is not None)
+    return aims, max(count[None] for count in counts), most
+
+
+def _by_kind(blocks: Blocks, own: str, team: tuple[str, ...]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
+    """The entities of each kind: (what it is to the agent, the keys of its blocks)."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name in _names(blocks):
+        side = "self" if name == own else "team" if name in team else "other"
+        found.setdefault((side, tuple(kind for about, kind in blocks if about == name)), []).append(name)
+    return found
+
+
 def _names(blocks: Blocks) -> list[str]:
     """The entities in order of first appearance."""
     return list(dict.fromkeys(about for about, _ in blocks))
 
 
-def _numbers(layout: Layout, blocks: Blocks) -> list[tuple[str, Column]]:
+def _numbers(layout: Layout, blocks: Sequence[tuple[str, str]]) -> list[tuple[str, Column]]:
     """The entity and the column of each number of a vector."""
     found: list[tuple[str, Column]] = []
     seen: Counter[tuple[str, str]] = Counter()
@@ -108,8 +184,10 @@ def _marks(names: list[str], team: tuple[str, ...], own: str) -> tuple[tuple[flo
     return tuple((float(name == own), float(name in team)) for name in names)
 
 
-def _values(aims: tuple[str | None, ...], rows: list[str], num_plain: int, num_actions: int) -> tuple[int, ...]:
-    """Plain actions in order, others at the entity that they are aimed at."""
-    plain = iter(range(num_plain))
-    own = [next(plain) if aim is None else num_plain + rows.index(aim) for aim in aims]
+def _values(
+    aim: tuple[str | None, ...], rows: list[str], num_plain: int, num_aimed: int, num_actions: int
+) -> tuple[int, ...]:
+    """Plain actions in order, others at the entity that they are aimed at, in order where there are several."""
+    plain, nth = iter(range(num_plain)), {name: iter(range(num_aimed)) for name in rows}
+    own = [next(plain) if name is None else num_plain + rows.index(name) * num_aimed + next(nth[name]) for name in aim]
     return tuple(own + [0] * (num_actions - len(own)))

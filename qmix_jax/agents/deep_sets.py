@@ -1,0 +1,113 @@
+"""The GRU agents with entities as sets: an encoder for each kind, and aimed actions valued by their targets."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import initializers
+from jaxtyping import Array
+
+from qmix_jax.agents.gru import GruConfig, RecurrentAgents
+from qmix_jax.envs.base import TeamEnv
+from qmix_jax.envs.entities import Kinds, kinds_of
+from qmix_jax.nn.linear import linear
+from qmix_jax.settings import Size
+from qmix_jax.types import AgentInput, AgentOutput, Params
+
+
+@dataclass(frozen=True)
+class DeepSetsConfig(GruConfig):
+    """Entities as sets."""
+
+    entity_size: Size = 64
+    """Width of what is computed of each entity."""
+
+
+@dataclass(frozen=True)
+class DeepSetAgents(RecurrentAgents):
+    """The GRU agents, with two of their layers made for entities (`qmix_jax.envs.entities.Kinds`).
+
+    The first layer takes the entities of each kind k as a set (Deep Sets, Zaheer et al. 2017, theorem 2), so that their
+    order does not matter; of which there is only one, as itself:
+
+        x = ReLU(sum_k sum_e ReLU(W_k e + b_k) V_k + I[agent id] + A[last action])
+
+    The value of an action that is aimed at an entity comes from that entity and the recurrent state h' (Action
+    Semantics Network, Wang et al. 2020; here one layer more), so that what is learnt of one target holds for all:
+
+        Q[aimed at e] = w ReLU(U h' + B e + c) + d
+
+    Hao et al. 2023 (DPN and HPN) put both together for StarCraft: here without their generated weights. An entity that
+    is not seen is zero, and counts as a constant. Where the environment has no layout, or one that tells no entities
+    apart and aims no actions, these agents are the GRU's.
+    """
+
+    config: DeepSetsConfig
+    kinds: Kinds
+
+    Settings = DeepSetsConfig
+
+    @classmethod
+    def make(cls, settings: DeepSetsConfig, env: TeamEnv) -> "DeepSetAgents":
+        """The agents for an environment."""
+        return cls(settings, env.spec, kinds_of(env))
+
+    def _init_inputs(self, key: jax.Array) -> Params:
+        hidden, size, dense, params = self.config.hidden_size, self.config.entity_size, initializers.lecun_normal(), {}
+        for k, (count, features) in enumerate(self.kinds.sizes):
+            keys = jax.random.split(jax.random.fold_in(key, k))
+            if count == 1:
+                params[f"kind_{k}"] = dense(keys[0], (features, hidden))
+                continue
+            params[f"kind_{k}"] = dense(keys[0], (features, size))
+            params[f"kind_{k}_bias"] = jnp.zeros(size)
+            params[f"kind_{k}_sum"] = dense(keys[1], (size, hidden)) / np.sqrt(count)
+        return params
+
+    def _inputs(self, params: Params, obs: Array) -> Array:
+        total = jnp.zeros(())
+        for k, entities in enumerate(self.kinds.split(obs)):
+            embedded = linear(entities, params[f"kind_{k}"])
+            if self.kinds.sizes[k][0] == 1:
+                total = total + embedded[..., 0, :]
+            else:
+                embedded = jnp.sum(jax.nn.relu(embedded + params[f"kind_{k}_bias"]), axis=-2)
+                total = total + linear(embedded, params[f"kind_{k}_sum"])
+        return total
+
+    def _init_values(self, key: jax.Array) -> Params:
+        hidden, size, kinds, dense = (
+            self.config.hidden_size,
+            self.config.entity_size,
+            self.kinds,
+            initializers.lecun_normal(),
+        )
+        params = {"q": dense(key, (hidden, kinds.num_plain)), "q_bias": jnp.zeros(kinds.num_plain)}
+        for k in kinds.aimed:
+            keys = jax.random.split(jax.random.fold_in(key, k), 3)
+            params |= {
+                f"aim_{k}": dense(keys[0], (kinds.sizes[k][1], size)),
+                f"aim_{k}_hidden": dense(keys[1], (hidden, size)),
+                f"aim_{k}_bias": jnp.zeros(size),
+                f"aim_{k}_q": dense(keys[2], (size, kinds.num_aimed)),
+                f"aim_{k}_q_bias": jnp.zeros(kinds.num_aimed),
+            }
+        return params
+
+    def _values(self, params: Params, obs: Array, hidden: Array) -> Array:
+        """The values of the plain actions, and then of those aimed at each entity (`Kinds.values`)."""
+        values, entities = [super()._values(params, obs, hidden)], self.kinds.split(obs)
+        for k in self.kinds.aimed:
+            from_hidden = linear(hidden, params[f"aim_{k}_hidden"]) + params[f"aim_{k}_bias"]
+            aimed = jax.nn.relu(linear(entities[k], params[f"aim_{k}"]) + from_hidden[..., None, :])
+            aimed = linear(aimed, params[f"aim_{k}_q"]) + params[f"aim_{k}_q_bias"]
+            values.append(aimed.reshape(*hidden.shape[:-1], -1))
+        return jnp.concatenate(values, axis=-1)
+
+    def _apply(self, gru, params: Params, state: Array, inputs: AgentInput) -> AgentOutput:
+        output = super()._apply(gru, params, state, inputs._replace(obs=self.kinds.arrange(inputs.obs)))
+        places = np.array(self.kinds.values)
+        if (places == np.arange(output.q.shape[-1])[: places.shape[1]]).all():
+            return output
+        return output._replace(q=output.q[..., np.arange(len(places))[:, None], places])

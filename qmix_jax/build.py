@@ -222,7 +222,7 @@ def _name_and_settings(values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _networks_with(setting: str) -> list[str]:
-    return [name for name, cls in networks().items() if setting in field_names(cls.Settings)]
+    return sorted(name for name, cls in networks().items() if setting in field_names(cls.Settings))
 
 
 def _class_of(part: Any) -> type:

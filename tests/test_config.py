@@ -222,7 +222,7 @@ def test_the_network_of_an_older_run_is_read_by_its_kind(kind, settings):
 
 def test_a_setting_of_another_network_is_refused_by_the_name_of_that_network():
     for agent, setting, owner in [
-        ("transformer", "use_agent_id", "gru|deep_sets"),
+        ("transformer", "use_agent_id", "deep_sets|gru"),
         ("gru", "num_heads", "transformer"),
     ]:
         with pytest.raises(ConfigError, match=f"'agent.{setting}'; it belongs to agent={re.escape(owner)}$"):

@@ -68,7 +68,7 @@ def test_a_script_ends_in_one_line_or_where_it_is_interrupted_in_none(load):
 def test_the_plan_has_every_map_with_five_seeds_and_every_method_on_the_nine_with_three(load):
     plan = load("plan")
     jobs = {job.name: job for job in plan.PLAN}
-    assert len(jobs) == len(plan.PLAN) == 11 + 5 * 9 + 3 + 3 * 15
+    assert len(jobs) == len(plan.PLAN) == 11 + 5 * 9 + 3 + 3 * 16 + 4
     assert [job.name for job in plan.PLAN[:2]] == ["3m-qmix", "8m-qmix"], "QMIX comes first"
     assert {"env.map=3s5z_vs_3s6z", "num_seeds=5", "total_env_steps=10000000"} <= set(
         jobs["3s5z_vs_3s6z-qmix"].overrides

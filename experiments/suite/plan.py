@@ -13,6 +13,9 @@ LONG, SHORT, ABLATED = 10_000_000, 5_000_000, 2_500_000
 """Environment steps."""
 ABLATIONS = "ablations"
 """The folder of their jobs."""
+SETS = "deep_sets"
+"""The folder of the runs whose agents take entities as sets."""
+SETS_MAPS = (*RANDOM, "3m", "10m_vs_11m")
 ABLATION_MAPS = ("3s5z", "smacv2_5_units", "5m_vs_6m")
 CHANGES = {
     "none": (),
@@ -30,6 +33,7 @@ CHANGES = {
     "half_the_updates": ("learner.env_steps_per_update=1_024",),
     "twice_the_updates": ("learner.env_steps_per_update=256",),
     "reward_scale_1": ("learner.reward_scale=1",),
+    "deep_sets": ("agent=deep_sets",),
 }
 """What an ablation changes of QMIX with the defaults: its name and its settings."""
 
@@ -59,9 +63,16 @@ def ablation(env_map: str, change: str) -> Job:
     return Job(f"{ABLATIONS}/{env_map}-{change}", ABLATED, (*job.overrides, *CHANGES[change]))
 
 
+def sets(env_map: str) -> Job:
+    """QMIX with agents that take entities as sets, with five seeds."""
+    job = smax(env_map, "qmix", 5, LONG)
+    return Job(f"{SETS}/{env_map}", LONG, (*job.overrides, "agent=deep_sets"))
+
+
 PLAN = (
     *(smax(each, "qmix", 5, LONG) for each in (*NINE, *RANDOM)),
     *(smax(each, algorithm, 3, SHORT) for algorithm in METHODS for each in NINE),
     *(smax(each, "qmix", num_seeds, SHORT) for each, num_seeds in LARGE.items()),
     *(ablation(each, change) for each in ABLATION_MAPS for change in CHANGES),
+    *map(sets, SETS_MAPS),
 )

@@ -74,13 +74,17 @@ def _round(value):
 # --- reporting ---------------------------------------------------------------------------------------------------
 
 
-def sections(runs: Sequence[RunFolder]) -> Iterator[tuple[str, str, list[RunFolder]]]:
+def sections(found: Sequence[RunFolder]) -> Iterator[tuple[str, str, list[RunFolder]]]:
     """The name, the title and the runs of everything that is compared; nothing without runs."""
+    sets = [run for run in found if run.folder.parent.name == plan.SETS]
+    runs = [run for run in found if run not in sets]
     nine = [run for run in runs if run.base_task in plan.NINE]
     methods = [run.until(plan.SHORT) for run in nine]
     several = len({run.algorithm for run in nine}) > 1
     yield "nine", "QMIX on nine maps", [run for run in nine if run.algorithm == "qmix"]
     yield "others", "QMIX on random armies and large maps", [run for run in runs if run not in nine]
+    beside = [run for run in runs if run.algorithm == "qmix" and run.base_task in {each.base_task for each in sets}]
+    yield plan.SETS, "QMIX with entities as sets", [*beside, *sets] if sets else []
     yield "methods", f"Methods on nine maps, at {plan.SHORT:,} steps", methods if several else []
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.nn import initializers
 from jaxtyping import Array
 
@@ -54,7 +55,8 @@ class DeepSetAgents(RecurrentAgents):
         return cls(settings, env.spec, kinds_of(env))
 
     def _init_inputs(self, key: jax.Array) -> Params:
-        hidden, size, dense, params = self.config.hidden_size, self.config.entity_size, initializers.lecun_normal(), {}
+        hidden, size = self.config.hidden_size, self.config.entity_size
+        dense, params = initializers.lecun_normal(), {}
         for k, (count, features) in enumerate(self.kinds.sizes):
             keys = jax.random.split(jax.random.fold_in(key, k))
             if count == 1:
@@ -68,21 +70,16 @@ class DeepSetAgents(RecurrentAgents):
     def _inputs(self, params: Params, obs: Array) -> Array:
         total = jnp.zeros(())
         for k, entities in enumerate(self.kinds.split(obs)):
-            embedded = linear(entities, params[f"kind_{k}"])
             if self.kinds.sizes[k][0] == 1:
-                total = total + embedded[..., 0, :]
+                total = total + linear(entities[..., 0, :], params[f"kind_{k}"])
             else:
-                embedded = jnp.sum(jax.nn.relu(embedded + params[f"kind_{k}_bias"]), axis=-2)
-                total = total + linear(embedded, params[f"kind_{k}_sum"])
+                weights = params[f"kind_{k}"], params[f"kind_{k}_bias"]
+                total = total + linear(self._by_step(_sum, weights, entities), params[f"kind_{k}_sum"])
         return total
 
     def _init_values(self, key: jax.Array) -> Params:
-        hidden, size, kinds, dense = (
-            self.config.hidden_size,
-            self.config.entity_size,
-            self.kinds,
-            initializers.lecun_normal(),
-        )
+        hidden, size, kinds = self.config.hidden_size, self.config.entity_size, self.kinds
+        dense = initializers.lecun_normal()
         params = {"q": dense(key, (hidden, kinds.num_plain)), "q_bias": jnp.zeros(kinds.num_plain)}
         for k in kinds.aimed:
             keys = jax.random.split(jax.random.fold_in(key, k), 3)
@@ -100,10 +97,23 @@ class DeepSetAgents(RecurrentAgents):
         values, entities = [super()._values(params, obs, hidden)], self.kinds.split(obs)
         for k in self.kinds.aimed:
             from_hidden = linear(hidden, params[f"aim_{k}_hidden"]) + params[f"aim_{k}_bias"]
-            aimed = jax.nn.relu(linear(entities[k], params[f"aim_{k}"]) + from_hidden[..., None, :])
-            aimed = linear(aimed, params[f"aim_{k}_q"]) + params[f"aim_{k}_q_bias"]
+            weights = params[f"aim_{k}"], params[f"aim_{k}_q"]
+            aimed = self._by_step(_aim, weights, entities[k], from_hidden) + params[f"aim_{k}_q_bias"]
             values.append(aimed.reshape(*hidden.shape[:-1], -1))
         return jnp.concatenate(values, axis=-1)
+
+    def _by_step(self, function, weights: tuple[Array, ...], entities: Array, *others: Array) -> Array:
+        """`function(weights, entities, *others)`, on a CPU one time step after the other, each computed again for the
+        gradient: an array with a row for each entity of all steps does not fit into its cache.
+        """
+        if entities.ndim == 3 + self.config.share_parameters:  # one step: (B, N, K, F), or each agent's (B, K, F)
+            return function(weights, entities, *others)
+
+        def in_turn(weights: tuple[Array, ...], *arrays: Array) -> Array:
+            step = jax.checkpoint(function)
+            return lax.scan(lambda _, now: ((), step(weights, *now)), (), arrays)[1]
+
+        return lax.platform_dependent(weights, entities, *others, cpu=in_turn, default=function)
 
     def _apply(self, gru, params: Params, state: Array, inputs: AgentInput) -> AgentOutput:
         output = super()._apply(gru, params, state, inputs._replace(obs=self.kinds.arrange(inputs.obs)))
@@ -111,3 +121,15 @@ class DeepSetAgents(RecurrentAgents):
         if (places == np.arange(output.q.shape[-1])[: places.shape[1]]).all():
             return output
         return output._replace(q=output.q[..., np.arange(len(places))[:, None], places])
+
+
+def _sum(weights: tuple[Array, ...], entities: Array) -> Array:
+    """sum_e ReLU(W e + b)"""
+    weight, bias = weights
+    return jnp.sum(jax.nn.relu(linear(entities, weight) + bias), axis=-2)
+
+
+def _aim(weights: tuple[Array, ...], entities: Array, from_hidden: Array) -> Array:
+    """w ReLU(U h' + B e + c) of every entity, `from_hidden` being U h' + c."""
+    weight, q = weights
+    return linear(jax.nn.relu(linear(entities, weight) + from_hidden[..., None, :]), q)

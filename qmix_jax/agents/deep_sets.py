@@ -27,9 +27,9 @@ class DeepSetsConfig(GruConfig):
 
 @dataclass(frozen=True)
 class DeepSetAgents(RecurrentAgents):
-    """The GRU agents, with two of their layers made for entities (`qmix_jax.envs.entities.Kinds`).
+    """GRU, with entities as sets and aimed actions valued by their targets, in the manner of Hao et al. 2023.
 
-    The first layer takes the entities of each kind k as a set (Deep Sets, Zaheer et al. 2017, theorem 2), so that their
+    Two layers of the GRU agents are made for entities (`qmix_jax.envs.entities.Kinds`). The first takes the entities of each kind k as a set (Deep Sets, Zaheer et al. 2017, theorem 2), so that their
     order does not matter; of which there is only one, as itself:
 
         x = ReLU(sum_k sum_e ReLU(W_k e + b_k) V_k + I[agent id] + A[last action])
@@ -39,8 +39,8 @@ class DeepSetAgents(RecurrentAgents):
 
         Q[aimed at e] = w ReLU(U h' + B e + c) + d
 
-    Hao et al. 2023 (DPN and HPN) put both together for StarCraft: here without their generated weights. An entity that
-    is not seen is zero, and counts as a constant. Where the environment has no layout, or one that tells no entities
+    Hao et al. (DPN and HPN) put both together for StarCraft: here without their generated weights. An entity that is
+    not seen is zero, and counts as a constant. Where the environment has no layout, or one that tells no entities
     apart and aims no actions, these agents are the GRU's.
     """
 

@@ -65,6 +65,7 @@ class Kinds(NamedTuple):
     values: tuple[tuple[int, ...], ...]
     """As in `Team`, with the entities of the aimed kinds only."""
     num_plain: int
+    """As in `Team`, and so is `num_aimed`."""
     num_aimed: int
 
     def arrange(self, obs: Float[Array, "*batch N O"]) -> Float[Array, "*batch N X"]:
@@ -139,7 +140,7 @@ def _aims(layout: Layout) -> tuple[list[tuple[str | None, ...]], int, int]:
     """What every action of each agent is aimed at, the most plain actions, and the most aimed at one entity."""
     aims = [agent.aims or (None,) * len(agent.actions) for agent in layout.agents]
     counts = [Counter(aim) for aim in aims]
-    most = max(number for count in counts for name, number in (count | {"": 1}).items() if name is not None)
+    most = max([1, *(number for count in counts for name, number in count.items() if name is not None)])
     return aims, max(count[None] for count in counts), most
 
 

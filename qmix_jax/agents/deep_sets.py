@@ -1,6 +1,7 @@
 """The GRU agents with entities as sets: an encoder for each kind, and aimed actions valued by their targets."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,9 @@ class DeepSetsConfig(GruConfig):
 class DeepSetAgents(RecurrentAgents):
     """GRU, with entities as sets and aimed actions valued by their targets, in the manner of Hao et al. 2023.
 
-    Two layers of the GRU agents are made for entities (`qmix_jax.envs.entities.Kinds`). The first takes the entities of each kind k as a set (Deep Sets, Zaheer et al. 2017, theorem 2), so that their
-    order does not matter; of which there is only one, as itself:
+    Two layers of the GRU agents are made for entities (`qmix_jax.envs.entities.Kinds`). The first takes those of each
+    kind k as a set (Deep Sets, Zaheer et al. 2017, theorem 2), so that their order does not matter; where there is only
+    one, as itself:
 
         x = ReLU(sum_k sum_e ReLU(W_k e + b_k) V_k + I[agent id] + A[last action])
 
@@ -50,7 +52,7 @@ class DeepSetAgents(RecurrentAgents):
     Settings = DeepSetsConfig
 
     @classmethod
-    def make(cls, settings: DeepSetsConfig, env: TeamEnv) -> "DeepSetAgents":
+    def make(cls, settings: Any, env: TeamEnv) -> "DeepSetAgents":
         """The agents for an environment."""
         return cls(settings, env.spec, kinds_of(env))
 

@@ -36,8 +36,8 @@ class DeepSetAgents(RecurrentAgents):
 
         x = ReLU(sum_k sum_e ReLU(W_k e + b_k) V_k + I[agent id] + A[last action])
 
-    The value of an action that is aimed at an entity comes from that entity and the recurrent state h' (Action
-    Semantics Network, Wang et al. 2020; here one layer more), so that what is learnt of one target holds for all:
+    The value of an action that is aimed at an entity comes from that entity and the recurrent state h', so that what is
+    learnt of one target holds for all (Action Semantics Network, Wang et al. 2020; there by an inner product):
 
         Q[aimed at e] = w ReLU(U h' + B e + c) + d
 

@@ -21,7 +21,9 @@ from qmix_jax.statistics import share_interval
 
 def test_runs_that_differ_in_seeds_only_are_one_group(tmp_path):
     leave_run(tmp_path / "a", [0.1, 0.2], seed=0)
-    leave_run(tmp_path / "deep" / "below" / "b", [0.3], seed=5, logging={"display": "live"})
+    leave_run(
+        tmp_path / "deep" / "below" / "b", [0.3], seed=5, logging={"display": "live"}, checkpoint={"replay": False}
+    )
     (group,) = groups_in(tmp_path)
     assert (group.environment, group.task, group.algorithm) == ("smax", "3m", "qmix")
     assert group.seeds == [0, 1, 5]

@@ -14,7 +14,9 @@ from qmix_jax.console import warn
 from qmix_jax.import_path import MADE_IN_PYTHON
 from qmix_jax.settings import require, shown
 
-NO_DIFFERENCE = ("seed", "num_seeds", "num_seeds_at_once", "devices", "logging", "callbacks", "import_folders")
+NO_DIFFERENCE = frozenset(
+    ("seed", "num_seeds", "num_seeds_at_once", "devices", "checkpoint", "logging", "callbacks", "import_folders")
+)
 """Settings (or sections) in which runs of one group may differ."""
 COMMON = ("env.name", "env.starts_per_rollout", "env.shield", "agent.name")
 """Settings of a part that are not its own."""

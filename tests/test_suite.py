@@ -203,12 +203,14 @@ USED = {"cpu_seconds": 7200.0, "accelerator_seconds": 0.0, "joules": 3.6e5}
 
 
 def leave_job(runs, name, scores, steps=(1000, 2000, 3000)):
-    env_map, _, algorithm = name.removeprefix("ablations/").partition("-")
+    env_map, _, algorithm = name.rpartition("/")[2].partition("-")
     more = (USED if name == "3m-qmix" else {}) | {
         "train/grad_norm": [1.0] * len(scores),
         "train/loss": [0.123456789] * len(scores),
     }
-    leave_run(runs / name, scores, env={"name": "smax", "map": env_map}, algorithm=algorithm, steps=steps, more=more)
+    env = {"name": "smax", "map": env_map}
+    agent = {"name": "deep_sets" if name.startswith("deep_sets/") else "gru"}
+    leave_run(runs / name, scores, env, algorithm or "qmix", steps=steps, more=more, agent=agent)
     write_json(runs / name / "run.json", MACHINE)
 
 
@@ -232,6 +234,25 @@ def test_ablations_are_a_table_of_each_map_and_apart_from_the_methods(load, tmp_
     assert second[0].startswith("| 5m_vs_6m |") and second[2].startswith(
         "| width 32 | `agent.hidden_size=32` | 2 | 0.0 ["
     )
+
+
+@pytest.mark.slow
+def test_entities_as_sets_stand_beside_the_default_network_on_their_maps_alone(load, tmp_path, monkeypatch):
+    plan, script = load("plan"), load("report")
+    names = ("3m-qmix", "8m-qmix", "deep_sets/3m")
+    monkeypatch.setattr(plan, "PLAN", tuple(plan.Job(name, 3000, ()) for name in names))
+    runs, out = tmp_path / "runs", tmp_path / "results"
+    for name, score in zip(names, (0.6, 0.3, 0.9), strict=True):
+        leave_job(runs, name, [score, score])
+    write_json(
+        runs / "deep_sets/3m" / "run.json", MACHINE | {"devices": {"count": 1, "platform": "gpu", "kind": "GPU"}}
+    )
+    assert script.main(["--runs", str(runs), "--out", str(out)]) == 0
+    nine, sets, _ = (out / "report.md").read_text().split("\n# ")[1:]
+    assert sets.startswith("QMIX with entities as sets") and "8m" not in sets and "agent=" not in nine
+    assert "| 3m | agent=deep_sets | 2 | 3,000 | 90.0 [" in sets and "| 3m | agent=gru | 2 | 3,000 | 60.0 [" in sets
+    assert (out / "nine_hours.png").exists() and (out / "deep_sets.png").exists()
+    assert not (out / "deep_sets_hours.png").exists(), "hours of two machines do not compare"
 
 
 @pytest.mark.slow

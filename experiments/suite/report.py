@@ -99,9 +99,11 @@ def report(results: Path) -> str:
             continue
         comparisons = compare(group_runs(members))
         write_figure(results / f"{name}.png", draw_comparisons(comparisons))
-        write_figure(results / f"{name}_hours.png", draw_against_time(comparisons))
         numbers[name] = [asdict(each) for each in comparisons]
-        pictures = [f"![{title}: against steps, and at the end]({name}.png)", f"![against hours]({name}_hours.png)"]
+        pictures = [f"![{title}: against steps, and at the end]({name}.png)"]
+        if len(set(map(hardware_of, members))) == 1:  # hours of different machines do not compare
+            write_figure(results / f"{name}_hours.png", draw_against_time(comparisons))
+            pictures.append(f"![against hours]({name}_hours.png)")
         parts += [f"# {title}", to_markdown(comparisons).strip(), *pictures]
     for each in left_out:
         warn(f"left out: {each}")
@@ -196,6 +198,14 @@ def usage_of(run: RunFolder) -> Usage | None:
     return None if None in found else Usage(*found)
 
 
+def hardware_of(run: RunFolder) -> str:
+    """The number and the kind of the devices that a run used."""
+    made = read_manifest(run.folder)
+    devices = made.get("devices") or {}
+    kind = made.get("cpu", "?") if devices.get("platform") == "cpu" else devices.get("kind", "?")
+    return f"{devices.get('count', '?')} x {kind}"
+
+
 def total_usage(runs: Sequence[RunFolder]) -> str:
     """What all runs used that noted it."""
     known = [used for used in map(usage_of, runs) if used]
@@ -205,9 +215,7 @@ def total_usage(runs: Sequence[RunFolder]) -> str:
 
 def _cells(run: RunFolder) -> list[str]:
     made, last, used = read_manifest(run.folder), run.rows[-1], usage_of(run)
-    devices, git = made.get("devices") or {}, made.get("git") or {}
-    kind = made.get("cpu", "?") if devices.get("platform") == "cpu" else devices.get("kind", "?")
-    versions = made.get("versions") or {}
+    git, versions = made.get("git") or {}, made.get("versions") or {}
     return [
         run.base_task,
         run.algorithm,
@@ -216,7 +224,7 @@ def _cells(run: RunFolder) -> list[str]:
         duration(last["wall_seconds"]),
         used.describe() if used else "?",
         str(made.get("energy", "?")),
-        f"{devices.get('count', '?')} x {kind}",
+        hardware_of(run),
         ", ".join(f"{name} {versions.get(name, '?')}" for name in PACKAGES),
         str(git.get("commit", "?"))[:10] + " and changes" * bool(git.get("dirty")),
         f"`{' '.join(made.get('command', ['?']))}`",

@@ -67,10 +67,10 @@ def _subject(program: Program) -> dict:
     """The program and the machine that are measured."""
     config = program.config
     rollout, learner = config.rollout, config.learner
-    network = title_of(config.agent.name).upper()
     sizes = (
         f"{rollout.num_envs} environments x {rollout.num_steps} steps, batches of {learner.batch_size} sequences every "
-        f"{learner.env_steps_per_update:g} steps, {network} {num_features(program.trainer.agents)}"
+        f"{learner.env_steps_per_update:g} steps, "
+        f"agent={title_of(config.agent.name)} of width {num_features(program.trainer.agents)}"
     )
     return {
         "title": messages.title(config, program.env),

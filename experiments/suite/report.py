@@ -7,6 +7,7 @@ Only results/ is needed to write them again. Of a run it keeps config.yaml, run.
 """
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -90,7 +91,7 @@ def sections(found: Sequence[RunFolder]) -> Iterator[tuple[str, str, list[RunFol
 
 def report(results: Path) -> str:
     """Write report.md, report.json and the figures of every section to `results`; returns the text."""
-    found, left_out = read_runs([results])
+    found, left_out = read_runs([Path(os.path.relpath(results))])  # the text names folders of the repository
     ablations = [run for run in found if run.folder.parent.name == plan.ABLATIONS]
     runs = [run for run in found if run not in ablations]
     parts, numbers = ["# SMAX, all maps", f"Written by `python {Path(*Path(__file__).parts[-3:])}`."], {}

@@ -226,5 +226,5 @@ def test_a_team_of_three_plays_as_eight():
 
 
 def test_what_does_not_suit_transformers_is_refused():
-    with pytest.raises(ConfigError, match=r"'agent.use_agent_id'; it belongs to agent=gru"):
+    with pytest.raises(ConfigError, match=r"'agent.use_agent_id'; it belongs to agent=deep_sets\|gru$"):
         from_mapping(settings_of({"name": "probe"}, agent={"use_agent_id": True}))

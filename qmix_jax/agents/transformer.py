@@ -88,8 +88,7 @@ class TransformerAgents(Agents):
     @property
     def _network(self) -> AttentionNetwork:
         config, num_plain = self.config, self.team.num_plain
-        num_aimed = self.team.num_aimed if max(map(max, self.team.values)) >= num_plain else 0
-        return AttentionNetwork(config.hidden_size, config.num_heads, config.num_layers, num_plain, num_aimed)
+        return AttentionNetwork(config.hidden_size, config.num_heads, config.num_layers, num_plain, self.team.num_aimed)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""

@@ -48,7 +48,7 @@ class Team(NamedTuple):
     num_plain: int
     """Actions that are aimed at no entity."""
     num_aimed: int = 1
-    """The most actions that an agent can aim at one entity."""
+    """The most actions that an agent can aim at one entity; 0 where none is aimed."""
 
 
 class Kinds(NamedTuple):
@@ -140,7 +140,7 @@ def _aims(layout: Layout) -> tuple[list[tuple[str | None, ...]], int, int]:
     """What every action of each agent is aimed at, the most plain actions, and the most aimed at one entity."""
     aims = [agent.aims or (None,) * len(agent.actions) for agent in layout.agents]
     counts = [Counter(aim) for aim in aims]
-    most = max([1, *(number for count in counts for name, number in count.items() if name is not None)])
+    most = max([0, *(number for count in counts for name, number in count.items() if name is not None)])
     return aims, max(count[None] for count in counts), most
 
 
